@@ -26,6 +26,10 @@ struct State {
     owners: BTreeMap<ObjectName, ObjectName>,
     services_listed: bool,
     slices_listed: bool,
+    /// True once the watches have begun: what they passed by since then has to be read by itself.
+    has_begun: bool,
+    /// Readings that were asked for so far.
+    readings: u64,
 }
 
 /// A Service that somebody refers to.
@@ -35,15 +39,23 @@ struct Wanted {
     ports: BTreeMap<Arc<str>, Option<Fact>>,
     service: Option<Service>,
     slices: BTreeMap<Arc<str>, Slice>,
-    /// It is being read by itself, because the watches saw it before anybody asked.
+    /// It is being read by itself, because the watches may have seen it before anybody asked.
     reading: Option<Reading>,
 }
 
 /// What the watches saw of a Service while it is read by itself.
-#[derive(Default)]
 struct Reading {
+    /// Its number: an answer to an earlier question about the same Service does not count.
+    number: u64,
     /// Versions of what they saw, the Service itself under the empty name.
     versions: BTreeMap<Arc<str>, Arc<str>>,
+}
+
+/// A Service that has to be read by itself.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct Unread {
+    pub(crate) name: ObjectName,
+    number: u64,
 }
 
 /// What was read of a Service by itself.
@@ -59,13 +71,10 @@ impl Index {
         Self(Arc::new(Shared { state: Mutex::default(), gather }))
     }
 
-    /// Replaces what is referred to: Services with ports. Returns those that are new, which have to be read by themselves.
-    pub(crate) fn want(
-        &self,
-        wanted: &BTreeMap<ObjectName, BTreeSet<Arc<str>>>,
-    ) -> Vec<ObjectName> {
+    /// Replaces what is referred to: Services with ports. Returns those that have to be read by themselves. The watches begin after the first call that names any.
+    pub(crate) fn want(&self, wanted: &BTreeMap<ObjectName, BTreeSet<Arc<str>>>) -> Vec<Unread> {
         let mut state = self.state();
-        let State { wanted: held, owners, services_listed, slices_listed } = &mut *state;
+        let State { wanted: held, owners, has_begun, readings, .. } = &mut *state;
         held.retain(|name, entry| {
             let ports = wanted.get(name);
             entry.ports.retain(|port, _| {
@@ -85,27 +94,41 @@ impl Index {
             }
             ports.is_some()
         });
-        let is_live = *services_listed || *slices_listed;
-        let mut new = Vec::new();
+        let (mut unread, mut news) = (Vec::new(), Vec::new());
         for (name, ports) in wanted {
             let entry = held.entry(name.clone()).or_insert_with(|| {
-                new.push(name.clone());
-                Wanted { reading: is_live.then(Reading::default), ..Wanted::default() }
+                let reading = has_begun.then(|| {
+                    *readings += 1;
+                    unread.push(Unread { name: name.clone(), number: *readings });
+                    Reading { number: *readings, versions: BTreeMap::new() }
+                });
+                Wanted { reading, ..Wanted::default() }
             });
+            let before = entry.ports.len();
             for port in ports {
                 entry.ports.entry(Arc::clone(port)).or_default();
             }
+            if entry.ports.len() > before {
+                news.push(name);
+            }
         }
-        let names: Vec<ObjectName> = wanted.keys().cloned().collect();
-        names.iter().for_each(|name| self.publish(&mut state, name));
-        if is_live { new } else { Vec::new() }
+        *has_begun |= !wanted.is_empty();
+        // Facts of the others are said already.
+        news.into_iter().for_each(|name| self.publish(&mut state, name));
+        unread
+    }
+
+    /// Returns whether what is being read of a Service by itself is waited for.
+    pub(crate) fn awaits(&self, unread: &Unread) -> bool {
+        self.state().wanted.get(&unread.name).is_some_and(|entry| entry.awaits(unread))
     }
 
     /// Takes what was read of a Service by itself. What the watches saw meanwhile counts where it is later.
-    pub(crate) fn read(&self, name: &ObjectName, read: ReadService) {
+    pub(crate) fn read(&self, unread: &Unread, read: ReadService) {
+        let name = &unread.name;
         let mut state = self.state();
         let State { wanted, owners, .. } = &mut *state;
-        let Some(entry) = wanted.get_mut(name) else { return };
+        let Some(entry) = wanted.get_mut(name).filter(|entry| entry.awaits(unread)) else { return };
         let Some(reading) = entry.reading.take() else { return };
         let is_news = |object: &str, version: &str| {
             reading.versions.get(object).is_none_or(|seen| is_later(version, seen))
@@ -169,6 +192,10 @@ fn reference(name: &ObjectName, port: &Arc<str>) -> Reference {
 }
 
 impl Wanted {
+    fn awaits(&self, unread: &Unread) -> bool {
+        self.reading.as_ref().is_some_and(|reading| reading.number == unread.number)
+    }
+
     fn note(&mut self, object: &str, version: Option<&str>) {
         if let (Some(reading), Some(version)) = (&mut self.reading, version) {
             reading.versions.insert(Arc::from(object), Arc::from(version));
@@ -224,7 +251,14 @@ impl Sink for Slices {
         let Some(owner) = owner else { return Ok(false) };
         let State { wanted, owners, .. } = &mut *state;
         let Some(entry) = wanted.get_mut(&owner) else { return Ok(false) };
-        let slice = Slice::decode(json)?;
+        let slice = match Slice::decode(json) {
+            Ok(slice) => slice,
+            Err(fault) => {
+                // The addresses that it had may be another's by now.
+                self.0.forget(&mut state, &slice_name, &owner, Some(&metadata.resource_version));
+                return Err(fault);
+            }
+        };
         entry.slices.insert(Arc::clone(&slice_name.name), slice);
         entry.note(&slice_name.name, Some(&metadata.resource_version));
         owners.insert(slice_name, owner.clone());
@@ -291,7 +325,7 @@ mod tests {
             Self { gather, index, services, slices }
         }
 
-        fn want(&self, names: &[&str]) -> Vec<ObjectName> {
+        fn want(&self, names: &[&str]) -> Vec<Unread> {
             let ports = || BTreeSet::from([Arc::from("http")]);
             let wanted = names.iter().map(|name| (ObjectName::new("pay", name), ports()));
             self.index.want(&wanted.collect())
@@ -382,20 +416,77 @@ mod tests {
     async fn a_service_that_is_referred_to_later_is_read_by_itself_and_the_watch_counts_where_it_is_later()
      {
         let mut bench = Bench::new();
+        bench.want(&["first"]);
         bench.services.listed();
         bench.slices.listed();
+        bench.facts().await;
 
-        let new = bench.want(&["api"]);
+        let unread = bench.want(&["first", "api"]);
         bench.slice("api-1", "api", "10.0.0.11", 9);
         bench.slices.deleted(&ObjectName::new("pay", "api-2"), Some("8"));
         bench.index.read(
-            &ObjectName::new("pay", "api"),
+            &unread[0],
             read(&[("api-1", "10.0.0.1", 7), ("api-2", "10.0.0.2", 7), ("api-3", "10.0.0.3", 7)]),
         );
 
-        assert_eq!(new, [ObjectName::new("pay", "api")]);
+        let names: Vec<&ObjectName> = unread.iter().map(|unread| &unread.name).collect();
+        assert_eq!(names, [&ObjectName::new("pay", "api")]);
         let all = endpoints(&["10.0.0.3:8080", "10.0.0.11:8080"]);
         assert_eq!(bench.facts().await, [("api".to_owned(), all)]);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_service_that_is_referred_to_during_the_first_list_is_read_by_itself() {
+        let mut bench = Bench::new();
+        bench.want(&["api"]);
+        let passed_by = bench.service("web", 1) || bench.slice("web-1", "web", "10.0.0.1", 2);
+
+        let unread = bench.want(&["api", "web"]);
+        bench.services.listed();
+        bench.slices.listed();
+        let before = bench.facts().await;
+        bench.index.read(&unread[0], read(&[("web-1", "10.0.0.1", 2)]));
+
+        assert!(!passed_by);
+        assert_eq!(before, [("api".to_owned(), Some(Fact::Missing))], "web is not missing");
+        assert_eq!(bench.facts().await, [("web".to_owned(), endpoints(&["10.0.0.1:8080"]))]);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn what_was_read_for_an_earlier_reference_does_not_count_for_a_later_one() {
+        let mut bench = Bench::new();
+        bench.want(&["first"]);
+        bench.services.listed();
+        bench.slices.listed();
+        let early = bench.want(&["first", "api"]);
+        bench.want(&["first"]);
+        let late = bench.want(&["first", "api"]);
+        bench.facts().await;
+
+        bench.index.read(&early[0], read(&[("api-1", "10.0.0.1", 7)]));
+        bench.index.read(&late[0], read(&[("api-1", "10.0.0.2", 8)]));
+
+        assert!(!bench.index.awaits(&early[0]) && !bench.index.awaits(&late[0]));
+        assert_eq!(bench.facts().await, [("api".to_owned(), endpoints(&["10.0.0.2:8080"]))]);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_slice_that_cannot_be_read_any_more_has_no_endpoints() {
+        let mut bench = Bench::new();
+        bench.want(&["api"]);
+        bench.service("api", 1);
+        bench.slice("api-1", "api", "10.0.0.1", 2);
+        bench.services.listed();
+        bench.slices.listed();
+        bench.facts().await;
+
+        let read = bench.slices.applied(
+            &metadata("api-1", 3, &json!({ SERVICE_NAME: "api" })),
+            &json!({"addressType": "IPv4", "endpoints": "?"}).to_string(),
+        );
+
+        assert!(read.is_err());
+        assert_eq!(bench.facts().await, [("api".to_owned(), endpoints(&[]))]);
     }
 
     #[tokio::test(start_paused = true)]

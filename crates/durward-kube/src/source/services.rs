@@ -62,17 +62,23 @@ impl ServiceWatches {
         }
         while self.tasks.try_join_next().is_some() {}
         let Some(kept) = &self.kept else { return };
-        for name in new {
+        for unread in new {
             let (client, index, kept) = (self.client.clone(), self.index.clone(), kept.clone());
             let at_once = Arc::clone(&self.at_once);
             self.tasks.spawn(async move {
                 let mut backoff = Backoff::new(Duration::from_millis(100), Duration::from_secs(10));
                 loop {
-                    let Ok(_permit) = at_once.acquire().await else { return };
-                    match read(&client, &name, &kept).await {
-                        Ok(read) => return index.read(&name, read),
+                    let Ok(permit) = at_once.acquire().await else { return };
+                    if !index.awaits(&unread) {
+                        return;
+                    }
+                    let name = &unread.name;
+                    match read(&client, name, &kept).await {
+                        Ok(read) => return index.read(&unread, read),
                         Err(error) => tracing::debug!(%name, %error, "service cannot be read"),
                     }
+                    // Others are read meanwhile.
+                    drop(permit);
                     sleep(backoff.next()).await;
                 }
             });
