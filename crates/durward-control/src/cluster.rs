@@ -125,6 +125,8 @@ pub(crate) enum Ownerless {
     NotRead,
     /// The namespace was not read yet.
     Unread,
+    /// The namespace cannot be read; the phrase says why.
+    Unreadable(String),
     /// There is no such namespace.
     Missing,
     /// The namespace has no label.
@@ -142,6 +144,7 @@ impl fmt::Display for Ownerless {
                 "is not known: no Kubernetes API is read, start durward with --kubernetes",
             ),
             Self::Unread => f.write_str("was not read from the API server yet"),
+            Self::Unreadable(why) => f.write_str(why),
             Self::Missing => f.write_str("does not exist"),
             Self::Unlabelled => {
                 write!(f, "is no tenant's: label the Namespace {TENANT_LABEL}: NAME")
@@ -168,6 +171,8 @@ pub enum ObjectFault {
     BadService(String),
     /// A namespace does not exist.
     NamespaceMissing(Arc<str>),
+    /// A namespace cannot be read; the phrase says why.
+    NamespaceUnreadable(Arc<str>, String),
     /// A namespace is not the tenant's.
     NamespaceForeign {
         /// The namespace.
@@ -199,6 +204,7 @@ impl ObjectFault {
             (Self::BadNamespace(_), _) => "BadNamespace",
             (Self::BadService(_), _) => "BadService",
             (Self::NamespaceMissing(_), _) => "NamespaceMissing",
+            (Self::NamespaceUnreadable(..), _) => "NamespaceUnreadable",
             (Self::NamespaceForeign { .. }, _) => "NamespaceForeign",
             (Self::GrantMissing(..), _) => "GrantMissing",
             (Self::Missing(_), Some(Kind::Secret)) => "SecretMissing",
@@ -241,6 +247,7 @@ impl ObjectFault {
                 | Self::PortUnknown(..)
                 | Self::WithoutEndpoints(..)
                 | Self::NamespaceMissing(_)
+                | Self::NamespaceUnreadable(..)
         );
         is_gone || self.is_denial()
     }
@@ -256,6 +263,9 @@ impl fmt::Display for ObjectFault {
             Self::BadNamespace(why) | Self::BadService(why) => f.write_str(why),
             Self::NamespaceMissing(namespace) => {
                 write!(f, "is in namespace {namespace}, which does not exist: create it, or say another with spec.namespace")
+            }
+            Self::NamespaceUnreadable(namespace, why) => {
+                write!(f, "is in namespace {namespace}, which {why}")
             }
             Self::NamespaceForeign { namespace, tenant } => write!(
                 f,

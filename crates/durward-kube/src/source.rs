@@ -100,7 +100,7 @@ impl Source {
         }
         let gather = Arc::new(Gather::default());
         let health = Arc::new(Health::default());
-        let namespaces = Namespaces::new(Arc::clone(&gather));
+        let namespaces = Namespaces::new(Arc::clone(&gather), sources.namespace.clone());
         let (mut tasks, mut first) = (JoinSet::new(), Vec::new());
         for (kind, resource) in DOCUMENTS {
             let scope = Scope { namespace: sources.namespace.clone(), ..Scope::all(resource) };

@@ -241,6 +241,7 @@ pub(super) fn no_service(
         (
             ObjectFault::NamespaceForeign { .. }
             | ObjectFault::NamespaceMissing(_)
+            | ObjectFault::NamespaceUnreadable(..)
             | ObjectFault::GrantMissing(..),
             Some(namespace),
         ) => ("namespace", &namespace.value, namespace.place),

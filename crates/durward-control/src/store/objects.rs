@@ -87,6 +87,7 @@ impl Store {
                 TenantId::new(label).map_err(|_| Ownerless::BadLabel(Arc::clone(label)))
             }
             Some(Fact::Missing) => Err(Ownerless::Missing),
+            Some(Fact::Unreadable(why)) => Err(Ownerless::Unreadable(why.clone())),
             Some(_) | None => Err(Ownerless::Unread),
         }
     }
@@ -132,6 +133,9 @@ impl Store {
         match self.label(namespace) {
             Ok(owner) if owner == *tenant => Ok(()),
             Err(Ownerless::Missing) => Err(ObjectFault::NamespaceMissing(Arc::clone(namespace))),
+            Err(Ownerless::Unreadable(why)) => {
+                Err(ObjectFault::NamespaceUnreadable(Arc::clone(namespace), why))
+            }
             Err(Ownerless::Unread) => Err(ObjectFault::Unread(format!("namespace {namespace}"))),
             Ok(_) | Err(_) => {
                 let (namespace, tenant) = (Arc::clone(namespace), tenant.clone());

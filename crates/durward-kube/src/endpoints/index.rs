@@ -17,6 +17,8 @@ pub(crate) struct Index(Arc<Shared>);
 struct Shared {
     state: Mutex<State>,
     gather: Arc<Gather>,
+    /// The only namespace that is read, if there is only one.
+    namespace: Option<Arc<str>>,
 }
 
 #[derive(Default)]
@@ -67,8 +69,9 @@ pub(crate) struct ReadService {
 }
 
 impl Index {
-    pub(crate) fn new(gather: Arc<Gather>) -> Self {
-        Self(Arc::new(Shared { state: Mutex::default(), gather }))
+    /// Builds an index of Services of all namespaces, or of one alone.
+    pub(crate) fn new(gather: Arc<Gather>, namespace: Option<Arc<str>>) -> Self {
+        Self(Arc::new(Shared { state: Mutex::default(), gather, namespace }))
     }
 
     /// Replaces what is referred to: Services with ports. Returns those that have to be read by themselves. The watches begin after the first call that names any.
@@ -97,7 +100,8 @@ impl Index {
         let (mut unread, mut news) = (Vec::new(), Vec::new());
         for (name, ports) in wanted {
             let entry = held.entry(name.clone()).or_insert_with(|| {
-                let reading = has_begun.then(|| {
+                let is_read = *has_begun && self.elsewhere(name).is_none();
+                let reading = is_read.then(|| {
                     *readings += 1;
                     unread.push(Unread { name: name.clone(), number: *readings });
                     Reading { number: *readings, versions: BTreeMap::new() }
@@ -156,8 +160,17 @@ impl Index {
         facts.filter(|fact| fact.is_none()).count()
     }
 
+    /// Returns what is true of a Service in a namespace that is not read: its endpoints could not be followed.
+    fn elsewhere(&self, name: &ObjectName) -> Option<Fact> {
+        let only = self.0.namespace.as_ref().filter(|only| **only != name.namespace)?;
+        let reason =
+            format!("is in namespace {}, and Services are read from {only} alone", name.namespace);
+        Some(Fact::WithoutEndpoints(reason))
+    }
+
     fn publish(&self, state: &mut State, name: &ObjectName) {
-        if !(state.services_listed && state.slices_listed) {
+        let elsewhere = self.elsewhere(name);
+        if elsewhere.is_none() && !(state.services_listed && state.slices_listed) {
             return;
         }
         let Some(entry) = state.wanted.get_mut(name) else { return };
@@ -165,7 +178,9 @@ impl Index {
             return;
         }
         for (port, said) in &mut entry.ports {
-            let now = fact(entry.service.as_ref(), port, &entry.slices.values());
+            let now = elsewhere
+                .clone()
+                .unwrap_or_else(|| fact(entry.service.as_ref(), port, &entry.slices.values()));
             if said.as_ref() != Some(&now) {
                 self.0.gather.fact(reference(name, port), Some(now.clone()));
                 *said = Some(now);
@@ -319,8 +334,12 @@ mod tests {
 
     impl Bench {
         fn new() -> Self {
+            Self::of(None)
+        }
+
+        fn of(namespace: Option<&str>) -> Self {
             let gather = Arc::new(Gather::default());
-            let index = Index::new(Arc::clone(&gather));
+            let index = Index::new(Arc::clone(&gather), namespace.map(Arc::from));
             let (services, slices) = (Services(index.clone()), Slices(index.clone()));
             Self { gather, index, services, slices }
         }
@@ -487,6 +506,27 @@ mod tests {
 
         assert!(read.is_err());
         assert_eq!(bench.facts().await, [("api".to_owned(), endpoints(&[]))]);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_service_of_a_namespace_that_is_not_read_is_not_asked_for_and_says_so() {
+        let mut bench = Bench::of(Some("own"));
+
+        let mut unread = bench.want(&["api"]);
+        let early = bench.facts().await;
+        bench.services.listed();
+        bench.slices.listed();
+        unread.extend(bench.want(&["api", "web"]));
+        let late = bench.facts().await;
+
+        assert!(unread.is_empty(), "{unread:?}");
+        for (facts, name) in [(early, "api"), (late, "web")] {
+            let [(of, Some(Fact::WithoutEndpoints(why)))] = &facts[..] else { panic!("{facts:?}") };
+            assert_eq!(
+                (&**of, &**why),
+                (name, "is in namespace pay, and Services are read from own alone")
+            );
+        }
     }
 
     #[tokio::test(start_paused = true)]

@@ -46,7 +46,7 @@ impl ServiceWatches {
             client,
             namespace: sources.namespace.clone(),
             absent_pause: sources.absent_pause,
-            index: Index::new(Arc::clone(gather)),
+            index: Index::new(Arc::clone(gather), sources.namespace.clone()),
             health: Arc::clone(health),
             kept: None,
             at_once: Arc::new(Semaphore::new(READ_AT_ONCE)),

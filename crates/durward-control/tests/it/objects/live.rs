@@ -155,6 +155,7 @@ fn one_port_of_a_service_is_asked_for_once_however_it_is_written() {
 fn endpoints_of_a_service_that_is_gone_or_not_the_tenants_any_more_are_not_connected_to() {
     let foreign = Fact::Labels(BTreeMap::from([(Arc::from(TENANT_LABEL), Arc::from("globex"))]));
     let namespace = Reference::Namespace(Arc::from("acme"));
+    let elsewhere = Fact::Unreadable("is not read".to_owned());
     let external = Fact::WithoutEndpoints("is of type ExternalName".to_owned());
     let unknown = Fact::PortUnknown("has no port \"http\": its ports are https (443)".to_owned());
     for (reference, fact, reason, field) in [
@@ -162,7 +163,8 @@ fn endpoints_of_a_service_that_is_gone_or_not_the_tenants_any_more_are_not_conne
         (service(("acme", "pay")), unknown, "PortUnknown", "port"),
         (service(("acme", "pay")), external, "ServiceUnfitting", "name"),
         (namespace.clone(), foreign, "NamespaceForeign", "name"),
-        (namespace, Fact::Missing, "NamespaceMissing", "name"),
+        (namespace.clone(), Fact::Missing, "NamespaceMissing", "name"),
+        (namespace, elsewhere, "NamespaceUnreadable", "name"),
     ] {
         let mut world = World::new();
         world.label("acme", Some("acme"));
