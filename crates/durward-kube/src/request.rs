@@ -15,8 +15,8 @@ use tokio::time::timeout;
 
 use crate::client::{TransportError, chain};
 
-/// Longest answer that is read, and longest line of a watch, in bytes. etcd holds objects of up to 1.5 MiB.
-const LONGEST: usize = 64 << 20;
+/// Longest answer that is read, and longest line of a watch, in bytes. etcd holds objects of up to 1.5 MiB, unless it is told otherwise.
+pub(crate) const LONGEST: usize = 32 << 20;
 /// Time without a byte after which an answer counts as broken off.
 const SILENCE: Duration = Duration::from_secs(30);
 
@@ -57,6 +57,9 @@ pub enum ApiError {
         /// The server's words.
         message: String,
     },
+    /// The answer is longer than is read: ask for fewer objects.
+    #[error("answer is longer than {LONGEST} bytes")]
+    TooLong,
     /// The answer is not what the API defines.
     #[error("answer cannot be read: {0}")]
     Unreadable(String),
@@ -70,6 +73,7 @@ impl ApiError {
             Self::Unreachable(_)
             | Self::Unauthorized(_)
             | Self::Throttled { .. }
+            | Self::TooLong
             | Self::Unreadable(_) => true,
             Self::Refused { status, .. } => *status >= 500,
             Self::Forbidden(_) | Self::NotFound(_) | Self::Conflict(_) | Self::Gone(_) => false,
@@ -197,7 +201,7 @@ async fn collect(body: Body) -> Result<Bytes, ApiError> {
     let mut held = BytesMut::new();
     while let Some(data) = next(&mut body, SILENCE).await? {
         if held.len() + data.len() > LONGEST {
-            return Err(ApiError::Unreadable(format!("is longer than {LONGEST} bytes")));
+            return Err(ApiError::TooLong);
         }
         held.extend_from_slice(&data);
     }
@@ -245,7 +249,7 @@ impl Lines {
             }
             self.searched = self.held.len();
             if self.held.len() > LONGEST {
-                return Err(ApiError::Unreadable(format!("has a line over {LONGEST} bytes")));
+                return Err(ApiError::TooLong);
             }
             match next(&mut self.body, patience).await? {
                 Some(data) => self.held.extend_from_slice(&data),

@@ -7,6 +7,8 @@ mod list;
 #[cfg(test)]
 mod tests;
 
+pub(crate) use list::Page;
+
 use std::collections::{HashMap, HashSet};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
@@ -105,6 +107,8 @@ pub(crate) struct Reflector<S> {
     streams: bool,
     /// Streamed lists in a row that did not come to their end.
     unfinished: u32,
+    /// Objects that are asked for at once where lists are read in pages.
+    page: u32,
 }
 
 /// What one attempt came to.
@@ -191,6 +195,7 @@ impl<S: Sink> Reflector<S> {
             version: None,
             streams: true,
             unfinished: 0,
+            page: list::LIMIT,
         }
     }
 

@@ -4,8 +4,6 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 use std::time::Duration;
 
-use serde::Deserialize;
-use serde_json::value::RawValue;
 use tokio::sync::Semaphore;
 use tokio::task::JoinSet;
 use tokio::time::sleep;
@@ -18,10 +16,12 @@ use crate::object::{Head, ObjectName};
 use crate::pace::Gather;
 use crate::request::{self, ApiError};
 use crate::resource_type::{ENDPOINT_SLICES, SERVICES};
-use crate::watch::{Kept, Reflector, Scope};
+use crate::watch::{Kept, Page, Reflector, Scope};
 
 /// Services that are read by themselves at once.
 const READ_AT_ONCE: usize = 8;
+/// Slices of a Service that are read at once: as many of the largest ones as an answer holds.
+const PAGE: &str = "20";
 
 /// The watches, and the Services that are read by themselves.
 pub(super) struct ServiceWatches {
@@ -113,12 +113,6 @@ impl ServiceWatches {
     }
 }
 
-#[derive(Deserialize)]
-struct List<'a> {
-    #[serde(borrow, default)]
-    items: Option<Vec<&'a RawValue>>,
-}
-
 /// Reads one Service and its slices. What is read counts as kept by the watches, so that they notice when it is gone.
 async fn read(
     client: &kube::Client,
@@ -141,22 +135,30 @@ async fn read(
         };
     let selector = format!("{SERVICE_NAME}={}", name.name);
     let path = ENDPOINT_SLICES.path("v1", namespace);
-    let got = request::get(client, &request::path(&path, &[("labelSelector", &selector)])).await?;
-    let list: List<'_> =
-        serde_json::from_slice(&got).map_err(|error| unreadable(error.to_string()))?;
-    let mut read = Vec::new();
-    for item in list.items.unwrap_or_default() {
-        // One that cannot be decoded is missed, and the watch says so when it comes to it.
-        let (Ok(head), Ok(slice)) =
-            (serde_json::from_str::<Head>(item.get()), Slice::decode(item.get()))
-        else {
-            continue;
-        };
-        let version = Arc::clone(&head.metadata.resource_version);
-        slices.lock().entry(head.metadata.object_name()).or_insert_with(|| Arc::clone(&version));
-        read.push((Arc::clone(&head.metadata.name), slice, version));
+    let (mut read, mut next) = (Vec::new(), None::<String>);
+    loop {
+        let mut query = vec![("labelSelector", &*selector), ("limit", PAGE)];
+        query.extend(next.as_deref().map(|next| ("continue", next)));
+        let got = request::get(client, &request::path(&path, &query)).await?;
+        let page: Page<'_> =
+            serde_json::from_slice(&got).map_err(|error| unreadable(error.to_string()))?;
+        for item in page.items.unwrap_or_default() {
+            // One that cannot be decoded is missed, and the watch says so when it comes to it.
+            let (Ok(head), Ok(slice)) =
+                (serde_json::from_str::<Head>(item.get()), Slice::decode(item.get()))
+            else {
+                continue;
+            };
+            let version = Arc::clone(&head.metadata.resource_version);
+            let mut kept = slices.lock();
+            kept.entry(head.metadata.object_name()).or_insert_with(|| Arc::clone(&version));
+            read.push((Arc::clone(&head.metadata.name), slice, version));
+        }
+        next = page.metadata.r#continue.filter(|next| !next.is_empty());
+        if next.is_none() {
+            return Ok(ReadService { service, slices: read });
+        }
     }
-    Ok(ReadService { service, slices: read })
 }
 
 fn text(bytes: &[u8]) -> Result<String, ApiError> {

@@ -6,28 +6,32 @@ use serde::Deserialize;
 use serde_json::value::RawValue;
 
 use super::{Reflector, Seen, Sink};
-use crate::request::{self, ApiError};
+use crate::request::{self, ApiError, LONGEST};
 
-/// Objects of one page.
-const PAGE: &str = "500";
+/// Objects of one page, at most. Fewer are asked for where they are too large for one answer, so that nobody can keep a kind from being listed with large objects.
+pub(super) const LIMIT: u32 = 500;
+/// Length of a page that leaves room for twice as many objects.
+const SHORT_PAGE: usize = LONGEST / 8;
 /// Lists whose pages were lost in the middle, after which the whole is asked for at once.
 const RESTARTS: u32 = 2;
 
+/// A page of a list.
 #[derive(Deserialize)]
-struct Page<'a> {
+pub(crate) struct Page<'a> {
     #[serde(default)]
-    metadata: PageMetadata,
+    pub(crate) metadata: PageMetadata,
     #[serde(borrow, default)]
-    items: Option<Vec<&'a RawValue>>,
+    pub(crate) items: Option<Vec<&'a RawValue>>,
 }
 
 #[derive(Default, Deserialize)]
 #[serde(rename_all = "camelCase")]
-struct PageMetadata {
+pub(crate) struct PageMetadata {
     #[serde(default)]
     resource_version: Arc<str>,
+    /// Where the next page begins, if there is one.
     #[serde(default)]
-    r#continue: Option<String>,
+    pub(crate) r#continue: Option<String>,
 }
 
 impl<S: Sink> Reflector<S> {
@@ -45,10 +49,17 @@ impl<S: Sink> Reflector<S> {
                     restarts += 1;
                     continue;
                 }
+                Err(ApiError::TooLong) if self.page > 1 && restarts < RESTARTS => {
+                    self.page /= 2;
+                    continue;
+                }
                 bytes => bytes?,
             };
             let page: Page<'_> = serde_json::from_slice(&bytes)
                 .map_err(|error| ApiError::Unreadable(error.to_string()))?;
+            if bytes.len() < SHORT_PAGE {
+                self.page = (2 * self.page).min(LIMIT);
+            }
             for object in page.items.unwrap_or_default() {
                 self.apply(object.get(), Some(&mut seen));
             }
@@ -63,8 +74,9 @@ impl<S: Sink> Reflector<S> {
 
     fn page_path(&self, version: &str, next: Option<&str>, restarts: u32) -> String {
         let mut query = Vec::new();
+        let page = self.page.to_string();
         if restarts < RESTARTS {
-            query.push(("limit", PAGE));
+            query.push(("limit", &*page));
         }
         query.extend(next.map(|next| ("continue", next)));
         let selector = self.field_selector();
