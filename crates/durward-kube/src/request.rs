@@ -11,7 +11,7 @@ use http_body::Body as _;
 use kube::client::Body;
 use serde::Deserialize;
 use thiserror::Error;
-use tokio::time::timeout;
+use tokio::time::{Instant, timeout_at};
 
 use crate::client::{TransportError, chain};
 
@@ -19,6 +19,8 @@ use crate::client::{TransportError, chain};
 pub(crate) const LONGEST: usize = 32 << 20;
 /// Time without a byte after which an answer counts as broken off.
 const SILENCE: Duration = Duration::from_secs(30);
+/// Time after which an answer counts as broken off though some bytes of it come now and then.
+const WHOLE: Duration = Duration::from_mins(3);
 
 /// A reason why a request did not succeed, one variant for each reaction.
 #[derive(Debug, Error)]
@@ -199,7 +201,8 @@ fn unreachable(error: &kube::Error) -> ApiError {
 async fn collect(body: Body) -> Result<Bytes, ApiError> {
     let mut body = Box::pin(body);
     let mut held = BytesMut::new();
-    while let Some(data) = next(&mut body, SILENCE).await? {
+    let end = Instant::now() + WHOLE;
+    while let Some(data) = next(&mut body, end.min(Instant::now() + SILENCE)).await? {
         if held.len() + data.len() > LONGEST {
             return Err(ApiError::TooLong);
         }
@@ -209,10 +212,10 @@ async fn collect(body: Body) -> Result<Bytes, ApiError> {
 }
 
 /// Returns the next bytes of a body; `None` at its end.
-async fn next(body: &mut Pin<Box<Body>>, patience: Duration) -> Result<Option<Bytes>, ApiError> {
+async fn next(body: &mut Pin<Box<Body>>, deadline: Instant) -> Result<Option<Bytes>, ApiError> {
     loop {
         let frame = std::future::poll_fn(|context| body.as_mut().poll_frame(context));
-        let Ok(frame) = timeout(patience, frame).await else {
+        let Ok(frame) = timeout_at(deadline, frame).await else {
             return Err(ApiError::Unreachable("connection is silent".to_owned()));
         };
         match frame {
@@ -238,7 +241,10 @@ pub(crate) struct Lines {
 
 impl Lines {
     /// Returns the next line without its end; `None` when the server closed the stream. A line that the server did not finish is not returned.
-    pub(crate) async fn next(&mut self, patience: Duration) -> Result<Option<Bytes>, ApiError> {
+    ///
+    /// # Errors
+    /// Fails if the line is not there at the deadline, however many bytes of it came.
+    pub(crate) async fn next(&mut self, deadline: Instant) -> Result<Option<Bytes>, ApiError> {
         loop {
             let end = self.held[self.searched..].iter().position(|byte| *byte == b'\n');
             if let Some(end) = end {
@@ -251,7 +257,7 @@ impl Lines {
             if self.held.len() > LONGEST {
                 return Err(ApiError::TooLong);
             }
-            match next(&mut self.body, patience).await? {
+            match next(&mut self.body, deadline).await? {
                 Some(data) => self.held.extend_from_slice(&data),
                 None => return Ok(None),
             }
@@ -261,6 +267,10 @@ impl Lines {
 
 #[cfg(test)]
 mod tests {
+    use std::task::{Context, Poll};
+
+    use http_body::Frame;
+
     use super::*;
 
     #[test]
@@ -281,5 +291,48 @@ mod tests {
         assert!(matches!(of(403), ApiError::Forbidden(_)) && !of(403).is_passing());
         assert!(matches!(of(429), ApiError::Throttled { .. }) && of(429).is_passing());
         assert!(of(500).is_passing() && !of(422).is_passing());
+    }
+
+    /// An answer of which a byte comes each `pause`, without end.
+    struct Drip(Duration, Pin<Box<tokio::time::Sleep>>);
+
+    impl http_body::Body for Drip {
+        type Data = Bytes;
+        type Error = std::convert::Infallible;
+
+        fn poll_frame(
+            mut self: Pin<&mut Self>,
+            context: &mut Context<'_>,
+        ) -> Poll<Option<Result<Frame<Bytes>, Self::Error>>> {
+            if self.1.as_mut().poll(context).is_pending() {
+                return Poll::Pending;
+            }
+            self.1 = Box::pin(tokio::time::sleep(self.0));
+            Poll::Ready(Some(Ok(Frame::data(Bytes::from_static(b" ")))))
+        }
+    }
+
+    fn dripping(pause: Duration) -> kube::Client {
+        let service = tower::service_fn(move |_: Request<Body>| async move {
+            let drip = Drip(pause, Box::pin(tokio::time::sleep(pause)));
+            Ok::<_, std::convert::Infallible>(Response::new(drip))
+        });
+        kube::Client::new(service, "default")
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn an_answer_of_which_a_byte_comes_now_and_then_is_not_waited_for_without_end() {
+        let client = dripping(SILENCE / 2);
+        let start = Instant::now();
+
+        let whole = tokio::time::timeout(2 * WHOLE, get(&client, "/api")).await.unwrap();
+        let after_whole = start.elapsed();
+        let mut lines = lines(&client, "/api").await.unwrap();
+        let start = Instant::now();
+        let line = lines.next(start + SILENCE);
+        let line = tokio::time::timeout(2 * SILENCE, line).await.unwrap();
+
+        assert!(matches!(whole, Err(ApiError::Unreachable(_))) && after_whole == WHOLE);
+        assert!(matches!(line, Err(ApiError::Unreachable(_))) && start.elapsed() == SILENCE);
     }
 }

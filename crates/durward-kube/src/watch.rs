@@ -32,6 +32,8 @@ const WATCH_SECONDS: (u64, u64) = (300, 600);
 const WATCH_GRACE: Duration = Duration::from_secs(15);
 /// Time without an event after which a streamed list counts as stuck.
 const LIST_PATIENCE: Duration = Duration::from_secs(30);
+/// Time after which a streamed list counts as stuck though there are events now and then.
+const LIST_WHOLE: Duration = Duration::from_mins(10);
 /// A watch that lives for less than this counts as failed, so that a server that closes each one at once is not asked without pause.
 const SHORT: Duration = Duration::from_secs(1);
 
@@ -299,12 +301,14 @@ impl<S: Sink> Reflector<S> {
         if seen.is_none() {
             self.health.live();
         }
+        let list_end = Instant::now() + LIST_WHOLE;
         loop {
-            let patience = match seen {
-                Some(_) => LIST_PATIENCE,
-                None => Duration::from_secs(seconds) + WATCH_GRACE,
+            let now = Instant::now();
+            let deadline = match seen {
+                Some(_) => list_end.min(now + LIST_PATIENCE),
+                None => now + Duration::from_secs(seconds) + WATCH_GRACE,
             };
-            match lines.next(patience).await {
+            match lines.next(deadline).await {
                 Ok(Some(line)) => match self.event(&line, seen.as_mut())? {
                     After::GoOn => {}
                     After::Listed => {

@@ -1,11 +1,14 @@
 //! Lists in pages, for servers that do not stream them.
 
 use std::sync::Arc;
+use std::time::Duration;
 
 use serde::Deserialize;
 use serde_json::value::RawValue;
+use tokio::time::sleep;
 
 use super::{Reflector, Seen, Sink};
+use crate::backoff::Backoff;
 use crate::request::{self, ApiError, LONGEST};
 
 /// Objects of one page, at most. Fewer are asked for where they are too large for one answer, so that nobody can keep a kind from being listed with large objects.
@@ -40,13 +43,18 @@ impl<S: Sink> Reflector<S> {
         let mut seen = Seen::default();
         let mut next: Option<String> = None;
         let mut restarts = 0;
+        let mut backoff = Backoff::new(Duration::from_millis(500), Duration::from_secs(10));
         loop {
             let path = self.page_path(version, next.as_deref(), restarts);
             let bytes = match request::get(&self.client, &path).await {
                 // The pages that follow are gone. What the first ones showed is still there, but what they did not show may be, too.
                 Err(ApiError::Gone(_)) if next.is_some() => {
+                    if restarts >= RESTARTS {
+                        return Err(ApiError::Gone("pages of a list are lost".to_owned()));
+                    }
                     (seen, next) = (Seen::default(), None);
                     restarts += 1;
+                    sleep(backoff.next()).await;
                     continue;
                 }
                 Err(ApiError::TooLong) if self.page > 1 && restarts < RESTARTS => {
