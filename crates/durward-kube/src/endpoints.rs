@@ -10,7 +10,7 @@ use serde::Deserialize;
 
 use crate::object::Metadata;
 
-pub(crate) use index::{Index, ReadService, Services, Slices, Unread};
+pub(crate) use index::{Index, ReadService, Services, Slices};
 
 /// Label of a slice that names its Service.
 pub(crate) const SERVICE_NAME: &str = "kubernetes.io/service-name";
