@@ -20,13 +20,15 @@ use tokio::time::{Instant, timeout_at};
 
 use super::statuses::Statuses;
 use super::{First, Options, Shared};
-use crate::app::{Gateway, sentence};
+use crate::app::Gateway;
 use crate::inspect::now;
 
 /// Time for which a new document waits for the objects that it names.
 const FACTS: Duration = Duration::from_secs(1);
 /// Time in which facts that are known already arrive.
 const KNOWN: Duration = Duration::from_millis(50);
+/// Time for which a start reads the last accepted revisions of broken objects.
+const FORMER: Duration = Duration::from_secs(10);
 /// Pause between two looks at what is served, for the statuses.
 const LOOK: Duration = Duration::from_secs(2);
 
@@ -191,14 +193,15 @@ impl Follower {
             Revisions::new(self.clients.write.clone(), Arc::clone(&options.namespace))
         });
         let Some(revisions) = revisions else { return (change, Change::default()) };
-        let former = match revisions.former_documents(broken).await {
-            Ok(former) => former,
-            Err(error) => {
-                let error = sentence(&error);
-                tracing::warn!(error, "last accepted revisions of broken objects cannot be read");
-                Vec::new()
-            }
-        };
+        let found = revisions.former_documents(broken, Instant::now() + FORMER).await;
+        if found.unread > 0 {
+            let objects = found.unread;
+            tracing::warn!(
+                objects,
+                "broken objects are not served as they were before: their last accepted revisions cannot be read"
+            );
+        }
+        let former = found.documents;
         if former.is_empty() {
             return (change, Change::default());
         }
