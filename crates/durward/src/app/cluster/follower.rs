@@ -206,12 +206,7 @@ impl Follower {
             return (change, Change::default());
         }
         change.then(self.facts_of(&former, source, writer).await);
-        let keys: BTreeSet<DocumentKey> = former.iter().map(|one| one.key.clone()).collect();
-        let (now, mut before): (Vec<_>, Vec<_>) =
-            change.upserts.into_iter().partition(|document| keys.contains(&document.key));
-        before.extend(former);
-        let later = Change { upserts: now, ..Change::default() };
-        (Change { upserts: before, ..change }, later)
+        split(change, former, &self.objects)
     }
 
     /// Waits for the things that former documents name, one after the other: whose a namespace is says what is asked for in it.
@@ -236,6 +231,24 @@ impl Follower {
     }
 }
 
+/// Splits a change in what is said first, with the former documents, and what these objects say now. Objects that are gone by now, or made anew, have no former document.
+fn split(
+    change: Change,
+    mut former: Vec<Document>,
+    objects: &BTreeMap<ResourceId, Object>,
+) -> (Change, Change) {
+    former.retain(|document| {
+        let object = document.key.object().and_then(|id| objects.get(id));
+        object.is_some_and(|object| object.revision.uid == document.revision.uid)
+    });
+    let keys: BTreeSet<DocumentKey> = former.iter().map(|one| one.key.clone()).collect();
+    let (now, mut before): (Vec<_>, Vec<_>) =
+        change.upserts.into_iter().partition(|document| keys.contains(&document.key));
+    before.extend(former);
+    let later = Change { upserts: now, ..Change::default() };
+    (Change { upserts: before, ..change }, later)
+}
+
 /// Returns whether not all of what a document says is served.
 fn is_broken(verdict: &Verdict) -> bool {
     verdict.outcome != Outcome::Accepted
@@ -244,4 +257,44 @@ fn is_broken(verdict: &Verdict) -> bool {
 /// Waits until the gateway is known; `None` if there will be none.
 async fn known(gateway: &mut watch::Receiver<Option<Weak<Gateway>>>) -> Option<Weak<Gateway>> {
     gateway.wait_for(Option::is_some).await.ok()?.clone()
+}
+
+#[cfg(test)]
+mod tests {
+    use durward_model::Kind;
+    use serde_json::json;
+
+    use super::*;
+
+    fn object(name: &str, uid: &str) -> Object {
+        let json = json!({"metadata": {"name": name, "uid": uid, "generation": 2}, "spec": {}});
+        Object::decode(Kind::Tenant, "durward.dev/v1alpha1", &json.to_string()).unwrap()
+    }
+
+    /// What was deleted while former documents were read must not come back with one.
+    #[test]
+    fn an_object_that_is_gone_or_made_anew_has_no_former_document() {
+        let former = ["stays", "gone", "anew"].map(|name| {
+            let object = object(name, "1");
+            object.former_document(Arc::clone(&object.text), 1)
+        });
+        let objects = [object("stays", "1"), object("anew", "2")];
+        let change = Change {
+            upserts: objects.iter().map(Object::document).collect(),
+            deletes: vec![former[1].key.clone()],
+            ..Change::default()
+        };
+        let objects = objects.map(|object| (object.id.clone(), object)).into();
+
+        let (before, later) = split(change, former.into(), &objects);
+
+        let said = |change: &Change| {
+            let upserts = change.upserts.iter();
+            let name = |one: &Document| one.id.as_ref().unwrap().name.to_string();
+            upserts.map(|one| (name(one), one.revision.generation)).collect::<Vec<_>>()
+        };
+        assert_eq!(said(&before), [("anew".to_owned(), 2), ("stays".to_owned(), 1)]);
+        assert_eq!(said(&later), [("stays".to_owned(), 2)]);
+        assert_eq!(before.deletes.len(), 1);
+    }
 }
