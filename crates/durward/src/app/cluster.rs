@@ -64,7 +64,7 @@ struct State {
 }
 
 /// State of the Kubernetes API as a source.
-#[derive(Clone)]
+#[derive(Clone, Default)]
 pub(crate) struct Status {
     /// True once every kind was read.
     pub(crate) synced: bool,
@@ -72,6 +72,8 @@ pub(crate) struct Status {
     pub(crate) lag: Duration,
     /// Reasons why watches are down, each with the kind.
     pub(crate) faults: Vec<(&'static str, String)>,
+    /// Kinds that were never read though documents name objects of them, each with the fault.
+    pub(crate) unread: Vec<(&'static str, String)>,
     /// Objects that are read.
     pub(crate) objects: usize,
     /// Why the last status could not be written.
@@ -137,6 +139,7 @@ impl Cluster {
             synced: health.as_ref().is_some_and(|health| health.is_synced()),
             lag: health.as_ref().map(|health| health.lag()).unwrap_or_default(),
             faults: faults.collect(),
+            unread: health.as_ref().map(|health| health.unread()).unwrap_or_default(),
             objects: reports.values().map(|report| report.objects).sum(),
             unwritten: writer.last_error,
             metrics,
