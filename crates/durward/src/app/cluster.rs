@@ -76,6 +76,8 @@ pub(crate) struct Status {
     pub(crate) unread: Vec<(&'static str, String)>,
     /// Objects that are read.
     pub(crate) objects: usize,
+    /// Statuses that the API server refuses.
+    pub(crate) refused: usize,
     /// Why the last status could not be written.
     pub(crate) unwritten: Option<String>,
     /// Families of metrics.
@@ -141,6 +143,7 @@ impl Cluster {
             faults: faults.collect(),
             unread: health.as_ref().map(|health| health.unread()).unwrap_or_default(),
             objects: reports.values().map(|report| report.objects).sum(),
+            refused: writer.refused,
             unwritten: writer.last_error,
             metrics,
         }

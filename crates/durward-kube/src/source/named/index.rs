@@ -91,6 +91,13 @@ impl Index {
         self.wanted_objects().values().filter(|known| known.fact.is_none()).count()
     }
 
+    /// Returns whether an object is named and nothing of it could be read yet.
+    pub(super) fn is_unread(&self, name: &ObjectName) -> bool {
+        let wanted = self.wanted_objects();
+        let fact = wanted.get(name).map(|known| &known.fact);
+        matches!(fact, Some(None | Some(Fact::Unreadable(_))))
+    }
+
     /// Reads one object by itself. A later state that the watch saw counts more.
     pub(super) async fn read(
         &self,

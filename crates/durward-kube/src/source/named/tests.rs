@@ -1,17 +1,25 @@
 //! What becomes of objects that are named, without an API server.
 
 use std::collections::BTreeSet;
+use std::convert::Infallible;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
 
+use bytes::Bytes;
 use durward_control::change::{Fact, Reference};
+use http::{Request, Response};
+use http_body_util::Full;
+use kube::client::Body;
 use serde_json::{Value, json};
+use tokio::sync::Semaphore;
 
 use super::index::{Index, NamedSink};
+use super::read_alone;
 use crate::object::{Metadata, ObjectName};
 use crate::pace::Gather;
 use crate::request::ApiError;
 use crate::resource_type::{CONFIG_MAPS, ResourceType, SECRETS};
-use crate::watch::Sink as _;
+use crate::watch::{Kept, Sink as _};
 
 struct Bench {
     gather: Arc<Gather>,
@@ -137,4 +145,37 @@ async fn an_older_state_does_not_replace_a_newer_one() {
     bench.apply("cert", 99, &json!({"data": {}})).unwrap();
 
     assert_eq!(bench.facts().await, [(secret("cert"), bytes(&[("a", b"abc")]))]);
+}
+
+#[tokio::test(start_paused = true)]
+async fn an_object_that_may_not_be_read_is_tried_again_until_the_right_is_granted() {
+    let granted = Arc::new(AtomicBool::new(false));
+    let service = {
+        let granted = Arc::clone(&granted);
+        tower::service_fn(move |_: Request<Body>| {
+            let status = if granted.load(Relaxed) { 200 } else { 403 };
+            let object = json!({"metadata": {"name": "cert", "namespace": "pay",
+                "resourceVersion": "1"}, "data": {"a": "YWJj"}});
+            let body = Full::new(Bytes::from(object.to_string()));
+            async move { Ok::<_, Infallible>(Response::builder().status(status).body(body).unwrap()) }
+        })
+    };
+    let client = kube::Client::new(service, "default");
+    let bench = Bench::new(&SECRETS, None);
+    let name = ObjectName::new("pay", "cert");
+    bench.want(&[("pay", "cert")]);
+    let (index, at_once) = (bench.index.clone(), Arc::new(Semaphore::new(1)));
+    let permits = Arc::clone(&at_once);
+    let reading = tokio::spawn(async move {
+        read_alone(&client, &index, &name, &Kept::default(), &permits).await;
+    });
+
+    let refused = bench.facts().await;
+    let is_free = at_once.available_permits() == 1;
+    granted.store(true, Relaxed);
+    let read = bench.facts().await;
+    reading.await.unwrap();
+
+    assert!(matches!(refused[..], [(_, Some(Fact::Unreadable(_)))]) && is_free);
+    assert_eq!(read, [(secret("cert"), bytes(&[("a", b"abc")]))]);
 }

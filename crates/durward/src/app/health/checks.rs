@@ -133,7 +133,10 @@ fn kubernetes(facts: &Facts<'_>) -> Option<Check> {
         Condition::process(Kind::Kubernetes, kind, sentence)
     }));
     if let Some(fault) = &cluster.unwritten {
-        let sentence = format!("cannot be written: {fault}");
+        let sentence = match cluster.refused {
+            0 => format!("cannot be written: {fault}"),
+            refused => format!("of {} are refused: {fault}", count(refused, "object")),
+        };
         check.conditions.push(Condition::process(Kind::Kubernetes, "statuses", sentence));
     }
     Some(check)
