@@ -34,6 +34,8 @@ const WATCH_GRACE: Duration = Duration::from_secs(15);
 const LIST_PATIENCE: Duration = Duration::from_secs(30);
 /// Time after which a streamed list counts as stuck though there are events now and then.
 const LIST_WHOLE: Duration = Duration::from_mins(10);
+/// Refusals in a row after which everything is read anew.
+const REFUSALS: u32 = 5;
 /// A watch that lives for less than this counts as failed, so that a server that closes each one at once is not asked without pause.
 const SHORT: Duration = Duration::from_secs(1);
 
@@ -52,6 +54,9 @@ pub(crate) trait Sink: Send {
 
     /// Forgets an object. `version` is that of its deletion, where it is known.
     fn deleted(&mut self, name: &ObjectName, version: Option<&str>);
+
+    /// Everything is read now, or once more: what it shows counts, whatever was seen before. A server that was restored has versions that it had before.
+    fn listing(&mut self) {}
 
     /// Everything was read.
     fn listed(&mut self) {}
@@ -111,6 +116,8 @@ pub(crate) struct Reflector<S> {
     unfinished: u32,
     /// Objects that are asked for at once where lists are read in pages.
     page: u32,
+    /// Attempts in a row that the server refused.
+    refusals: u32,
 }
 
 /// What one attempt came to.
@@ -198,6 +205,7 @@ impl<S: Sink> Reflector<S> {
             streams: true,
             unfinished: 0,
             page: list::LIMIT,
+            refusals: 0,
         }
     }
 
@@ -225,6 +233,7 @@ impl<S: Sink> Reflector<S> {
                 Err(error) => Some(error),
             };
             let mut pause = backoff.next();
+            self.note_answer(error.as_ref());
             if let Some(error) = &error {
                 tracing::debug!(kind = self.scope.kind.kind, %error, "watch failed");
                 self.health.failed(error);
@@ -234,6 +243,16 @@ impl<S: Sink> Reflector<S> {
                 }
             }
             sleep(pause).await;
+        }
+    }
+
+    /// Reads everything anew once the server has refused to go on several times in a row: one that was restored does not know our version yet.
+    fn note_answer(&mut self, error: Option<&ApiError>) {
+        let is_refused = matches!(error, Some(ApiError::Refused { .. } | ApiError::Unreadable(_)));
+        self.refusals = if is_refused { self.refusals + 1 } else { 0 };
+        if self.refusals >= REFUSALS {
+            self.refusals = 0;
+            self.version = None;
         }
     }
 
@@ -282,6 +301,9 @@ impl<S: Sink> Reflector<S> {
 
     /// Reads everything unless it is known where to go on from, and then changes, until the server closes the watch.
     async fn follow(&mut self, version: &'static str) -> Result<(), ApiError> {
+        if self.version.is_none() {
+            self.sink.listing();
+        }
         if self.version.is_none() && !self.streams {
             self.list(version).await?;
         }

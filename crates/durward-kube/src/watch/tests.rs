@@ -165,3 +165,21 @@ async fn objects_that_are_too_large_for_one_page_are_read_in_smaller_ones() {
     );
     assert!(asked.last().unwrap().1 > 3, "and more again where they fit: {asked:?}");
 }
+
+#[tokio::test]
+async fn a_server_that_refuses_to_go_on_is_asked_for_everything_anew() {
+    let mut reflector = reflector(Recorder::default());
+    reflector.version = Some(Arc::from("900"));
+    let refused = ApiError::Refused { status: 504, message: "Too large resource version".into() };
+
+    for _ in 1..REFUSALS {
+        reflector.note_answer(Some(&refused));
+    }
+    let before = reflector.version.clone();
+    reflector.note_answer(Some(&ApiError::Unreachable("away".to_owned())));
+    for _ in 0..REFUSALS {
+        reflector.note_answer(Some(&refused));
+    }
+
+    assert_eq!((before.as_deref(), reflector.version), (Some("900"), None));
+}

@@ -179,3 +179,16 @@ async fn an_object_that_may_not_be_read_is_tried_again_until_the_right_is_grante
     assert!(matches!(refused[..], [(_, Some(Fact::Unreadable(_)))]) && is_free);
     assert_eq!(read, [(secret("cert"), bytes(&[("a", b"abc")]))]);
 }
+
+#[tokio::test(start_paused = true)]
+async fn what_a_list_shows_counts_also_if_the_versions_of_the_server_began_anew() {
+    let mut bench = Bench::new(&SECRETS, None);
+    bench.want(&[("pay", "cert")]);
+    bench.apply("cert", 100, &json!({"data": {}})).unwrap();
+    bench.facts().await;
+
+    bench.sink.listing();
+    bench.apply("cert", 7, &json!({"data": {"a": "YWJj"}})).unwrap();
+
+    assert_eq!(bench.facts().await, [(secret("cert"), bytes(&[("a", b"abc")]))]);
+}
