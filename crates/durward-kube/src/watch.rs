@@ -6,6 +6,7 @@
 mod list;
 #[cfg(test)]
 mod tests;
+mod wire;
 
 pub(crate) use list::Page;
 
@@ -14,15 +15,14 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use bytes::Bytes;
-use serde::Deserialize;
-use serde_json::value::RawValue;
 use tokio::time::{Instant, sleep};
 
 use crate::backoff::{Backoff, between};
 use crate::health::WatchHealth;
-use crate::object::{Head, Labels, Metadata, ObjectName};
+use crate::object::{Head, Metadata, ObjectName};
 use crate::request::{self, ApiError, Status};
 use crate::resource_type::ResourceType;
+use wire::{Bookmark, Event, Named};
 
 /// Annotation of the bookmark that ends a streamed list.
 const LIST_END: &str = "k8s.io/initial-events-end";
@@ -133,48 +133,6 @@ enum After {
     GoOn,
     /// The streamed list is complete.
     Listed,
-}
-
-#[derive(Deserialize)]
-struct Event<'a> {
-    r#type: &'a str,
-    #[serde(borrow)]
-    object: &'a RawValue,
-}
-
-#[derive(Deserialize)]
-struct Bookmark {
-    metadata: BookmarkMetadata,
-}
-
-#[derive(Deserialize)]
-#[serde(rename_all = "camelCase")]
-struct BookmarkMetadata {
-    resource_version: Arc<str>,
-    #[serde(default)]
-    annotations: Labels,
-}
-
-/// What is read of any object, whatever else is in it.
-#[derive(Deserialize)]
-struct Named {
-    metadata: Name,
-}
-
-#[derive(Deserialize)]
-#[serde(rename_all = "camelCase")]
-struct Name {
-    name: Arc<str>,
-    #[serde(default)]
-    namespace: Arc<str>,
-    #[serde(default)]
-    resource_version: Arc<str>,
-}
-
-impl Name {
-    fn object_name(&self) -> ObjectName {
-        ObjectName { namespace: Arc::clone(&self.namespace), name: Arc::clone(&self.name) }
-    }
 }
 
 /// The names of the objects that a list has shown, and whether there were any whose name could not be read.

@@ -199,6 +199,10 @@ impl Sink for Grants {
 
 #[cfg(test)]
 mod tests {
+    use std::time::Duration;
+
+    use tokio::time::timeout;
+
     use super::*;
 
     struct Bench(Grants, Arc<Gather>);
@@ -222,7 +226,8 @@ mod tests {
         }
 
         async fn facts(&self) -> BTreeMap<Reference, Option<Fact>> {
-            self.1.next().await.facts.into_iter().collect()
+            let observed = timeout(Duration::from_mins(5), self.1.next()).await;
+            observed.expect("a fact is said").facts.into_iter().collect()
         }
     }
 

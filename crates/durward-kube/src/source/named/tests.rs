@@ -4,6 +4,7 @@ use std::collections::BTreeSet;
 use std::convert::Infallible;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
+use std::time::Duration;
 
 use bytes::Bytes;
 use durward_control::change::{Fact, Reference};
@@ -12,6 +13,7 @@ use http_body_util::Full;
 use kube::client::Body;
 use serde_json::{Value, json};
 use tokio::sync::Semaphore;
+use tokio::time::timeout;
 
 use super::index::{Index, NamedSink};
 use super::read_alone;
@@ -47,7 +49,8 @@ impl Bench {
     }
 
     async fn facts(&self) -> Vec<(Reference, Option<Fact>)> {
-        self.gather.next().await.facts
+        let observed = timeout(Duration::from_mins(5), self.gather.next()).await;
+        observed.expect("a fact is said").facts
     }
 }
 
@@ -90,8 +93,8 @@ async fn a_secret_that_cannot_be_decoded_keeps_what_it_was_and_shows_no_value() 
     let fault = bench.apply("cert", 2, &json!({"data": {"a": "s3cret!"}})).unwrap_err();
 
     assert!(fault.contains("entry a") && !fault.contains("s3cret"), "{fault}");
-    let soon = std::time::Duration::from_secs(1);
-    assert!(tokio::time::timeout(soon, bench.gather.next()).await.is_err(), "nothing changed");
+    let soon = Duration::from_secs(1);
+    assert!(timeout(soon, bench.gather.next()).await.is_err(), "nothing changed");
 }
 
 #[tokio::test(start_paused = true)]

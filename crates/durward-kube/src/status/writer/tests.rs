@@ -8,6 +8,7 @@ use http::{Request, Response};
 use http_body_util::Full;
 use kube::client::Body;
 use serde_json::json;
+use tokio::time::timeout;
 use tower::service_fn;
 
 use super::*;
@@ -106,9 +107,12 @@ fn faulty(fault: impl Fn(&str) -> Option<u16> + Clone + Send + 'static) -> kube:
 }
 
 async fn written(writer: &Writer, wanted: u64) {
-    while writer.report().written < wanted {
-        sleep(Duration::from_millis(100)).await;
-    }
+    let waited = async {
+        while writer.report().written < wanted {
+            sleep(Duration::from_millis(100)).await;
+        }
+    };
+    timeout(Duration::from_mins(60), waited).await.expect("it is written in the end");
 }
 
 #[tokio::test(start_paused = true)]
@@ -145,9 +149,12 @@ async fn a_status_that_was_refused_is_counted_and_written_once_the_right_is_gran
         writer.want(&object.id, desired(&object));
     }
     written(&writer, 1).await;
-    while writer.report().refused == 0 {
-        sleep(Duration::from_millis(100)).await;
-    }
+    let refused = async {
+        while writer.report().refused == 0 {
+            sleep(Duration::from_millis(100)).await;
+        }
+    };
+    timeout(Duration::from_mins(60), refused).await.expect("it is refused");
     let before = writer.report();
 
     granted.store(true, Relaxed);
