@@ -3,6 +3,8 @@
 //! The documents that were served are compiled with the claims of the earlier process, and no more of them than was served; what the files say
 //! now is compiled after that, as if it were a change.
 
+mod changed;
+
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::sync::Arc;
 
@@ -27,6 +29,7 @@ use crate::state::{
     AddressState, EarlierState, MappingState, RoleState, State, TenantState, Writer,
 };
 use crate::store::Store;
+pub use changed::changed_objects;
 
 impl Compiled {
     /// Returns what the next process must know of this compile.
@@ -485,6 +488,13 @@ impl Part {
 }
 
 impl Served {
+    /// Leaves parts out, by their names.
+    #[must_use]
+    pub fn without(mut self, parts: &BTreeSet<String>) -> Self {
+        self.0.retain(|name, _| !parts.contains(name));
+        self
+    }
+
     /// Returns what `self` has and `other` lacks or has as it was earlier, a sentence for each.
     #[must_use]
     pub fn lost_in(&self, other: &Self) -> Vec<String> {

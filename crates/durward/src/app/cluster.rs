@@ -49,6 +49,8 @@ pub(crate) struct Cluster {
     gateway: watch::Sender<Option<Weak<Gateway>>>,
     stopped: CancellationToken,
     thread: Mutex<Option<JoinHandle<()>>>,
+    /// True if the feed held everything when the start was over.
+    began_whole: bool,
 }
 
 /// State that others read.
@@ -100,7 +102,9 @@ impl Cluster {
         });
         let thread = thread
             .map_err(|error| Failure::broken("starting to read the Kubernetes API", error))?;
-        match is_first.recv_timeout(patience) {
+        let first = is_first.recv_timeout(patience);
+        let began_whole = matches!(first, Ok(Ok(())));
+        match first {
             Ok(Ok(())) => {}
             Ok(Err(fault)) => {
                 let message = format!("cannot use the Kubernetes API: {fault}");
@@ -116,7 +120,12 @@ impl Cluster {
                 tracing::error!("the Kubernetes API is not read: its thread has ended");
             }
         }
-        Ok(Self { shared, gateway, stopped, thread: Mutex::new(Some(thread)) })
+        Ok(Self { shared, gateway, stopped, thread: Mutex::new(Some(thread)), began_whole })
+    }
+
+    /// Returns whether the feed held everything when the start was over: what was not in it did not exist.
+    pub(crate) fn began_whole(&self) -> bool {
+        self.began_whole
     }
 
     /// Names the gateway that serves: from now on statuses are written.

@@ -286,3 +286,52 @@ fn what_a_source_takes_back_once_nobody_may_have_it_is_forgotten() {
 
     assert!(world.store.fact(&shop).is_none());
 }
+
+/// Who creates and deletes objects all the time must not keep a gateway from handing over.
+#[test]
+fn what_is_lost_because_its_object_is_gone_or_changed_is_no_loss_of_a_hand_over() {
+    use durward_control::compile::retained;
+    use durward_control::{FileSource, State};
+    type Edit<'a> = &'a dyn Fn(&mut World);
+
+    let mapping = |port: u16| {
+        format!("{{addresses: [198.51.100.9], endpoints: [10.0.0.1], ports: [{{port: {port}}}]}}")
+    };
+    let key = DocumentKey::Object(ResourceId::namespaced(Kind::PortMapping, "acme", "web"));
+    let older = || {
+        let mut world = World::new();
+        world.label("acme", Some("acme"));
+        world.put(tenant_object("acme", "{}"));
+        world.put(mapping_object(("acme", "web"), &mapping(80)));
+        world.put(mapping_object(("acme", "other"), &mapping(81)));
+        world.compile();
+        assert!(world.compiled.verdicts.all_accepted(), "{:#?}", world.compiled.verdicts);
+        world
+    };
+    let (nothing, taken) = (|_: &mut World| {}, "its port is another's by now");
+    let gone = |world: &mut World| world.delete(key.clone());
+    let changed = |world: &mut World| world.put(mapping_object(("acme", "web"), &mapping(90)));
+    let cases: [(&str, Edit<'_>, bool); 3] =
+        [("gone", &gone, true), ("changed", &changed, true), (taken, &nothing, false)];
+    for (name, edit, is_excused) in cases {
+        let mut world = older();
+        let (served, json) = (world.compiled.served(), world.compiled.state().to_json());
+        let state = State::from_json(&json).unwrap();
+        edit(&mut world);
+        let restored = retained::restore_beside(&state, &FileSource::default(), &world.store, NOW);
+        let mut younger = compile(&world.store, Some(&restored), NOW);
+        if !is_excused {
+            // A younger process that serves less of what is there is refused all the same.
+            world.delete(key.clone());
+            younger = compile(&world.store, Some(&restored), NOW);
+            world.put(mapping_object(("acme", "web"), &mapping(80)));
+        }
+
+        let elsewhere = retained::changed_objects(&state, &world.store, Some("other"));
+        assert!(elsewhere.is_empty(), "{name}: what is not read may be there: {elsewhere:?}");
+        let changed = retained::changed_objects(&state, &world.store, None);
+        let lost = served.without(&changed).lost_in(&younger.served());
+
+        assert_eq!(lost.is_empty(), is_excused, "{name}: {lost:?}");
+    }
+}
