@@ -4,8 +4,6 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 use std::time::Duration;
 
-use serde::Deserialize;
-use serde_json::value::RawValue;
 use tokio::sync::Semaphore;
 use tokio::task::JoinSet;
 use tokio::time::sleep;
@@ -19,10 +17,12 @@ use crate::object::{Head, ObjectName};
 use crate::pace::Gather;
 use crate::request::{self, ApiError};
 use crate::resource_type::{ENDPOINT_SLICES, SERVICES};
-use crate::watch::{Kept, Reflector, Scope};
+use crate::watch::{Kept, Page, Reflector, Scope};
 
 /// Services that are read by themselves at once.
 const READ_AT_ONCE: usize = 8;
+/// Slices of a Service that are read at once: as many of the largest ones as an answer holds.
+const PAGE: &str = "20";
 
 /// The watches, and the Services that are read by themselves.
 pub(super) struct ServiceWatches {
@@ -47,7 +47,11 @@ impl ServiceWatches {
             client,
             namespace: sources.namespace.clone(),
             absent_pause: sources.absent_pause,
-            index: Index::new(Arc::clone(gather), sources.load_balancers),
+            index: Index::new(
+                Arc::clone(gather),
+                sources.namespace.clone(),
+                sources.load_balancers,
+            ),
             health: Arc::clone(health),
             kept: None,
             at_once: Arc::new(Semaphore::new(READ_AT_ONCE)),
@@ -71,17 +75,23 @@ impl ServiceWatches {
         }
         while self.tasks.try_join_next().is_some() {}
         let Some(kept) = &self.kept else { return };
-        for name in new {
+        for unread in new {
             let (client, index, kept) = (self.client.clone(), self.index.clone(), kept.clone());
             let at_once = Arc::clone(&self.at_once);
             self.tasks.spawn(async move {
                 let mut backoff = Backoff::new(Duration::from_millis(100), Duration::from_secs(10));
                 loop {
-                    let Ok(_permit) = at_once.acquire().await else { return };
-                    match read(&client, &name, &kept).await {
-                        Ok(read) => return index.read(&name, read),
+                    let Ok(permit) = at_once.acquire().await else { return };
+                    if !index.awaits(&unread) {
+                        return;
+                    }
+                    let name = &unread.name;
+                    match read(&client, name, &kept).await {
+                        Ok(read) => return index.read(&unread, read),
                         Err(error) => tracing::debug!(%name, %error, "service cannot be read"),
                     }
+                    // Others are read meanwhile.
+                    drop(permit);
                     sleep(backoff.next()).await;
                 }
             });
@@ -120,12 +130,6 @@ impl ServiceWatches {
     }
 }
 
-#[derive(Deserialize)]
-struct List<'a> {
-    #[serde(borrow, default)]
-    items: Option<Vec<&'a RawValue>>,
-}
-
 /// Reads one Service and its slices. What is read counts as kept by the watches, so that they notice when it is gone.
 async fn read(
     client: &kube::Client,
@@ -148,22 +152,30 @@ async fn read(
         };
     let selector = format!("{SERVICE_NAME}={}", name.name);
     let path = ENDPOINT_SLICES.path("v1", namespace);
-    let got = request::get(client, &request::path(&path, &[("labelSelector", &selector)])).await?;
-    let list: List<'_> =
-        serde_json::from_slice(&got).map_err(|error| unreadable(error.to_string()))?;
-    let mut read = Vec::new();
-    for item in list.items.unwrap_or_default() {
-        // One that cannot be decoded is missed, and the watch says so when it comes to it.
-        let (Ok(head), Ok(slice)) =
-            (serde_json::from_str::<Head>(item.get()), Slice::decode(item.get()))
-        else {
-            continue;
-        };
-        let version = Arc::clone(&head.metadata.resource_version);
-        slices.lock().entry(head.metadata.object_name()).or_insert_with(|| Arc::clone(&version));
-        read.push((Arc::clone(&head.metadata.name), slice, version));
+    let (mut read, mut next) = (Vec::new(), None::<String>);
+    loop {
+        let mut query = vec![("labelSelector", &*selector), ("limit", PAGE)];
+        query.extend(next.as_deref().map(|next| ("continue", next)));
+        let got = request::get(client, &request::path(&path, &query)).await?;
+        let page: Page<'_> =
+            serde_json::from_slice(&got).map_err(|error| unreadable(error.to_string()))?;
+        for item in page.items.unwrap_or_default() {
+            // One that cannot be decoded is missed, and the watch says so when it comes to it.
+            let (Ok(head), Ok(slice)) =
+                (serde_json::from_str::<Head>(item.get()), Slice::decode(item.get()))
+            else {
+                continue;
+            };
+            let version = Arc::clone(&head.metadata.resource_version);
+            let mut kept = slices.lock();
+            kept.entry(head.metadata.object_name()).or_insert_with(|| Arc::clone(&version));
+            read.push((Arc::clone(&head.metadata.name), slice, version));
+        }
+        next = page.metadata.r#continue.filter(|next| !next.is_empty());
+        if next.is_none() {
+            return Ok(ReadService { service, slices: read });
+        }
     }
-    Ok(ReadService { service, slices: read })
 }
 
 fn text(bytes: &[u8]) -> Result<String, ApiError> {
