@@ -141,7 +141,7 @@ impl Source {
         if let Some(options) = &sources.smartnat {
             let scope = Scope { namespace: sources.namespace.clone(), ..Scope::all(&MAPPINGS) };
             let sink = Mappings::new(Arc::clone(options), Arc::clone(&gather));
-            let watch = health.of(&MAPPINGS);
+            let watch = health.of_start(&MAPPINGS);
             first.push(Arc::clone(&watch));
             let reflector =
                 Reflector::new(client.clone(), scope, sink, watch, sources.absent_pause);

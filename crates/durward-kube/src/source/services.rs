@@ -1,4 +1,4 @@
-//! The watches of Services and `EndpointSlice`s, which begin with the first reference to a Service.
+//! The watches of Services and `EndpointSlice`s, which begin with the first reference to a Service, or at once where Services of type `LoadBalancer` are looked at.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
@@ -16,7 +16,7 @@ use crate::load_balancers::LoadBalancer;
 use crate::object::{Head, ObjectName};
 use crate::pace::Gather;
 use crate::request::{self, ApiError};
-use crate::resource_type::{ENDPOINT_SLICES, SERVICES};
+use crate::resource_type::{ENDPOINT_SLICES, ResourceType, SERVICES};
 use crate::watch::{Kept, Page, Reflector, Scope};
 
 /// Services that are read by themselves at once.
@@ -58,7 +58,7 @@ impl ServiceWatches {
             tasks: JoinSet::new(),
         };
         if sources.load_balancers {
-            watches.kept = Some(watches.begin());
+            watches.kept = Some(watches.begin(Health::of_start));
         }
         watches
     }
@@ -71,7 +71,7 @@ impl ServiceWatches {
     pub(super) fn want(&mut self, wanted: &BTreeMap<ObjectName, BTreeSet<Arc<str>>>) {
         let new = self.index.want(wanted);
         if self.kept.is_none() && !wanted.is_empty() {
-            self.kept = Some(self.begin());
+            self.kept = Some(self.begin(Health::of));
         }
         while self.tasks.try_join_next().is_some() {}
         let Some(kept) = &self.kept else { return };
@@ -106,9 +106,10 @@ impl ServiceWatches {
         self.index.cluster_ip(name)
     }
 
-    fn begin(&mut self) -> [Kept; 2] {
+    /// Begins the watches. `of` tells whether documents or the operator want them.
+    fn begin(&mut self, of: impl Fn(&Health, &ResourceType) -> Arc<WatchHealth>) -> [Kept; 2] {
         let scope = |kind| Scope { namespace: self.namespace.clone(), ..Scope::all(kind) };
-        let health = |kind| -> Arc<WatchHealth> { self.health.of(kind) };
+        let health = |kind| of(&self.health, kind);
         let services = Reflector::new(
             self.client.clone(),
             scope(&SERVICES),

@@ -110,14 +110,17 @@ pub struct WriterReport {
 impl WriterReport {
     /// Adds what another writer did and has to do.
     pub fn add(&mut self, other: &Self) {
-        self.pending += other.pending;
-        self.written += other.written;
-        self.unchanged += other.unchanged;
-        self.failed += other.failed;
-        self.revisions += other.revisions;
-        self.events.0 += other.events.0;
-        self.events.1 += other.events.1;
-        self.last_error = self.last_error.take().or_else(|| other.last_error.clone());
+        let Self { pending, refused, written, unchanged, failed, revisions, events, last_error } =
+            other;
+        self.pending += pending;
+        self.refused += refused;
+        self.written += written;
+        self.unchanged += unchanged;
+        self.failed += failed;
+        self.revisions += revisions;
+        self.events.0 += events.0;
+        self.events.1 += events.1;
+        self.last_error = self.last_error.take().or_else(|| last_error.clone());
     }
 }
 

@@ -169,7 +169,7 @@ fn pebble_validates_a_name_and_an_address_of_two_tenants_at_one_shared_port() {
     let (documents, state) = (TempDir::new(), TempDir::new());
     let write = |name: &str, asked: &str| {
         let own = IpAddr::from(unique_loopback());
-        documents.write(&format!("{name}.yaml"), named_tenant(name, shared, own, asked));
+        documents.write(format!("{name}.yaml"), named_tenant(name, shared, own, asked));
     };
     write("a", "a.example.com");
     write("b", "b.example.com");
