@@ -56,10 +56,12 @@ pub enum Fact {
     File(NamedFile),
     /// Entries of a Secret or `ConfigMap`, by key.
     Bytes(Entries),
-    /// Endpoints of a Service, in order.
-    Endpoints(Vec<SocketAddr>),
+    /// Endpoints of a port of a Service.
+    Endpoints(ServiceEndpoints),
     /// The Service has no such port; the lower-case phrase names those that it has.
     PortUnknown(String),
+    /// The Service has no endpoints that could be followed, by its nature; the lower-case phrase says why.
+    WithoutEndpoints(String),
     /// Labels of a namespace.
     Labels(BTreeMap<Arc<str>, Arc<str>>),
     /// The resources of other namespaces that may refer to a resource.
@@ -107,6 +109,53 @@ impl fmt::Debug for Entries {
     }
 }
 
+/// Endpoints of a port of a Service: in the order of their addresses, each once, at most [`ServiceEndpoints::MOST`].
+///
+/// The bound holds wherever they come from: slices are a tenant's own objects, and every place that names the Service holds its endpoints.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct ServiceEndpoints {
+    at: Vec<SocketAddr>,
+    has_more: bool,
+}
+
+impl ServiceEndpoints {
+    /// Most endpoints of a port that are served.
+    pub const MOST: usize = 1024;
+
+    /// Returns the endpoints.
+    #[must_use]
+    pub fn at(&self) -> &[SocketAddr] {
+        &self.at
+    }
+
+    /// Returns whether there are others, which are left out.
+    #[must_use]
+    pub fn has_more(&self) -> bool {
+        self.has_more
+    }
+}
+
+impl FromIterator<SocketAddr> for ServiceEndpoints {
+    fn from_iter<T: IntoIterator<Item = SocketAddr>>(endpoints: T) -> Self {
+        let (mut kept, mut has_more) = (BTreeSet::new(), false);
+        for at in endpoints {
+            if kept.len() < Self::MOST {
+                kept.insert(at);
+                continue;
+            }
+            // Most of a long list ends here: it is neither copied nor sorted.
+            let Some(last) = kept.last().copied().filter(|last| *last != at) else { continue };
+            if at > last {
+                has_more = true;
+            } else if kept.insert(at) {
+                kept.pop_last();
+                has_more = true;
+            }
+        }
+        Self { at: kept.into_iter().collect(), has_more }
+    }
+}
+
 /// Resources that a grant lets refer to another namespace: those of a kind in a namespace.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub struct Grantee {
@@ -139,8 +188,11 @@ impl fmt::Debug for Fact {
         match self {
             Self::File(file) => f.debug_tuple("File").field(file).finish(),
             Self::Bytes(entries) => entries.fmt(f),
-            Self::Endpoints(endpoints) => f.debug_tuple("Endpoints").field(endpoints).finish(),
+            Self::Endpoints(endpoints) => f.debug_tuple("Endpoints").field(&endpoints.at).finish(),
             Self::PortUnknown(reason) => f.debug_tuple("PortUnknown").field(reason).finish(),
+            Self::WithoutEndpoints(reason) => {
+                f.debug_tuple("WithoutEndpoints").field(reason).finish()
+            }
             Self::Grants(grantees) => f.debug_tuple("Grants").field(grantees).finish(),
             Self::Labels(labels) => f.debug_tuple("Labels").field(labels).finish(),
             Self::Missing => f.write_str("Missing"),
@@ -236,6 +288,32 @@ mod tests {
         assert_eq!(upserts.collect::<Vec<_>>(), [(&key("b"), 2), (&key("c"), 2)]);
         assert_eq!(change.deletes, [key("d"), key("a")]);
         assert_eq!(change.facts, [(namespace("y"), None), (namespace("x"), None)]);
+    }
+
+    #[test]
+    fn of_the_endpoints_of_a_service_the_first_are_kept_each_once_and_that_there_are_more_is_known()
+    {
+        let at = |number: usize| {
+            let [.., high, low] = number.to_be_bytes();
+            SocketAddr::from(([10, 0, high, low], 80))
+        };
+        let collect = |numbers: &mut dyn Iterator<Item = usize>| {
+            numbers.map(at).collect::<ServiceEndpoints>()
+        };
+        let most = ServiceEndpoints::MOST;
+        let first: Vec<SocketAddr> = (0..most).map(at).collect();
+
+        let exact = collect(&mut (0..most).rev().chain(0..most));
+        let more = [
+            collect(&mut (0..3 * most)),
+            collect(&mut (0..3 * most).rev()),
+            collect(&mut (0..=most).chain(0..=most)),
+        ];
+
+        assert_eq!((exact.at(), exact.has_more()), (&first[..], false));
+        for more in more {
+            assert_eq!((more.at(), more.has_more()), (&first[..], true));
+        }
     }
 
     #[test]

@@ -182,6 +182,8 @@ pub(crate) enum Ownerless {
     NotRead,
     /// The namespace was not read yet.
     Unread,
+    /// The namespace cannot be read; the phrase says why.
+    Unreadable(String),
     /// There is no such namespace.
     Missing,
     /// The namespace has no label.
@@ -216,6 +218,7 @@ impl fmt::Display for Ownerless {
                 "is not known: no Kubernetes API is read, start durward with --kubernetes",
             ),
             Self::Unread => f.write_str("was not read from the API server yet"),
+            Self::Unreadable(why) => f.write_str(why),
             Self::Missing => f.write_str("does not exist"),
             Self::Unlabelled => {
                 write!(f, "is no tenant's: label the Namespace {TENANT_LABEL}: NAME")
@@ -246,6 +249,8 @@ pub enum ObjectFault {
     BadService(String),
     /// A namespace does not exist.
     NamespaceMissing(Arc<str>),
+    /// A namespace cannot be read; the phrase says why.
+    NamespaceUnreadable(Arc<str>, String),
     /// A namespace is not the tenant's.
     NamespaceForeign {
         /// The namespace.
@@ -263,6 +268,8 @@ pub enum ObjectFault {
     KeyMissing(Target, String),
     /// The Service has no such port.
     PortUnknown(Target, String),
+    /// The Service has no endpoints by its nature, with the reason.
+    WithoutEndpoints(Target, String),
     /// The object cannot be read.
     Unreadable(Target, String),
 }
@@ -277,6 +284,7 @@ impl ObjectFault {
             (Self::BadNamespace(_), _) => "BadNamespace",
             (Self::BadService(_), _) => "BadService",
             (Self::NamespaceMissing(_), _) => "NamespaceMissing",
+            (Self::NamespaceUnreadable(..), _) => "NamespaceUnreadable",
             (Self::NamespaceForeign { .. }, _) => "NamespaceForeign",
             (Self::GrantMissing(..), _) => "GrantMissing",
             (Self::Missing(_), Some(Kind::Secret)) => "SecretMissing",
@@ -286,6 +294,7 @@ impl ObjectFault {
             (Self::KeyMissing(..), Some(Kind::Secret)) => "SecretKeyMissing",
             (Self::KeyMissing(..), _) => "ConfigMapKeyMissing",
             (Self::PortUnknown(..), _) => "PortUnknown",
+            (Self::WithoutEndpoints(..), _) => "ServiceUnfitting",
             (Self::Unreadable(..), Some(Kind::Secret)) => "SecretUnreadable",
             (Self::Unreadable(..), Some(Kind::Service)) => "ServiceUnreadable",
             (Self::Unreadable(..), _) => "ConfigMapUnreadable",
@@ -299,6 +308,7 @@ impl ObjectFault {
             | Self::NoTlsSecret(target, _)
             | Self::KeyMissing(target, _)
             | Self::PortUnknown(target, _)
+            | Self::WithoutEndpoints(target, _)
             | Self::Unreadable(target, _) => Some(target.id.kind),
             _ => None,
         }
@@ -313,8 +323,14 @@ impl ObjectFault {
     /// Returns whether there is nothing to connect to any more: the addresses that the Service had may be another's by now.
     #[must_use]
     pub fn leaves_no_endpoints(&self) -> bool {
-        let is_gone =
-            matches!(self, Self::Missing(_) | Self::PortUnknown(..) | Self::NamespaceMissing(_));
+        let is_gone = matches!(
+            self,
+            Self::Missing(_)
+                | Self::PortUnknown(..)
+                | Self::WithoutEndpoints(..)
+                | Self::NamespaceMissing(_)
+                | Self::NamespaceUnreadable(..)
+        );
         is_gone || self.is_denial()
     }
 }
@@ -329,6 +345,9 @@ impl fmt::Display for ObjectFault {
             Self::BadNamespace(why) | Self::BadService(why) => f.write_str(why),
             Self::NamespaceMissing(namespace) => {
                 write!(f, "is in namespace {namespace}, which does not exist: create it, or say another with spec.namespace")
+            }
+            Self::NamespaceUnreadable(namespace, why) => {
+                write!(f, "is in namespace {namespace}, which {why}")
             }
             Self::NamespaceForeign { namespace, tenant } => write!(
                 f,
@@ -347,7 +366,9 @@ impl fmt::Display for ObjectFault {
             ),
             Self::KeyMissing(target, has) => write!(f, "is no entry of the {target}, which {has}"),
             Self::PortUnknown(target, why) => write!(f, "is a port of the {target}, which {why}"),
-            Self::Unreadable(target, why) => write!(f, "is the {target}, which {why}"),
+            Self::WithoutEndpoints(target, why) | Self::Unreadable(target, why) => {
+                write!(f, "is the {target}, which {why}")
+            }
         }
     }
 }

@@ -37,6 +37,7 @@ mod scope;
 mod served_documents;
 mod server_names;
 mod server_tls;
+mod service_endpoints;
 mod sni;
 mod times;
 mod transparent;

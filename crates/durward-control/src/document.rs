@@ -300,7 +300,10 @@ pub(crate) fn service_target(spec: &ServiceSpec, viewpoint: &Viewpoint) -> Resul
     }
     let (kind, name) = (Kind::Service, Arc::from(spec.name.value.as_str()));
     let id = ResourceId { kind, namespace: Some(namespace), name };
-    Ok(Target { id, port: Some(Arc::from(spec.port.0.as_str())) })
+    // One port is one reference, however many zeros are written before it.
+    let number = spec.port.0.parse::<u16>().ok().map(|number| number.to_string());
+    let port = number.as_deref().unwrap_or(&spec.port.0);
+    Ok(Target { id, port: Some(Arc::from(port)) })
 }
 
 /// What a document says.

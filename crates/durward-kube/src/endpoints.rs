@@ -5,7 +5,7 @@ mod index;
 use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
 
-use durward_control::change::Fact;
+use durward_control::change::{Fact, ServiceEndpoints};
 use durward_control::spec::service::with_protocol;
 use serde::Deserialize;
 
@@ -160,7 +160,7 @@ pub(crate) fn service_of(metadata: &Metadata) -> Option<&Arc<str>> {
     metadata.labels.get(SERVICE_NAME)
 }
 
-/// Returns what is true of a port of a Service, given by name or number. Endpoints are in order and each is there once.
+/// Returns what is true of a port of a Service, given by name or number.
 ///
 /// The ready ones are used; while there is none, those that end but still serve.
 pub(crate) fn fact<'a>(
@@ -171,26 +171,22 @@ pub(crate) fn fact<'a>(
     let Some(service) = service else { return Fact::Missing };
     if service.r#type.as_deref() == Some("ExternalName") {
         let reason = "is of type ExternalName, which has no endpoints: name its host instead";
-        return Fact::Unreadable(reason.to_owned());
+        return Fact::WithoutEndpoints(reason.to_owned());
     }
     let Some(port) = service.port(port) else { return Fact::PortUnknown(service.no_port(port)) };
     let name = port.name.clone().unwrap_or_default();
-    let of = |wanted: Readiness| {
-        let mut endpoints: Vec<SocketAddr> = slices
-            .clone()
-            .flat_map(|slice| {
-                let ports = slice.ports.iter().filter(|(slice_port, _)| *slice_port == name);
-                ports.flat_map(|(_, port)| slice.endpoints.iter().map(move |at| (at, *port)))
-            })
-            .filter(|((_, readiness), _)| *readiness == wanted)
+    let of = |wanted: Readiness| -> ServiceEndpoints {
+        let all = slices.clone().flat_map(|slice| {
+            let ports = slice.ports.iter().filter(|(slice_port, _)| *slice_port == name);
+            ports.flat_map(|(_, port)| slice.endpoints.iter().map(move |at| (at, *port)))
+        });
+        all.filter(|((_, readiness), _)| *readiness == wanted)
             .map(|((address, _), port)| SocketAddr::new(*address, port))
-            .collect();
-        endpoints.sort_unstable();
-        endpoints.dedup();
-        endpoints
+            .collect()
     };
     let ready = of(Readiness::Ready);
-    Fact::Endpoints(if ready.is_empty() { of(Readiness::ServingTerminating) } else { ready })
+    let none = ready.at().is_empty();
+    Fact::Endpoints(if none { of(Readiness::ServingTerminating) } else { ready })
 }
 
 impl Service {
@@ -248,7 +244,7 @@ mod tests {
 
     fn shown(fact: &Fact) -> Vec<String> {
         let Fact::Endpoints(endpoints) = fact else { panic!("{fact:?}") };
-        endpoints.iter().map(ToString::to_string).collect()
+        endpoints.at().iter().map(ToString::to_string).collect()
     }
 
     #[test]
@@ -272,6 +268,33 @@ mod tests {
         let all = ["10.0.0.1:8080", "10.0.0.2:8080", "10.0.0.3:8081", "[2001:db8::1]:8080"];
         assert_eq!(shown(&by_name), all);
         assert_eq!(by_name, by_number);
+    }
+
+    #[test]
+    fn of_very_many_endpoints_the_first_are_served_and_that_there_are_more_is_said() {
+        let slices: Vec<Slice> = (0..3)
+            .map(|third| {
+                let endpoint = |last: u8| json!({"addresses": [format!("10.0.{third}.{last}")]});
+                let endpoints: Vec<Value> = (0..=255).map(endpoint).collect();
+                slice(&json!({"addressType": "IPv4", "endpoints": endpoints,
+                    "ports": [{"name": "http", "port": 80}, {"name": "dns", "port": 53}]}))
+            })
+            .chain((0..1).map(|_| {
+                let endpoint = |number: u16| {
+                    json!({"addresses": [format!("10.1.{}.{}", number >> 8, number & 255)]})
+                };
+                let endpoints: Vec<Value> = (0..1000).map(endpoint).collect();
+                slice(&json!({"addressType": "IPv4", "endpoints": endpoints,
+                    "ports": [{"name": "http", "port": 80}]}))
+            }))
+            .collect();
+
+        let Fact::Endpoints(http) = fact(Some(&web()), "http", &slices.iter()) else { panic!() };
+        let Fact::Endpoints(dns) = fact(Some(&web()), "dns", &slices.iter()) else { panic!() };
+
+        assert_eq!((http.at().len(), http.has_more()), (ServiceEndpoints::MOST, true));
+        assert_eq!(http.at()[1023].to_string(), "10.1.0.255:80");
+        assert_eq!((dns.at().len(), dns.has_more()), (768, false));
     }
 
     #[test]
@@ -330,6 +353,7 @@ mod tests {
         let external = service(&json!({"type": "ExternalName"}));
 
         assert_eq!(fact(None, "80", &[].iter()), Fact::Missing);
-        assert!(matches!(fact(Some(&external), "80", &[].iter()), Fact::Unreadable(_)));
+        // Slices may be there still, from the time before.
+        assert!(matches!(fact(Some(&external), "80", &[].iter()), Fact::WithoutEndpoints(_)));
     }
 }

@@ -15,9 +15,34 @@ use crate::resource_type::ResourceType;
 /// Objects that could not be decoded, of which this many are named.
 const NAMED_FAULTS: usize = 100;
 
+/// Time for which readiness waits for a watch that documents have begun.
+const PATIENCE: Duration = Duration::from_secs(10);
+
 /// State of all watches.
 #[derive(Default)]
-pub struct Health(Mutex<BTreeMap<&'static str, Arc<WatchHealth>>>);
+pub struct Health(Mutex<Watches>);
+
+#[derive(Default)]
+struct Watches {
+    all: BTreeMap<&'static str, Watch>,
+    /// True once everything was read that the start waits for.
+    is_synced: bool,
+}
+
+struct Watch {
+    health: Arc<WatchHealth>,
+    /// When a document began it; `None` if it has been there from the start.
+    begun: Option<Instant>,
+}
+
+impl Watch {
+    /// Returns whether readiness does not wait for it. No document may keep the gateway from being ready for long.
+    fn is_ready(&self, now: Instant) -> bool {
+        let report = self.health.state();
+        report.synced
+            || self.begun.is_some_and(|begun| report.failures > 0 || now >= begun + PATIENCE)
+    }
+}
 
 /// State of the watch of one kind, or of several watches of that kind.
 #[derive(Default)]
@@ -70,31 +95,60 @@ impl Report {
 }
 
 impl Health {
-    /// Returns the state of the watch of `kind`, which is new if there was none.
+    /// Returns the state of a watch of `kind` that has been there from the start.
+    pub(crate) fn of_start(&self, kind: &ResourceType) -> Arc<WatchHealth> {
+        self.watch(kind, None)
+    }
+
+    /// Returns the state of a watch of `kind` that a document begins.
     pub(crate) fn of(&self, kind: &ResourceType) -> Arc<WatchHealth> {
-        Arc::clone(self.watches().entry(kind.kind).or_default())
+        self.watch(kind, Some(Instant::now()))
+    }
+
+    fn watch(&self, kind: &ResourceType, begun: Option<Instant>) -> Arc<WatchHealth> {
+        let mut watches = self.watches();
+        let watch = watches.all.entry(kind.kind);
+        let watch = watch.or_insert_with(|| Watch { health: Arc::default(), begun });
+        Arc::clone(&watch.health)
     }
 
     /// Returns the state of every watch, by kind.
     #[must_use]
     pub fn reports(&self) -> BTreeMap<&'static str, Report> {
-        self.watches().iter().map(|(kind, watch)| (*kind, watch.report())).collect()
+        let watches = self.watches();
+        watches.all.iter().map(|(kind, watch)| (*kind, watch.health.report())).collect()
     }
 
-    /// Returns whether everything that is watched was read at least once.
+    /// Returns whether everything was read once that is watched from the start, and what documents named by then. A watch that a document begins is waited for briefly, and
+    /// not at all once this was true.
     #[must_use]
     pub fn is_synced(&self) -> bool {
-        self.watches().values().all(|watch| watch.is_synced())
+        let (mut watches, now) = (self.watches(), Instant::now());
+        watches.is_synced |= watches.all.values().all(|watch| watch.is_ready(now));
+        watches.is_synced
+    }
+
+    /// Returns the kinds that were never read, though documents name objects of them, each with the fault.
+    #[must_use]
+    pub fn unread(&self) -> Vec<(&'static str, String)> {
+        let watches = self.watches();
+        let begun = watches.all.iter().filter(|(_, watch)| watch.begun.is_some());
+        let unread = begun.filter_map(|(kind, watch)| {
+            let report = watch.health.state();
+            Some((*kind, report.last_error.clone().filter(|_| !report.synced)?))
+        });
+        unread.collect()
     }
 
     /// Returns the longest time for which changes of any kind may have been missed.
     #[must_use]
     pub fn lag(&self) -> Duration {
         let now = Instant::now();
-        self.watches().values().map(|watch| watch.report().lag(now)).max().unwrap_or_default()
+        let watches = self.watches();
+        watches.all.values().map(|watch| watch.health.state().lag(now)).max().unwrap_or_default()
     }
 
-    fn watches(&self) -> MutexGuard<'_, BTreeMap<&'static str, Arc<WatchHealth>>> {
+    fn watches(&self) -> MutexGuard<'_, Watches> {
         self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
@@ -163,5 +217,46 @@ impl WatchHealth {
 
     fn state(&self) -> MutexGuard<'_, Report> {
         self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::resource_type::{REFERENCE_GRANTS, SERVICES, TENANTS};
+
+    fn forbidden() -> ApiError {
+        ApiError::Forbidden("no".to_owned())
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_watch_that_a_document_begins_delays_readiness_for_a_moment_only_and_never_ends_it() {
+        let health = Health::default();
+        let tenants = health.of_start(&TENANTS);
+        let services = health.of(&SERVICES);
+        tokio::time::advance(2 * PATIENCE).await;
+        tenants.failed(&forbidden());
+        let without_tenants = health.is_synced();
+
+        tenants.listed(1);
+        let with_tenants = health.is_synced();
+        health.of(&REFERENCE_GRANTS).failed(&forbidden());
+
+        assert!(!without_tenants && with_tenants && health.is_synced());
+        let unread = health.unread();
+        assert_eq!(unread, [("ReferenceGrant", "forbidden: no".to_owned())]);
+        assert!(!services.is_synced());
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_watch_of_what_documents_name_at_the_start_is_waited_for_unless_it_fails() {
+        let health = Health::default();
+        health.of_start(&TENANTS).listed(1);
+        let services = health.of(&SERVICES);
+
+        let before = health.is_synced();
+        services.failed(&forbidden());
+
+        assert!(!before && health.is_synced());
     }
 }

@@ -143,7 +143,7 @@ pub fn of_traffic(traffic: &[Traffic; 2]) -> Vec<Family> {
 /// Returns the families about statuses and Events.
 #[must_use]
 pub fn of_writer(report: &WriterReport) -> Vec<Family> {
-    let WriterReport { pending, written, unchanged, failed, revisions, events, last_error: _ } =
+    let WriterReport { pending, refused, written, unchanged, failed, revisions, events, .. } =
         report;
     let (sent, withheld) = *events;
     let labelled = |values: &[(&'static str, u64)]| {
@@ -157,6 +157,12 @@ pub fn of_writer(report: &WriterReport) -> Vec<Family> {
             help: "Statuses that wait to be written.",
             metric: Metric::Gauge,
             samples: vec![(Vec::new(), count(*pending))],
+        },
+        Family {
+            name: "durward_kube_status_refused",
+            help: "Statuses whose writing the API server refused; each is tried again every minute.",
+            metric: Metric::Gauge,
+            samples: vec![(Vec::new(), count(*refused))],
         },
         Family {
             name: "durward_kube_status_writes",

@@ -13,14 +13,16 @@ use jiff::fmt::rfc2822::DateTimeParser;
 use kube::client::Body;
 use serde::Deserialize;
 use thiserror::Error;
-use tokio::time::timeout;
+use tokio::time::{Instant, timeout_at};
 
 use crate::client::{TransportError, chain};
 
-/// Longest answer that is read, and longest line of a watch, in bytes. etcd holds objects of up to 1.5 MiB.
-const LONGEST: usize = 64 << 20;
+/// Longest answer that is read, and longest line of a watch, in bytes. etcd holds objects of up to 1.5 MiB, unless it is told otherwise.
+pub(crate) const LONGEST: usize = 32 << 20;
 /// Time without a byte after which an answer counts as broken off.
 const SILENCE: Duration = Duration::from_secs(30);
+/// Time after which an answer counts as broken off though some bytes of it come now and then.
+const WHOLE: Duration = Duration::from_mins(3);
 
 /// A reason why a request did not succeed, one variant for each reaction.
 #[derive(Debug, Error)]
@@ -59,6 +61,9 @@ pub enum ApiError {
         /// The server's words.
         message: String,
     },
+    /// The answer is longer than is read: ask for fewer objects.
+    #[error("answer is longer than {LONGEST} bytes")]
+    TooLong,
     /// The answer is not what the API defines.
     #[error("answer cannot be read: {0}")]
     Unreadable(String),
@@ -72,6 +77,7 @@ impl ApiError {
             Self::Unreachable(_)
             | Self::Unauthorized(_)
             | Self::Throttled { .. }
+            | Self::TooLong
             | Self::Unreadable(_) => true,
             Self::Refused { status, .. } => *status >= 500,
             Self::Forbidden(_) | Self::NotFound(_) | Self::Conflict(_) | Self::Gone(_) => false,
@@ -218,9 +224,10 @@ fn unreachable(error: &kube::Error) -> ApiError {
 async fn collect(body: Body) -> Result<Bytes, ApiError> {
     let mut body = Box::pin(body);
     let mut held = BytesMut::new();
-    while let Some(data) = next(&mut body, SILENCE).await? {
+    let end = Instant::now() + WHOLE;
+    while let Some(data) = next(&mut body, end.min(Instant::now() + SILENCE)).await? {
         if held.len() + data.len() > LONGEST {
-            return Err(ApiError::Unreadable(format!("is longer than {LONGEST} bytes")));
+            return Err(ApiError::TooLong);
         }
         held.extend_from_slice(&data);
     }
@@ -228,10 +235,10 @@ async fn collect(body: Body) -> Result<Bytes, ApiError> {
 }
 
 /// Returns the next bytes of a body; `None` at its end.
-async fn next(body: &mut Pin<Box<Body>>, patience: Duration) -> Result<Option<Bytes>, ApiError> {
+async fn next(body: &mut Pin<Box<Body>>, deadline: Instant) -> Result<Option<Bytes>, ApiError> {
     loop {
         let frame = std::future::poll_fn(|context| body.as_mut().poll_frame(context));
-        let Ok(frame) = timeout(patience, frame).await else {
+        let Ok(frame) = timeout_at(deadline, frame).await else {
             return Err(ApiError::Unreachable("connection is silent".to_owned()));
         };
         match frame {
@@ -257,7 +264,10 @@ pub(crate) struct Lines {
 
 impl Lines {
     /// Returns the next line without its end; `None` when the server closed the stream. A line that the server did not finish is not returned.
-    pub(crate) async fn next(&mut self, patience: Duration) -> Result<Option<Bytes>, ApiError> {
+    ///
+    /// # Errors
+    /// Fails if the line is not there at the deadline, however many bytes of it came.
+    pub(crate) async fn next(&mut self, deadline: Instant) -> Result<Option<Bytes>, ApiError> {
         loop {
             let end = self.held[self.searched..].iter().position(|byte| *byte == b'\n');
             if let Some(end) = end {
@@ -268,9 +278,9 @@ impl Lines {
             }
             self.searched = self.held.len();
             if self.held.len() > LONGEST {
-                return Err(ApiError::Unreadable(format!("has a line over {LONGEST} bytes")));
+                return Err(ApiError::TooLong);
             }
-            match next(&mut self.body, patience).await? {
+            match next(&mut self.body, deadline).await? {
                 Some(data) => self.held.extend_from_slice(&data),
                 None => return Ok(None),
             }
@@ -280,6 +290,10 @@ impl Lines {
 
 #[cfg(test)]
 mod tests {
+    use std::task::{Context, Poll};
+
+    use http_body::Frame;
+
     use super::*;
 
     #[test]
@@ -300,5 +314,48 @@ mod tests {
         assert!(matches!(of(403), ApiError::Forbidden(_)) && !of(403).is_passing());
         assert!(matches!(of(429), ApiError::Throttled { .. }) && of(429).is_passing());
         assert!(of(500).is_passing() && !of(422).is_passing());
+    }
+
+    /// An answer of which a byte comes each `pause`, without end.
+    struct Drip(Duration, Pin<Box<tokio::time::Sleep>>);
+
+    impl http_body::Body for Drip {
+        type Data = Bytes;
+        type Error = std::convert::Infallible;
+
+        fn poll_frame(
+            mut self: Pin<&mut Self>,
+            context: &mut Context<'_>,
+        ) -> Poll<Option<Result<Frame<Bytes>, Self::Error>>> {
+            if self.1.as_mut().poll(context).is_pending() {
+                return Poll::Pending;
+            }
+            self.1 = Box::pin(tokio::time::sleep(self.0));
+            Poll::Ready(Some(Ok(Frame::data(Bytes::from_static(b" ")))))
+        }
+    }
+
+    fn dripping(pause: Duration) -> kube::Client {
+        let service = tower::service_fn(move |_: Request<Body>| async move {
+            let drip = Drip(pause, Box::pin(tokio::time::sleep(pause)));
+            Ok::<_, std::convert::Infallible>(Response::new(drip))
+        });
+        kube::Client::new(service, "default")
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn an_answer_of_which_a_byte_comes_now_and_then_is_not_waited_for_without_end() {
+        let client = dripping(SILENCE / 2);
+        let start = Instant::now();
+
+        let whole = tokio::time::timeout(2 * WHOLE, get(&client, "/api")).await.unwrap();
+        let after_whole = start.elapsed();
+        let mut lines = lines(&client, "/api").await.unwrap();
+        let start = Instant::now();
+        let line = lines.next(start + SILENCE);
+        let line = tokio::time::timeout(2 * SILENCE, line).await.unwrap();
+
+        assert!(matches!(whole, Err(ApiError::Unreachable(_))) && after_whole == WHOLE);
+        assert!(matches!(line, Err(ApiError::Unreachable(_))) && start.elapsed() == SILENCE);
     }
 }

@@ -3,6 +3,7 @@
 //! Each object has two places for them, so that the older of two is always whole while the newer one is written. They belong to the object: when it is deleted, the API
 //! server deletes them too. They are read by name, and only for objects whose present revision is not accepted.
 
+use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use bytes::Bytes;
@@ -12,7 +13,8 @@ use http::Method;
 use serde::Deserialize;
 use serde_json::json;
 use serde_json::value::RawValue;
-use tokio::task::{JoinError, JoinSet};
+use tokio::task::JoinSet;
+use tokio::time::{Instant, timeout_at};
 
 use crate::object::{Object, text};
 use crate::request::{self, ApiError};
@@ -46,6 +48,15 @@ pub struct Former {
     pub generation: u64,
     /// The document, as [`crate::object::Object::text`] had it.
     pub text: Arc<str>,
+}
+
+/// Last accepted revisions of several objects.
+#[derive(Debug, Default)]
+pub struct Formers {
+    /// The documents.
+    pub documents: Vec<Document>,
+    /// Objects of which it is not known whether they have one: it could not be read, or not in time.
+    pub unread: usize,
 }
 
 #[derive(Deserialize)]
@@ -82,32 +93,41 @@ impl Revisions {
     /// Returns the documents that these objects were in their last accepted revisions; those that never were accepted are left out. A process that starts asks this for the
     /// objects that are not accepted as they are.
     ///
-    /// # Errors
-    /// Fails if the API server cannot be asked.
+    /// An object whose revisions cannot be read costs itself only. Namespaces take turns, and at the deadline the rest is left out, so that nobody's broken objects keep
+    /// those of others from being found.
     pub async fn former_documents<'a>(
         &self,
         objects: impl IntoIterator<Item = &'a Object>,
-    ) -> Result<Vec<Document>, ApiError> {
-        let mut asked = JoinSet::new();
-        let mut documents = Vec::new();
-        for object in objects {
-            if asked.len() >= AT_ONCE
-                && let Some(answer) = asked.join_next().await
+        deadline: Instant,
+    ) -> Formers {
+        let mut objects = in_turns(objects).into_iter();
+        let (mut asked, mut found) = (JoinSet::new(), Formers::default());
+        loop {
+            while asked.len() < AT_ONCE
+                && let Some(object) = objects.next()
             {
-                documents.extend(answered(answer)?);
+                let (revisions, object) = (self.clone(), object.clone());
+                asked.spawn(async move { revisions.former_document(&object).await });
             }
-            let (revisions, object) = (self.clone(), object.clone());
-            asked.spawn(async move {
-                let former = revisions.last_accepted(&object).await?;
-                Ok(former
-                    .map(|Former { generation, text }| object.former_document(text, generation)))
-            });
+            match timeout_at(deadline, asked.join_next()).await {
+                Ok(None) => break,
+                Ok(Some(Ok(Ok(document)))) => found.documents.extend(document),
+                Ok(Some(Ok(Err(_)) | Err(_))) => found.unread += 1,
+                Err(_) => {
+                    found.unread += asked.len() + objects.len();
+                    break;
+                }
+            }
         }
-        while let Some(answer) = asked.join_next().await {
-            documents.extend(answered(answer)?);
-        }
-        documents.sort_by(|one, other| one.key.cmp(&other.key));
-        Ok(documents)
+        found.documents.sort_by(|one, other| one.key.cmp(&other.key));
+        found
+    }
+
+    async fn former_document(&self, object: &Object) -> Result<Option<Document>, ApiError> {
+        let former = self.last_accepted(object).await.inspect_err(|error| {
+            tracing::warn!(id = %object.id, %error, "last accepted revision of an object cannot be read");
+        })?;
+        Ok(former.map(|Former { generation, text }| object.former_document(text, generation)))
     }
 
     /// Keeps a revision in place of the older one.
@@ -215,13 +235,100 @@ impl Revisions {
     }
 }
 
-fn answered(
-    answer: Result<Result<Option<Document>, ApiError>, JoinError>,
-) -> Result<Option<Document>, ApiError> {
-    answer.unwrap_or_else(|error| Err(ApiError::Unreadable(error.to_string())))
+/// Returns the objects, one of each namespace after the other. Of each namespace those come first that have a status: the others most likely were never accepted.
+fn in_turns<'a>(objects: impl IntoIterator<Item = &'a Object>) -> Vec<&'a Object> {
+    let mut namespaces: BTreeMap<&str, Vec<&Object>> = BTreeMap::new();
+    for object in objects {
+        let turn = object.id.namespace.as_deref().unwrap_or(&object.id.name);
+        namespaces.entry(turn).or_default().push(object);
+    }
+    let mut turns = Vec::new();
+    for objects in namespaces.values_mut() {
+        objects.sort_by_key(|object| object.conditions.is_empty());
+        turns.extend(objects.iter().enumerate().map(|(round, object)| (round, *object)));
+    }
+    turns.sort_by_key(|(round, _)| *round);
+    turns.into_iter().map(|(_, object)| object).collect()
 }
 
 /// Returns the name of a place. It has the object's uid, so an object that is made anew does not find those of the one before it.
 fn name(id: &ResourceId, uid: &str, place: &str) -> String {
     format!("{}-{uid}-{place}", id.kind.as_str().to_ascii_lowercase())
+}
+
+#[cfg(test)]
+mod tests {
+    use std::convert::Infallible;
+    use std::time::Duration;
+
+    use durward_model::Kind;
+    use http::{Request, Response};
+    use http_body_util::Full;
+    use kube::client::Body;
+
+    use super::*;
+
+    fn object(namespace: &str, name: &str) -> Object {
+        let json = json!({
+            "metadata": {"name": name, "namespace": namespace, "uid": name, "generation": 2},
+            "spec": {},
+        });
+        Object::decode(Kind::PortMapping, "durward.dev/v1alpha1", &json.to_string()).unwrap()
+    }
+
+    /// A server that has a revision of each object, fails for those called `bad…` and does not answer for those called `slow…`.
+    fn revisions() -> Revisions {
+        let service = tower::service_fn(|request: Request<Body>| async move {
+            let path = request.uri().path().to_owned();
+            if path.contains("portmapping-slow") {
+                std::future::pending::<()>().await;
+            }
+            let status = if path.contains("portmapping-bad") { 500 } else { 200 };
+            let spec = json!({"kind": "PortMapping", "metadata": {"name": "x"}, "spec": {}});
+            let body = json!({"revision": 1, "data": spec}).to_string();
+            let response = Response::builder().status(status);
+            Ok::<_, Infallible>(response.body(Full::new(Bytes::from(body))).unwrap())
+        });
+        Revisions::new(kube::Client::new(service, "default"), Arc::from("durward"))
+    }
+
+    fn names(found: &Formers) -> Vec<String> {
+        let ids = found.documents.iter().filter_map(|document| document.id.as_ref());
+        ids.map(|id| id.name.to_string()).collect()
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_revision_that_cannot_be_read_costs_its_own_object_only() {
+        let objects = ["a", "bad", "c"].map(|name| object("acme", name));
+        let deadline = Instant::now() + Duration::from_secs(5);
+
+        let found = revisions().former_documents(&objects, deadline).await;
+
+        assert_eq!((names(&found), found.unread), (vec!["a".to_owned(), "c".to_owned()], 1));
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn objects_of_one_namespace_do_not_use_up_the_time_of_others() {
+        let mut objects: Vec<Object> =
+            (0..1_000).map(|number| object("flood", &format!("slow{number}"))).collect();
+        objects.push(object("globex", "web"));
+        let (start, patience) = (Instant::now(), Duration::from_secs(5));
+
+        let found = revisions().former_documents(&objects, start + patience).await;
+
+        assert_eq!((names(&found), found.unread), (vec!["web".to_owned()], 1_000));
+        assert_eq!(start.elapsed(), patience);
+    }
+
+    #[test]
+    fn objects_with_a_status_come_first() {
+        let mut objects = ["a", "b", "c"].map(|name| object("acme", name));
+        let condition = json!({"type": "Accepted", "status": "False"});
+        objects[2].conditions = vec![serde_json::from_value(condition).unwrap()];
+
+        let order = in_turns(&objects);
+
+        let order: Vec<&str> = order.iter().map(|object| &*object.id.name).collect();
+        assert_eq!(order, ["c", "a", "b"]);
+    }
 }

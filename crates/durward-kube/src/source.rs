@@ -127,12 +127,12 @@ impl Source {
         }
         let gather = Arc::new(Gather::default());
         let health = Arc::new(Health::default());
-        let namespaces = Namespaces::new(Arc::clone(&gather));
+        let namespaces = Namespaces::new(Arc::clone(&gather), sources.namespace.clone());
         let (mut tasks, mut first) = (JoinSet::new(), Vec::new());
         for (kind, resource) in DOCUMENTS {
             let scope = Scope { namespace: sources.namespace.clone(), ..Scope::all(resource) };
             let sink = Documents::new(*kind, resource, Arc::clone(&gather));
-            let watch = health.of(resource);
+            let watch = health.of_start(resource);
             first.push(Arc::clone(&watch));
             let reflector =
                 Reflector::new(client.clone(), scope, sink, watch, sources.absent_pause);
@@ -141,7 +141,7 @@ impl Source {
         if let Some(options) = &sources.smartnat {
             let scope = Scope { namespace: sources.namespace.clone(), ..Scope::all(&MAPPINGS) };
             let sink = Mappings::new(Arc::clone(options), Arc::clone(&gather));
-            let watch = health.of(&MAPPINGS);
+            let watch = health.of_start(&MAPPINGS);
             first.push(Arc::clone(&watch));
             let reflector =
                 Reflector::new(client.clone(), scope, sink, watch, sources.absent_pause);
@@ -149,7 +149,7 @@ impl Source {
         }
         // Where one namespace is served, no right on any other is needed.
         let scope = Scope { name: sources.namespace.clone(), ..Scope::all(&NAMESPACES) };
-        let watch = health.of(&NAMESPACES);
+        let watch = health.of_start(&NAMESPACES);
         first.push(Arc::clone(&watch));
         let reflector =
             Reflector::new(client.clone(), scope, namespaces.clone(), watch, sources.absent_pause);

@@ -6,6 +6,9 @@
 mod list;
 #[cfg(test)]
 mod tests;
+mod wire;
+
+pub(crate) use list::Page;
 
 use std::borrow::Cow;
 use std::collections::{HashMap, HashSet};
@@ -13,15 +16,14 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use bytes::Bytes;
-use serde::Deserialize;
-use serde_json::value::RawValue;
 use tokio::time::{Instant, sleep};
 
 use crate::backoff::{Backoff, between};
 use crate::health::WatchHealth;
-use crate::object::{Head, Labels, Metadata, ObjectName};
+use crate::object::{Head, Metadata, ObjectName};
 use crate::request::{self, ApiError, Status};
 use crate::resource_type::ResourceType;
+use wire::{Bookmark, Event, Named};
 
 /// Annotation of the bookmark that ends a streamed list.
 const LIST_END: &str = "k8s.io/initial-events-end";
@@ -31,6 +33,10 @@ const WATCH_SECONDS: (u64, u64) = (300, 600);
 const WATCH_GRACE: Duration = Duration::from_secs(15);
 /// Time without an event after which a streamed list counts as stuck.
 const LIST_PATIENCE: Duration = Duration::from_secs(30);
+/// Time after which a streamed list counts as stuck though there are events now and then.
+const LIST_WHOLE: Duration = Duration::from_mins(10);
+/// Refusals in a row after which everything is read anew.
+const REFUSALS: u32 = 5;
 /// A watch that lives for less than this counts as failed, so that a server that closes each one at once is not asked without pause.
 const SHORT: Duration = Duration::from_secs(1);
 
@@ -52,6 +58,9 @@ pub(crate) trait Sink: Send {
 
     /// Forgets an object. `version` is that of its deletion, where it is known.
     fn deleted(&mut self, name: &ObjectName, version: Option<&str>);
+
+    /// Everything is read now, or once more: what it shows counts, whatever was seen before. A server that was restored has versions that it had before.
+    fn listing(&mut self) {}
 
     /// Everything was read.
     fn listed(&mut self) {}
@@ -111,6 +120,10 @@ pub(crate) struct Reflector<S> {
     streams: bool,
     /// Streamed lists in a row that did not come to their end.
     unfinished: u32,
+    /// Objects that are asked for at once where lists are read in pages.
+    page: u32,
+    /// Attempts in a row that the server refused.
+    refusals: u32,
 }
 
 /// What one attempt came to.
@@ -126,48 +139,6 @@ enum After {
     GoOn,
     /// The streamed list is complete.
     Listed,
-}
-
-#[derive(Deserialize)]
-struct Event<'a> {
-    r#type: &'a str,
-    #[serde(borrow)]
-    object: &'a RawValue,
-}
-
-#[derive(Deserialize)]
-struct Bookmark {
-    metadata: BookmarkMetadata,
-}
-
-#[derive(Deserialize)]
-#[serde(rename_all = "camelCase")]
-struct BookmarkMetadata {
-    resource_version: Arc<str>,
-    #[serde(default)]
-    annotations: Labels,
-}
-
-/// What is read of any object, whatever else is in it.
-#[derive(Deserialize)]
-struct Named {
-    metadata: Name,
-}
-
-#[derive(Deserialize)]
-#[serde(rename_all = "camelCase")]
-struct Name {
-    name: Arc<str>,
-    #[serde(default)]
-    namespace: Arc<str>,
-    #[serde(default)]
-    resource_version: Arc<str>,
-}
-
-impl Name {
-    fn object_name(&self) -> ObjectName {
-        ObjectName { namespace: Arc::clone(&self.namespace), name: Arc::clone(&self.name) }
-    }
 }
 
 /// The names of the objects that a list has shown, and whether there were any whose name could not be read.
@@ -198,6 +169,8 @@ impl<S: Sink> Reflector<S> {
             version: None,
             streams: true,
             unfinished: 0,
+            page: list::LIMIT,
+            refusals: 0,
         }
     }
 
@@ -230,6 +203,7 @@ impl<S: Sink> Reflector<S> {
                 Err(error) => Some(error),
             };
             let mut pause = backoff.next();
+            self.note_answer(error.as_ref());
             if let Some(error) = &error {
                 tracing::debug!(kind = self.scope.kind.kind, %error, "watch failed");
                 self.health.failed(error);
@@ -239,6 +213,16 @@ impl<S: Sink> Reflector<S> {
                 }
             }
             sleep(pause).await;
+        }
+    }
+
+    /// Reads everything anew once the server has refused to go on several times in a row: one that was restored does not know our version yet.
+    fn note_answer(&mut self, error: Option<&ApiError>) {
+        let is_refused = matches!(error, Some(ApiError::Refused { .. } | ApiError::Unreadable(_)));
+        self.refusals = if is_refused { self.refusals + 1 } else { 0 };
+        if self.refusals >= REFUSALS {
+            self.refusals = 0;
+            self.version = None;
         }
     }
 
@@ -287,6 +271,9 @@ impl<S: Sink> Reflector<S> {
 
     /// Reads everything unless it is known where to go on from, and then changes, until the server closes the watch.
     async fn follow(&mut self, version: &'static str) -> Result<(), ApiError> {
+        if self.version.is_none() {
+            self.sink.listing();
+        }
         if self.version.is_none() && !self.streams {
             self.list(version).await?;
         }
@@ -306,12 +293,14 @@ impl<S: Sink> Reflector<S> {
         if seen.is_none() {
             self.health.live();
         }
+        let list_end = Instant::now() + LIST_WHOLE;
         loop {
-            let patience = match seen {
-                Some(_) => LIST_PATIENCE,
-                None => Duration::from_secs(seconds) + WATCH_GRACE,
+            let now = Instant::now();
+            let deadline = match seen {
+                Some(_) => list_end.min(now + LIST_PATIENCE),
+                None => now + Duration::from_secs(seconds) + WATCH_GRACE,
             };
-            match lines.next(patience).await {
+            match lines.next(deadline).await {
                 Ok(Some(line)) => match self.event(&line, seen.as_mut())? {
                     After::GoOn => {}
                     After::Listed => {

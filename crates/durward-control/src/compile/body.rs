@@ -294,7 +294,9 @@ fn upstreams<'a>(
 ) -> UpstreamSet<'a> {
     let wanted: Vec<EgressAddress> = body.egress.iter().map(|address| address.value).collect();
     let bytes_only = bytes_only(body);
-    let around = Surroundings { egress: &entrant.egress, wanted: &wanted, bytes_only: &bytes_only };
+    let share = upstream::share(files, &body.spec.upstreams);
+    let (egress, wanted, bytes_only) = (&entrant.egress, &wanted, &bytes_only);
+    let around = Surroundings { egress, wanted, bytes_only, share };
     let mut upstreams = UpstreamSet::default();
     for named in &body.spec.upstreams {
         let made = upstream::upstream(&mut entrant.report, files, named, around);

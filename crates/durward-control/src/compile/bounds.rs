@@ -23,7 +23,7 @@ const ALIKE: usize = 1_000;
 const NAMES: usize = 20_000;
 /// Upstreams, and endpoints of all of them.
 pub(crate) const UPSTREAMS: usize = 10_000;
-const ENDPOINTS: usize = 20_000;
+pub(super) const ENDPOINTS: usize = 20_000;
 /// Egress addresses, and addresses of a mapping.
 const ADDRESSES: usize = 1_000;
 /// Enrolled networks.
@@ -35,7 +35,7 @@ pub(crate) const RULES: usize = 10_000;
 const TARGETS: usize = 50_000;
 /// Ports of a mapping, and its ports with each of its addresses and with each of their endpoints.
 const PORTS: usize = 10_000;
-const ELEMENTS: usize = 100_000;
+pub(super) const ELEMENTS: usize = 100_000;
 /// Lists that are searched from their beginning: certificates, hosts of a route, names of clients, upstreams to choose from.
 const CHOICES: usize = 1_000;
 /// Endpoints of an API server.

@@ -3,6 +3,7 @@
 //! The documents that were served are compiled with the claims of the earlier process, and no more of them than was served; what the files say
 //! now is compiled after that, as if it were a change.
 
+mod changed;
 mod served;
 
 use std::collections::{BTreeSet, HashMap};
@@ -27,6 +28,7 @@ use crate::document::{Content, Document, Source};
 use crate::source::file::FileSource;
 use crate::state::{AddressState, EarlierState, PartState, RoleState, State, TenantState, Writer};
 use crate::store::Store;
+pub use changed::changed_objects;
 pub use served::Served;
 
 impl Compiled {

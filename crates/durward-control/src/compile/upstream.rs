@@ -2,7 +2,7 @@
 //!
 //! Deliberately absent: name resolution; a name is checked for being one, nothing more.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Duration;
@@ -16,7 +16,7 @@ use durward_model::{EgressAddress, Upstream};
 use super::certificates::{Files, Purpose};
 use super::report::{Field, Report};
 use super::times::{self, Range};
-use super::{trust, words};
+use super::{bounds, service_endpoints, trust, words};
 use crate::cluster::ObjectFault;
 use crate::place::{At, Place};
 use crate::spec::ingress::TlsVersionSpec;
@@ -40,6 +40,15 @@ pub(crate) struct Surroundings<'a> {
     pub(crate) wanted: &'a [EgressAddress],
     /// The upstreams only TCP and TLS listeners use.
     pub(crate) bytes_only: &'a BTreeSet<&'a str>,
+    /// Endpoints that each Service may have.
+    pub(crate) share: usize,
+}
+
+/// Returns the number of endpoints that each Service may have that a tenant's upstreams name.
+pub(crate) fn share(files: &Files<'_>, specs: &BTreeMap<At<String>, At<UpstreamSpec>>) -> usize {
+    let services = specs.values().filter_map(|spec| spec.service.as_ref());
+    let sizes = services.filter_map(|service| Some(files.endpoints(service).ok()?.at().len()));
+    service_endpoints::share(&sizes.collect::<Vec<_>>(), bounds::ENDPOINTS)
 }
 
 /// The upstream, or `None` after an error.
@@ -66,7 +75,9 @@ pub(crate) fn at_field(
     let protocol = protocol(spec, around.bytes_only.contains(name.as_str()));
     let sources = sources(report, spec, field, around);
     let (endpoints, gone) = match &spec.service {
-        Some(service) => of_service(report, files, (service, spec), field, &sources),
+        Some(service) => {
+            of_service(report, files, (service, spec), field, (&sources, around.share))
+        }
         None => (endpoints(report, spec, field, protocol), None),
     };
     super::link::behind(report, spec, field);
@@ -212,7 +223,7 @@ fn of_service(
     files: &Files<'_>,
     (service, spec): (&At<ServiceSpec>, &UpstreamSpec),
     field: &Field<'_>,
-    sources: &[EgressAddress],
+    (sources, share): (&[EgressAddress], usize),
 ) -> (Vec<Endpoint>, Option<ObjectFault>) {
     if let Some(first) = spec.endpoints.first() {
         let sentence = "are beside service: keep one of them";
@@ -231,6 +242,7 @@ fn of_service(
             return (Vec::new(), None);
         }
     };
+    let found = service_endpoints::served(report, service, field, found, share);
     let reaches = |at: &SocketAddr| {
         sources.is_empty() || sources.iter().any(|source| source.reaches(at.ip()))
     };
@@ -266,6 +278,7 @@ pub(super) fn no_service(
         (
             ObjectFault::NamespaceForeign { .. }
             | ObjectFault::NamespaceMissing(_)
+            | ObjectFault::NamespaceUnreadable(..)
             | ObjectFault::GrantMissing(..),
             Some(namespace),
         ) => ("namespace", &namespace.value, namespace.place),

@@ -4,13 +4,12 @@
 //! first: of an object that is another's not even whether it exists is told.
 
 use std::collections::BTreeMap;
-use std::net::SocketAddr;
 use std::sync::Arc;
 
 use durward_model::TenantId;
 
 use super::{Found, Place, Store, Touched};
-use crate::change::{Entries, Fact, Grantee, Reference};
+use crate::change::{Entries, Fact, Grantee, Reference, ServiceEndpoints};
 use crate::cluster::{
     Cluster, ObjectFault, Owner, Ownerless, TENANT_LABEL, TLS_SECRET, Target, Viewpoint,
     tenant_label,
@@ -113,6 +112,7 @@ impl Store {
                 TenantId::new(label).map_err(|_| Ownerless::BadLabel(Arc::clone(label)))
             }
             Some(Fact::Missing) => Err(Ownerless::Missing),
+            Some(Fact::Unreadable(why)) => Err(Ownerless::Unreadable(why.clone())),
             Some(_) | None => Err(Ownerless::Unread),
         }
     }
@@ -158,6 +158,9 @@ impl Store {
         match self.label(namespace) {
             Ok(owner) if owner == *tenant => Ok(()),
             Err(Ownerless::Missing) => Err(ObjectFault::NamespaceMissing(Arc::clone(namespace))),
+            Err(Ownerless::Unreadable(why)) => {
+                Err(ObjectFault::NamespaceUnreadable(Arc::clone(namespace), why))
+            }
             Err(Ownerless::Unread) => Err(ObjectFault::Unread(format!("namespace {namespace}"))),
             Ok(_) | Err(_) => {
                 let (namespace, tenant) = (Arc::clone(namespace), tenant.clone());
@@ -187,6 +190,9 @@ impl Store {
             }
             Some(Fact::PortUnknown(why)) => {
                 Err(ObjectFault::PortUnknown(target.clone(), why.clone()))
+            }
+            Some(Fact::WithoutEndpoints(why)) => {
+                Err(ObjectFault::WithoutEndpoints(target.clone(), why.clone()))
             }
             Some(fact) => Ok(fact),
             None => Err(ObjectFault::Unread(format!("the {target}"))),
@@ -232,7 +238,7 @@ impl Store {
         }
     }
 
-    /// Returns the endpoints of a port of a Service, in order.
+    /// Returns the endpoints of a port of a Service.
     ///
     /// # Errors
     /// Fails if the document may not have the Service, or there is no such port.
@@ -240,7 +246,7 @@ impl Store {
         &self,
         asker: &Asker,
         spec: &ServiceSpec,
-    ) -> Result<&[SocketAddr], ObjectFault> {
+    ) -> Result<&ServiceEndpoints, ObjectFault> {
         let target = service_target(spec, asker.viewpoint()?).map_err(ObjectFault::BadService)?;
         match self.object(asker, &target)? {
             Fact::Endpoints(endpoints) => Ok(endpoints),

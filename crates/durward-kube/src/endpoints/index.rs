@@ -1,5 +1,8 @@
 //! Services that documents refer to, with their slices. All others are let go as soon as their name is read.
 
+#[cfg(test)]
+mod tests;
+
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
@@ -20,6 +23,8 @@ struct Shared {
     gather: Arc<Gather>,
     /// Whether Services of type `LoadBalancer` of our class are kept.
     balances: bool,
+    /// The only namespace that is read, if there is only one.
+    namespace: Option<Arc<str>>,
 }
 
 #[derive(Default)]
@@ -30,6 +35,10 @@ struct State {
     balanced: BTreeMap<ObjectName, Arc<LoadBalancer>>,
     services_listed: bool,
     slices_listed: bool,
+    /// True once the watches have begun: what they passed by since then has to be read by itself.
+    has_begun: bool,
+    /// Readings that were asked for so far.
+    readings: u64,
 }
 
 /// A Service that somebody refers to.
@@ -39,15 +48,23 @@ struct Wanted {
     ports: BTreeMap<Arc<str>, Option<Fact>>,
     service: Option<Service>,
     slices: BTreeMap<Arc<str>, Slice>,
-    /// It is being read by itself, because the watches saw it before anybody asked.
+    /// It is being read by itself, because the watches may have seen it before anybody asked.
     reading: Option<Reading>,
 }
 
 /// What the watches saw of a Service while it is read by itself.
-#[derive(Default)]
 struct Reading {
+    /// Its number: an answer to an earlier question about the same Service does not count.
+    number: u64,
     /// Versions of what they saw, the Service itself under the empty name.
     versions: BTreeMap<Arc<str>, Arc<str>>,
+}
+
+/// A Service that has to be read by itself.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct Unread {
+    pub(crate) name: ObjectName,
+    number: u64,
 }
 
 /// What was read of a Service by itself.
@@ -59,8 +76,10 @@ pub(crate) struct ReadService {
 }
 
 impl Index {
-    pub(crate) fn new(gather: Arc<Gather>, balances: bool) -> Self {
-        Self(Arc::new(Shared { state: Mutex::default(), gather, balances }))
+    /// Builds an index of Services of all namespaces, or of one alone. `balances` says whether Services of type `LoadBalancer` of our class are kept; then the watches begin at once.
+    pub(crate) fn new(gather: Arc<Gather>, namespace: Option<Arc<str>>, balances: bool) -> Self {
+        let state = State { has_begun: balances, ..State::default() };
+        Self(Arc::new(Shared { state: Mutex::new(state), gather, balances, namespace }))
     }
 
     /// Returns the Services of type `LoadBalancer` of our class.
@@ -86,13 +105,10 @@ impl Index {
         }
     }
 
-    /// Replaces what is referred to: Services with ports. Returns those that are new, which have to be read by themselves.
-    pub(crate) fn want(
-        &self,
-        wanted: &BTreeMap<ObjectName, BTreeSet<Arc<str>>>,
-    ) -> Vec<ObjectName> {
+    /// Replaces what is referred to: Services with ports. Returns those that have to be read by themselves. Unless they have begun, the watches begin after the first call that names any.
+    pub(crate) fn want(&self, wanted: &BTreeMap<ObjectName, BTreeSet<Arc<str>>>) -> Vec<Unread> {
         let mut state = self.state();
-        let State { wanted: held, owners, services_listed, slices_listed, .. } = &mut *state;
+        let State { wanted: held, owners, has_begun, readings, .. } = &mut *state;
         held.retain(|name, entry| {
             let ports = wanted.get(name);
             entry.ports.retain(|port, _| {
@@ -112,27 +128,42 @@ impl Index {
             }
             ports.is_some()
         });
-        let is_live = *services_listed || *slices_listed;
-        let mut new = Vec::new();
+        let (mut unread, mut news) = (Vec::new(), Vec::new());
         for (name, ports) in wanted {
             let entry = held.entry(name.clone()).or_insert_with(|| {
-                new.push(name.clone());
-                Wanted { reading: is_live.then(Reading::default), ..Wanted::default() }
+                let is_read = *has_begun && self.elsewhere(name).is_none();
+                let reading = is_read.then(|| {
+                    *readings += 1;
+                    unread.push(Unread { name: name.clone(), number: *readings });
+                    Reading { number: *readings, versions: BTreeMap::new() }
+                });
+                Wanted { reading, ..Wanted::default() }
             });
+            let before = entry.ports.len();
             for port in ports {
                 entry.ports.entry(Arc::clone(port)).or_default();
             }
+            if entry.ports.len() > before {
+                news.push(name);
+            }
         }
-        let names: Vec<ObjectName> = wanted.keys().cloned().collect();
-        names.iter().for_each(|name| self.publish(&mut state, name));
-        if is_live { new } else { Vec::new() }
+        *has_begun |= !wanted.is_empty();
+        // Facts of the others are said already.
+        news.into_iter().for_each(|name| self.publish(&mut state, name));
+        unread
+    }
+
+    /// Returns whether what is being read of a Service by itself is waited for.
+    pub(crate) fn awaits(&self, unread: &Unread) -> bool {
+        self.state().wanted.get(&unread.name).is_some_and(|entry| entry.awaits(unread))
     }
 
     /// Takes what was read of a Service by itself. What the watches saw meanwhile counts where it is later.
-    pub(crate) fn read(&self, name: &ObjectName, read: ReadService) {
+    pub(crate) fn read(&self, unread: &Unread, read: ReadService) {
+        let name = &unread.name;
         let mut state = self.state();
         let State { wanted, owners, .. } = &mut *state;
-        let Some(entry) = wanted.get_mut(name) else { return };
+        let Some(entry) = wanted.get_mut(name).filter(|entry| entry.awaits(unread)) else { return };
         let Some(reading) = entry.reading.take() else { return };
         let is_news = |object: &str, version: &str| {
             reading.versions.get(object).is_none_or(|seen| is_later(version, seen))
@@ -165,8 +196,17 @@ impl Index {
         self.state().wanted.get(name)?.service.as_ref()?.cluster_ip.clone()
     }
 
+    /// Returns what is true of a Service in a namespace that is not read: its endpoints could not be followed.
+    fn elsewhere(&self, name: &ObjectName) -> Option<Fact> {
+        let only = self.0.namespace.as_ref().filter(|only| **only != name.namespace)?;
+        let reason =
+            format!("is in namespace {}, and Services are read from {only} alone", name.namespace);
+        Some(Fact::WithoutEndpoints(reason))
+    }
+
     fn publish(&self, state: &mut State, name: &ObjectName) {
-        if !(state.services_listed && state.slices_listed) {
+        let elsewhere = self.elsewhere(name);
+        if elsewhere.is_none() && !(state.services_listed && state.slices_listed) {
             return;
         }
         let Some(entry) = state.wanted.get_mut(name) else { return };
@@ -174,7 +214,9 @@ impl Index {
             return;
         }
         for (port, said) in &mut entry.ports {
-            let now = fact(entry.service.as_ref(), port, &entry.slices.values());
+            let now = elsewhere
+                .clone()
+                .unwrap_or_else(|| fact(entry.service.as_ref(), port, &entry.slices.values()));
             if said.as_ref() != Some(&now) {
                 self.0.gather.fact(reference(name, port), Some(now.clone()));
                 *said = Some(now);
@@ -201,6 +243,10 @@ fn reference(name: &ObjectName, port: &Arc<str>) -> Reference {
 }
 
 impl Wanted {
+    fn awaits(&self, unread: &Unread) -> bool {
+        self.reading.as_ref().is_some_and(|reading| reading.number == unread.number)
+    }
+
     fn note(&mut self, object: &str, version: Option<&str>) {
         if let (Some(reading), Some(version)) = (&mut self.reading, version) {
             reading.versions.insert(Arc::from(object), Arc::from(version));
@@ -258,7 +304,14 @@ impl Sink for Slices {
         let Some(owner) = owner else { return Ok(false) };
         let State { wanted, owners, .. } = &mut *state;
         let Some(entry) = wanted.get_mut(&owner) else { return Ok(false) };
-        let slice = Slice::decode(json)?;
+        let slice = match Slice::decode(json) {
+            Ok(slice) => slice,
+            Err(fault) => {
+                // The addresses that it had may be another's by now.
+                self.0.forget(&mut state, &slice_name, &owner, Some(&metadata.resource_version));
+                return Err(fault);
+            }
+        };
         entry.slices.insert(Arc::clone(&slice_name.name), slice);
         entry.note(&slice_name.name, Some(&metadata.resource_version));
         owners.insert(slice_name, owner.clone());
@@ -301,168 +354,5 @@ impl Index {
             entry.note(&slice.name, version);
         }
         self.publish(state, owner);
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use serde_json::{Value, json};
-
-    use super::*;
-
-    struct Bench {
-        gather: Arc<Gather>,
-        index: Index,
-        services: Services,
-        slices: Slices,
-    }
-
-    impl Bench {
-        fn new() -> Self {
-            let gather = Arc::new(Gather::default());
-            let index = Index::new(Arc::clone(&gather), false);
-            let (services, slices) = (Services(index.clone()), Slices(index.clone()));
-            Self { gather, index, services, slices }
-        }
-
-        fn want(&self, names: &[&str]) -> Vec<ObjectName> {
-            let ports = || BTreeSet::from([Arc::from("http")]);
-            let wanted = names.iter().map(|name| (ObjectName::new("pay", name), ports()));
-            self.index.want(&wanted.collect())
-        }
-
-        fn service(&mut self, name: &str, version: u64) -> bool {
-            let metadata = metadata(name, version, &json!({}));
-            let json = json!({"spec": {"ports": [{"name": "http", "port": 80}]}});
-            self.services.applied(&metadata, &json.to_string()).unwrap()
-        }
-
-        fn slice(&mut self, name: &str, of: &str, address: &str, version: u64) -> bool {
-            let metadata = metadata(name, version, &json!({ SERVICE_NAME: of }));
-            self.slices.applied(&metadata, &slice_json(address).to_string()).unwrap()
-        }
-
-        async fn facts(&self) -> Vec<(String, Option<Fact>)> {
-            let facts = self.gather.next().await.facts.into_iter();
-            facts
-                .map(|(reference, fact)| {
-                    let Reference::Service { name, .. } = reference else { panic!() };
-                    (name.to_string(), fact)
-                })
-                .collect()
-        }
-    }
-
-    use super::super::SERVICE_NAME;
-
-    fn metadata(name: &str, version: u64, labels: &Value) -> Metadata {
-        serde_json::from_value(json!({"name": name, "namespace": "pay",
-            "resourceVersion": version.to_string(), "labels": labels}))
-        .unwrap()
-    }
-
-    fn slice_json(address: &str) -> Value {
-        json!({"addressType": "IPv4", "ports": [{"name": "http", "port": 8080}],
-            "endpoints": [{"addresses": [address]}]})
-    }
-
-    fn endpoints(addresses: &[&str]) -> Option<Fact> {
-        Some(Fact::Endpoints(addresses.iter().map(|it| it.parse().unwrap()).collect()))
-    }
-
-    fn read(slices: &[(&str, &str, u64)]) -> ReadService {
-        let service = json!({"ports": [{"name": "http", "port": 80}]});
-        let slice = |(name, address, version): &(&str, &str, u64)| {
-            let slice = Slice::decode(&slice_json(address).to_string()).unwrap();
-            (Arc::from(*name), slice, Arc::from(version.to_string()))
-        };
-        ReadService {
-            service: Some((serde_json::from_value(service).unwrap(), Arc::from("5"))),
-            slices: slices.iter().map(slice).collect(),
-        }
-    }
-
-    #[tokio::test(start_paused = true)]
-    async fn slices_of_services_that_nobody_refers_to_are_not_kept() {
-        let mut bench = Bench::new();
-        bench.want(&["api"]);
-
-        let kept = [bench.service("api", 1), bench.slice("api-1", "api", "10.0.0.1", 2)];
-        let others = [bench.service("web", 3), bench.slice("web-1", "web", "10.0.0.2", 4)];
-        bench.services.listed();
-        bench.slices.listed();
-
-        assert_eq!((kept, others), ([true, true], [false, false]));
-        assert_eq!(bench.facts().await, [("api".to_owned(), endpoints(&["10.0.0.1:8080"]))]);
-        assert_eq!(bench.index.state().owners.len(), 1);
-    }
-
-    #[tokio::test(start_paused = true)]
-    async fn nothing_is_said_before_both_kinds_were_read() {
-        let mut bench = Bench::new();
-        bench.want(&["api"]);
-        bench.service("api", 1);
-        bench.services.listed();
-
-        let early = bench.index.waiting();
-        bench.slices.listed();
-
-        assert_eq!(early, 1);
-        assert_eq!(bench.facts().await, [("api".to_owned(), endpoints(&[]))]);
-        assert_eq!(bench.index.waiting(), 0);
-    }
-
-    #[tokio::test(start_paused = true)]
-    async fn a_service_that_is_referred_to_later_is_read_by_itself_and_the_watch_counts_where_it_is_later()
-     {
-        let mut bench = Bench::new();
-        bench.services.listed();
-        bench.slices.listed();
-
-        let new = bench.want(&["api"]);
-        bench.slice("api-1", "api", "10.0.0.11", 9);
-        bench.slices.deleted(&ObjectName::new("pay", "api-2"), Some("8"));
-        bench.index.read(
-            &ObjectName::new("pay", "api"),
-            read(&[("api-1", "10.0.0.1", 7), ("api-2", "10.0.0.2", 7), ("api-3", "10.0.0.3", 7)]),
-        );
-
-        assert_eq!(new, [ObjectName::new("pay", "api")]);
-        let all = endpoints(&["10.0.0.3:8080", "10.0.0.11:8080"]);
-        assert_eq!(bench.facts().await, [("api".to_owned(), all)]);
-    }
-
-    #[tokio::test(start_paused = true)]
-    async fn what_nobody_refers_to_any_more_is_forgotten() {
-        let mut bench = Bench::new();
-        bench.want(&["api"]);
-        bench.service("api", 1);
-        bench.slice("api-1", "api", "10.0.0.1", 2);
-        bench.services.listed();
-        bench.slices.listed();
-        bench.facts().await;
-
-        bench.want(&[]);
-
-        assert_eq!(bench.facts().await, [("api".to_owned(), None)]);
-        assert!(bench.index.state().owners.is_empty() && bench.index.state().wanted.is_empty());
-    }
-
-    #[tokio::test(start_paused = true)]
-    async fn a_slice_that_is_given_to_another_service_leaves_the_first() {
-        let mut bench = Bench::new();
-        bench.want(&["api", "web"]);
-        bench.service("api", 1);
-        bench.service("web", 1);
-        bench.slice("s", "api", "10.0.0.1", 2);
-        bench.services.listed();
-        bench.slices.listed();
-        bench.facts().await;
-
-        bench.slice("s", "web", "10.0.0.1", 3);
-
-        let facts = bench.facts().await;
-        assert_eq!(facts[0], ("api".to_owned(), endpoints(&[])));
-        assert_eq!(facts[1], ("web".to_owned(), endpoints(&["10.0.0.1:8080"])));
     }
 }

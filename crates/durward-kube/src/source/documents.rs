@@ -80,6 +80,8 @@ pub(super) struct Namespaces(Arc<Shared>);
 struct Shared {
     state: Mutex<State>,
     gather: Arc<Gather>,
+    /// The only namespace that is read, if there is only one.
+    only: Option<Arc<str>>,
 }
 
 #[derive(Default)]
@@ -90,8 +92,8 @@ struct State {
 }
 
 impl Namespaces {
-    pub(super) fn new(gather: Arc<Gather>) -> Self {
-        Self(Arc::new(Shared { state: Mutex::default(), gather }))
+    pub(super) fn new(gather: Arc<Gather>, only: Option<Arc<str>>) -> Self {
+        Self(Arc::new(Shared { state: Mutex::default(), gather, only }))
     }
 
     /// Replaces the namespaces whose labels are asked for.
@@ -117,7 +119,13 @@ impl Namespaces {
     fn publish(&self, state: &mut State, name: &Arc<str>) {
         let State { labels, wanted, listed } = state;
         let Some(said) = wanted.get_mut(name).filter(|_| *listed) else { return };
-        let fact = labels.get(name).map_or(Fact::Missing, |labels| Fact::Labels(labels.clone()));
+        let fact = match (labels.get(name), &self.0.only) {
+            (Some(labels), _) => Fact::Labels(labels.clone()),
+            (None, Some(only)) if only != name => {
+                Fact::Unreadable(format!("is not read: namespace {only} alone is"))
+            }
+            (None, _) => Fact::Missing,
+        };
         if said.as_ref() != Some(&fact) {
             self.0.gather.fact(Reference::Namespace(Arc::clone(name)), Some(fact.clone()));
             *said = Some(fact);
@@ -156,5 +164,27 @@ impl Sink for Namespaces {
         state.listed = true;
         let names: Vec<Arc<str>> = state.wanted.keys().cloned().collect();
         names.iter().for_each(|name| self.publish(&mut state, name));
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[tokio::test(start_paused = true)]
+    async fn a_namespace_that_is_not_read_is_not_said_to_be_missing() {
+        let gather = Arc::new(Gather::default());
+        let mut namespaces = Namespaces::new(Arc::clone(&gather), Some(Arc::from("own")));
+
+        namespaces.want(["own", "pay"].map(Arc::from).into());
+        namespaces.listed();
+
+        let facts = gather.next().await.facts;
+        let reference = |name: &str| Reference::Namespace(Arc::from(name));
+        let elsewhere = Fact::Unreadable("is not read: namespace own alone is".to_owned());
+        assert_eq!(
+            facts,
+            [(reference("own"), Some(Fact::Missing)), (reference("pay"), Some(elsewhere))]
+        );
     }
 }

@@ -2,6 +2,7 @@
 //!
 //! The watch begins with the first reference to another namespace, so that whoever needs none needs no right on grants either.
 
+use std::collections::btree_map::Entry;
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
@@ -27,10 +28,19 @@ struct Shared {
 
 #[derive(Default)]
 struct State {
-    grants: BTreeMap<ObjectName, Grant>,
-    wanted: BTreeMap<ResourceId, Option<Fact>>,
+    namespaces: BTreeMap<Arc<str>, Namespace>,
     listed: bool,
 }
+
+/// A namespace: its grants, and those of its resources that are asked for, with what was said of each.
+#[derive(Default)]
+struct Namespace {
+    grants: BTreeMap<Arc<str>, Grant>,
+    wanted: BTreeMap<ResourceId, Option<Fact>>,
+}
+
+/// The resources of a kind: one, or all.
+type Meant = (Kind, Option<Arc<str>>);
 
 /// What a grant allows, as far as it concerns us.
 #[derive(Debug, Default, Deserialize)]
@@ -64,18 +74,43 @@ struct Whole {
 }
 
 impl Grant {
-    /// Returns who may name a resource of the grant's namespace.
-    fn grantees(&self, target: &ResourceId) -> impl Iterator<Item = Grantee> {
-        let is_meant = self.to.iter().any(|to| {
-            to.group.is_empty()
-                && *to.kind == *target.kind.as_str()
-                && to.name.as_ref().is_none_or(|name| *name == target.name)
-        });
-        let from = self.from.iter().filter(move |from| is_meant && *from.group == *OURS);
-        from.filter_map(|from| {
+    /// Returns the resources of the grant's namespace that it is for.
+    fn meant(&self) -> impl Iterator<Item = Meant> {
+        let ours = self.to.iter().filter(|to| to.group.is_empty());
+        ours.filter_map(|to| Some((to.kind.parse().ok()?, to.name.clone())))
+    }
+
+    /// Returns who may name them.
+    fn grantees(&self) -> impl Iterator<Item = Grantee> {
+        self.from.iter().filter(|from| *from.group == *OURS).filter_map(|from| {
             let kind: Kind = from.kind.parse().ok()?;
             Some(Grantee { kind, namespace: Arc::clone(&from.namespace) })
         })
+    }
+}
+
+impl Namespace {
+    fn is_empty(&self) -> bool {
+        self.grants.is_empty() && self.wanted.is_empty()
+    }
+
+    /// Says what is not said yet, or no longer so. Takes time in proportion to the grants and to the resources, and not to their product.
+    fn publish(&mut self, gather: &Gather) {
+        let mut granted: BTreeMap<Meant, BTreeSet<Grantee>> = BTreeMap::new();
+        for grant in self.grants.values() {
+            for meant in grant.meant() {
+                granted.entry(meant).or_default().extend(grant.grantees());
+            }
+        }
+        for (target, said) in &mut self.wanted {
+            let of = |name| granted.get(&(target.kind, name)).into_iter().flatten().cloned();
+            let grantees = of(None).chain(of(Some(Arc::clone(&target.name)))).collect();
+            let fact = Fact::Grants(grantees);
+            if said.as_ref() != Some(&fact) {
+                gather.fact(Reference::Grant(target.clone()), Some(fact.clone()));
+                *said = Some(fact);
+            }
+        }
     }
 }
 
@@ -86,43 +121,52 @@ impl Grants {
 
     /// Replaces the resources whose grants are asked for.
     pub(super) fn want(&self, targets: &BTreeSet<ResourceId>) {
+        let gather = &self.0.gather;
         let mut state = self.state();
-        state.wanted.retain(|target, _| {
-            let stays = targets.contains(target);
-            if !stays {
-                self.0.gather.fact(Reference::Grant(target.clone()), None);
-            }
-            stays
+        let State { namespaces, listed } = &mut *state;
+        namespaces.retain(|_, namespace| {
+            namespace.wanted.retain(|target, _| {
+                let stays = targets.contains(target);
+                if !stays {
+                    gather.fact(Reference::Grant(target.clone()), None);
+                }
+                stays
+            });
+            !namespace.is_empty()
         });
+        let mut changed = BTreeSet::new();
         for target in targets {
-            state.wanted.entry(target.clone()).or_default();
+            let name = target.namespace.clone().unwrap_or_default();
+            let namespace = namespaces.entry(Arc::clone(&name)).or_default();
+            if let Entry::Vacant(new) = namespace.wanted.entry(target.clone()) {
+                new.insert(None);
+                changed.insert(name);
+            }
         }
-        self.publish(&mut state, None);
+        if *listed {
+            for name in changed {
+                namespaces.entry(name).or_default().publish(gather);
+            }
+        }
     }
 
     pub(super) fn waiting(&self) -> usize {
-        self.state().wanted.values().filter(|fact| fact.is_none()).count()
+        let state = self.state();
+        let wanted = state.namespaces.values().flat_map(|namespace| namespace.wanted.values());
+        wanted.filter(|fact| fact.is_none()).count()
     }
 
-    /// Says what is not said yet, or no longer so; of the resources of one namespace only, if one is given.
-    fn publish(&self, state: &mut State, namespace: Option<&str>) {
-        let State { grants, wanted, listed } = state;
-        if !*listed {
-            return;
+    /// Changes the grants of a namespace, and says what that changes.
+    fn change(&self, name: &Arc<str>, change: impl FnOnce(&mut BTreeMap<Arc<str>, Grant>)) {
+        let mut state = self.state();
+        let State { namespaces, listed } = &mut *state;
+        let namespace = namespaces.entry(Arc::clone(name)).or_default();
+        change(&mut namespace.grants);
+        if *listed {
+            namespace.publish(&self.0.gather);
         }
-        for (target, said) in wanted {
-            if namespace.is_some() && target.namespace.as_deref() != namespace {
-                continue;
-            }
-            let here = grants
-                .iter()
-                .filter(|(name, _)| Some(&*name.namespace) == target.namespace.as_deref());
-            let grantees = here.flat_map(|(_, grant)| grant.grantees(target)).collect();
-            let fact = Fact::Grants(grantees);
-            if said.as_ref() != Some(&fact) {
-                self.0.gather.fact(Reference::Grant(target.clone()), Some(fact.clone()));
-                *said = Some(fact);
-            }
+        if namespace.is_empty() {
+            namespaces.remove(name);
         }
     }
 
@@ -134,55 +178,108 @@ impl Grants {
 impl Sink for Grants {
     fn applied(&mut self, metadata: &Metadata, json: &str) -> Result<bool, String> {
         let Whole { spec } = serde_json::from_str(json).map_err(|error| error.to_string())?;
-        let mut state = self.state();
-        state.grants.insert(metadata.object_name(), spec);
-        self.publish(&mut state, Some(&metadata.namespace));
+        self.change(&metadata.namespace, |grants| {
+            grants.insert(Arc::clone(&metadata.name), spec);
+        });
         Ok(true)
     }
 
     fn deleted(&mut self, name: &ObjectName, _: Option<&str>) {
-        let mut state = self.state();
-        state.grants.remove(name);
-        self.publish(&mut state, Some(&name.namespace));
+        self.change(&name.namespace, |grants| {
+            grants.remove(&name.name);
+        });
     }
 
     fn listed(&mut self) {
         let mut state = self.state();
         state.listed = true;
-        self.publish(&mut state, None);
+        state.namespaces.values_mut().for_each(|namespace| namespace.publish(&self.0.gather));
     }
 }
 
 #[cfg(test)]
 mod tests {
+    use std::time::Duration;
+
+    use tokio::time::timeout;
+
     use super::*;
 
-    #[test]
-    fn a_grant_is_for_a_kind_in_a_namespace_and_for_one_name_or_all() {
-        let grant = |to: &str| -> Grant {
-            serde_json::from_str(&format!(
-                r#"{{"from": [{{"group": "durward.dev", "kind": "Tenant", "namespace": "acme"}},
-                              {{"group": "gateway.networking.k8s.io", "kind": "Gateway", "namespace": "x"}}],
-                    "to": [{to}]}}"#
-            ))
-            .unwrap()
-        };
-        let target = ResourceId::namespaced(Kind::Secret, "certs", "shop");
-        let acme = Grantee { kind: Kind::Tenant, namespace: Arc::from("acme") };
-        let granted = |to: &str| grant(to).grantees(&target).collect::<Vec<_>>();
+    struct Bench(Grants, Arc<Gather>);
 
-        for to in [
-            r#"{"group": "", "kind": "Secret"}"#,
-            r#"{"group": "", "kind": "Secret", "name": "shop"}"#,
-        ] {
-            assert_eq!(granted(to), std::slice::from_ref(&acme), "{to}");
+    impl Bench {
+        fn new() -> Self {
+            let gather = Arc::new(Gather::default());
+            Self(Grants::new(Arc::clone(&gather)), gather)
         }
-        for other in [
-            r#"{"group": "", "kind": "Secret", "name": "other"}"#,
-            r#"{"group": "", "kind": "ConfigMap"}"#,
-            r#"{"group": "example.com", "kind": "Secret"}"#,
-        ] {
-            assert!(granted(other).is_empty(), "{other}");
+
+        fn apply(&mut self, (namespace, name): (&str, &str), to: &str) {
+            let metadata = format!(r#"{{"name": "{name}", "namespace": "{namespace}"}}"#);
+            let json = format!(
+                r#"{{"spec": {{
+                    "from": [{{"group": "durward.dev", "kind": "Tenant", "namespace": "acme"}},
+                             {{"group": "gateway.networking.k8s.io", "kind": "Gateway", "namespace": "x"}}],
+                    "to": [{to}]}}}}"#
+            );
+            let metadata: Metadata = serde_json::from_str(&metadata).unwrap();
+            self.0.applied(&metadata, &json).unwrap();
         }
+
+        async fn facts(&self) -> BTreeMap<Reference, Option<Fact>> {
+            let observed = timeout(Duration::from_mins(5), self.1.next()).await;
+            observed.expect("a fact is said").facts.into_iter().collect()
+        }
+    }
+
+    fn target(namespace: &str) -> ResourceId {
+        ResourceId::namespaced(Kind::Secret, namespace, "shop")
+    }
+
+    fn granted(namespaces: &[&str]) -> Option<Fact> {
+        let grantee = |name: &&str| Grantee { kind: Kind::Tenant, namespace: Arc::from(*name) };
+        Some(Fact::Grants(namespaces.iter().map(grantee).collect()))
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_grant_is_for_a_kind_in_a_namespace_and_for_one_name_or_all() {
+        for (to, namespaces) in [
+            (r#"{"group": "", "kind": "Secret"}"#, &["acme"][..]),
+            (r#"{"group": "", "kind": "Secret", "name": "shop"}"#, &["acme"]),
+            (r#"{"group": "", "kind": "Secret", "name": "other"}"#, &[]),
+            (r#"{"group": "", "kind": "ConfigMap"}"#, &[]),
+            (r#"{"group": "example.com", "kind": "Secret"}"#, &[]),
+        ] {
+            let mut bench = Bench::new();
+            bench.0.want(&BTreeSet::from([target("certs")]));
+            bench.apply(("certs", "one"), to);
+            bench.0.listed();
+
+            let facts = bench.facts().await;
+
+            assert_eq!(facts, [(Reference::Grant(target("certs")), granted(namespaces))].into());
+        }
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_grant_that_comes_or_goes_concerns_its_namespace_and_no_other() {
+        const SECRETS: &str = r#"{"group": "", "kind": "Secret"}"#;
+        let mut bench = Bench::new();
+        bench.0.want(&BTreeSet::from([target("a"), target("b")]));
+        bench.0.listed();
+        let first = bench.facts().await;
+
+        bench.apply(("a", "one"), SECRETS);
+        let come = bench.facts().await;
+        bench.0.deleted(&ObjectName::new("a", "one"), None);
+        let gone = bench.facts().await;
+        bench.0.want(&BTreeSet::from([target("b")]));
+        let unwanted = bench.facts().await;
+
+        let of = |name: &str| Reference::Grant(target(name));
+        assert_eq!(first, [(of("a"), granted(&[])), (of("b"), granted(&[]))].into());
+        assert_eq!(come, [(of("a"), granted(&["acme"]))].into());
+        assert_eq!(gone, [(of("a"), granted(&[]))].into());
+        assert_eq!(unwanted, [(of("a"), None)].into());
+        assert_eq!(bench.0.state().namespaces.len(), 1);
     }
 }

@@ -19,7 +19,7 @@ use tokio::task::{AbortHandle, JoinSet};
 use tokio::time::sleep;
 
 use super::Reading;
-use crate::backoff::Backoff;
+use crate::backoff::{Backoff, between};
 use crate::client::{Clients, Traffic};
 use crate::health::{Health, Phase, WatchHealth};
 use crate::object::ObjectName;
@@ -32,6 +32,8 @@ use crate::watch::{Kept, Reflector, Scope};
 
 /// Objects that are read by themselves at once.
 const READ_AT_ONCE: usize = 8;
+/// Longest time until an object that may not be read is tried again.
+const FORBIDDEN: Duration = Duration::from_mins(1);
 
 /// How the objects of a kind are read at one moment.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -177,18 +179,37 @@ impl Named {
             let (client, index, kept) = (self.client.clone(), self.index.clone(), kept.clone());
             let at_once = Arc::clone(&self.at_once);
             self.tasks.spawn(async move {
-                let mut backoff = Backoff::new(Duration::from_millis(100), Duration::from_secs(10));
-                loop {
-                    let Ok(_permit) = at_once.acquire().await else { return };
-                    match index.read(&client, &name, Some(&kept)).await {
-                        Ok(()) => return,
-                        Err(ApiError::Forbidden(_)) => return,
-                        Err(error) => tracing::debug!(%name, %error, "object cannot be read"),
-                    }
-                    sleep(backoff.next()).await;
-                }
+                read_alone(&client, &index, &name, &kept, &at_once).await;
             });
         }
+    }
+}
+
+/// Reads an object by itself, until it is read or named no more.
+async fn read_alone(
+    client: &kube::Client,
+    index: &Index,
+    name: &ObjectName,
+    kept: &Kept,
+    at_once: &Semaphore,
+) {
+    let mut backoff = Backoff::new(Duration::from_millis(100), Duration::from_secs(10));
+    loop {
+        let Ok(permit) = at_once.acquire().await else { return };
+        if !index.is_unread(name) {
+            return;
+        }
+        let read = index.read(client, name, Some(kept)).await;
+        // Others are read meanwhile.
+        drop(permit);
+        let Err(error) = read else { return };
+        tracing::debug!(%name, %error, "object cannot be read");
+        let pause = match error {
+            // The right may be granted later.
+            ApiError::Forbidden(_) => between(FORBIDDEN / 2, FORBIDDEN),
+            _ => backoff.next(),
+        };
+        sleep(pause).await;
     }
 }
 

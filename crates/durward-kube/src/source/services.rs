@@ -1,11 +1,9 @@
-//! The watches of Services and `EndpointSlice`s, which begin with the first reference to a Service.
+//! The watches of Services and `EndpointSlice`s, which begin with the first reference to a Service, or at once where Services of type `LoadBalancer` are looked at.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 use std::time::Duration;
 
-use serde::Deserialize;
-use serde_json::value::RawValue;
 use tokio::sync::Semaphore;
 use tokio::task::JoinSet;
 use tokio::time::sleep;
@@ -18,11 +16,13 @@ use crate::load_balancers::LoadBalancer;
 use crate::object::{Head, ObjectName};
 use crate::pace::Gather;
 use crate::request::{self, ApiError};
-use crate::resource_type::{ENDPOINT_SLICES, SERVICES};
-use crate::watch::{Kept, Reflector, Scope};
+use crate::resource_type::{ENDPOINT_SLICES, ResourceType, SERVICES};
+use crate::watch::{Kept, Page, Reflector, Scope};
 
 /// Services that are read by themselves at once.
 const READ_AT_ONCE: usize = 8;
+/// Slices of a Service that are read at once: as many of the largest ones as an answer holds.
+const PAGE: &str = "20";
 
 /// The watches, and the Services that are read by themselves.
 pub(super) struct ServiceWatches {
@@ -47,14 +47,18 @@ impl ServiceWatches {
             client,
             namespace: sources.namespace.clone(),
             absent_pause: sources.absent_pause,
-            index: Index::new(Arc::clone(gather), sources.load_balancers),
+            index: Index::new(
+                Arc::clone(gather),
+                sources.namespace.clone(),
+                sources.load_balancers,
+            ),
             health: Arc::clone(health),
             kept: None,
             at_once: Arc::new(Semaphore::new(READ_AT_ONCE)),
             tasks: JoinSet::new(),
         };
         if sources.load_balancers {
-            watches.kept = Some(watches.begin());
+            watches.kept = Some(watches.begin(Health::of_start));
         }
         watches
     }
@@ -67,21 +71,27 @@ impl ServiceWatches {
     pub(super) fn want(&mut self, wanted: &BTreeMap<ObjectName, BTreeSet<Arc<str>>>) {
         let new = self.index.want(wanted);
         if self.kept.is_none() && !wanted.is_empty() {
-            self.kept = Some(self.begin());
+            self.kept = Some(self.begin(Health::of));
         }
         while self.tasks.try_join_next().is_some() {}
         let Some(kept) = &self.kept else { return };
-        for name in new {
+        for unread in new {
             let (client, index, kept) = (self.client.clone(), self.index.clone(), kept.clone());
             let at_once = Arc::clone(&self.at_once);
             self.tasks.spawn(async move {
                 let mut backoff = Backoff::new(Duration::from_millis(100), Duration::from_secs(10));
                 loop {
-                    let Ok(_permit) = at_once.acquire().await else { return };
-                    match read(&client, &name, &kept).await {
-                        Ok(read) => return index.read(&name, read),
+                    let Ok(permit) = at_once.acquire().await else { return };
+                    if !index.awaits(&unread) {
+                        return;
+                    }
+                    let name = &unread.name;
+                    match read(&client, name, &kept).await {
+                        Ok(read) => return index.read(&unread, read),
                         Err(error) => tracing::debug!(%name, %error, "service cannot be read"),
                     }
+                    // Others are read meanwhile.
+                    drop(permit);
                     sleep(backoff.next()).await;
                 }
             });
@@ -96,9 +106,10 @@ impl ServiceWatches {
         self.index.cluster_ip(name)
     }
 
-    fn begin(&mut self) -> [Kept; 2] {
+    /// Begins the watches. `of` tells whether documents or the operator want them.
+    fn begin(&mut self, of: impl Fn(&Health, &ResourceType) -> Arc<WatchHealth>) -> [Kept; 2] {
         let scope = |kind| Scope { namespace: self.namespace.clone(), ..Scope::all(kind) };
-        let health = |kind| -> Arc<WatchHealth> { self.health.of(kind) };
+        let health = |kind| of(&self.health, kind);
         let services = Reflector::new(
             self.client.clone(),
             scope(&SERVICES),
@@ -118,12 +129,6 @@ impl ServiceWatches {
         self.tasks.spawn(slices.run());
         kept
     }
-}
-
-#[derive(Deserialize)]
-struct List<'a> {
-    #[serde(borrow, default)]
-    items: Option<Vec<&'a RawValue>>,
 }
 
 /// Reads one Service and its slices. What is read counts as kept by the watches, so that they notice when it is gone.
@@ -148,22 +153,30 @@ async fn read(
         };
     let selector = format!("{SERVICE_NAME}={}", name.name);
     let path = ENDPOINT_SLICES.path("v1", namespace);
-    let got = request::get(client, &request::path(&path, &[("labelSelector", &selector)])).await?;
-    let list: List<'_> =
-        serde_json::from_slice(&got).map_err(|error| unreadable(error.to_string()))?;
-    let mut read = Vec::new();
-    for item in list.items.unwrap_or_default() {
-        // One that cannot be decoded is missed, and the watch says so when it comes to it.
-        let (Ok(head), Ok(slice)) =
-            (serde_json::from_str::<Head>(item.get()), Slice::decode(item.get()))
-        else {
-            continue;
-        };
-        let version = Arc::clone(&head.metadata.resource_version);
-        slices.lock().entry(head.metadata.object_name()).or_insert_with(|| Arc::clone(&version));
-        read.push((Arc::clone(&head.metadata.name), slice, version));
+    let (mut read, mut next) = (Vec::new(), None::<String>);
+    loop {
+        let mut query = vec![("labelSelector", &*selector), ("limit", PAGE)];
+        query.extend(next.as_deref().map(|next| ("continue", next)));
+        let got = request::get(client, &request::path(&path, &query)).await?;
+        let page: Page<'_> =
+            serde_json::from_slice(&got).map_err(|error| unreadable(error.to_string()))?;
+        for item in page.items.unwrap_or_default() {
+            // One that cannot be decoded is missed, and the watch says so when it comes to it.
+            let (Ok(head), Ok(slice)) =
+                (serde_json::from_str::<Head>(item.get()), Slice::decode(item.get()))
+            else {
+                continue;
+            };
+            let version = Arc::clone(&head.metadata.resource_version);
+            let mut kept = slices.lock();
+            kept.entry(head.metadata.object_name()).or_insert_with(|| Arc::clone(&version));
+            read.push((Arc::clone(&head.metadata.name), slice, version));
+        }
+        next = page.metadata.r#continue.filter(|next| !next.is_empty());
+        if next.is_none() {
+            return Ok(ReadService { service, slices: read });
+        }
     }
-    Ok(ReadService { service, slices: read })
 }
 
 fn text(bytes: &[u8]) -> Result<String, ApiError> {

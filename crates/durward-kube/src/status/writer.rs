@@ -1,12 +1,13 @@
-//! The one writer of statuses: differences only, the newest change first, so many a second.
+//! The one writer of statuses: differences only, the newest change first, namespaces in turns, so many a second.
 //!
 //! A status is written by server-side apply under a field manager of its own, so other writers of other fields do not conflict. Whoever decides that this process is the
 //! writer decides it elsewhere; nothing here reads a status in order to write it.
 
+mod queue;
 #[cfg(test)]
 mod tests;
 
-use std::collections::{BTreeMap, HashMap};
+use std::collections::HashMap;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
@@ -18,7 +19,7 @@ use jiff::Timestamp;
 use serde::Serialize;
 use tokio::sync::Notify;
 use tokio::task::JoinHandle;
-use tokio::time::{Instant, MissedTickBehavior, interval, sleep};
+use tokio::time::{Instant, MissedTickBehavior, interval, sleep, timeout_at};
 
 use super::digest::Seen;
 use super::{Condition, Judgement, PlaneReport, READY, Truth, judge, with_times};
@@ -29,6 +30,11 @@ use crate::request::{self, ApiError};
 use crate::resource_type::ResourceType;
 use crate::revisions::{Accepted, Revisions};
 use crate::watch::is_later;
+use queue::{Next, Queue};
+
+/// Objects in a row whose status the server failed to write, after which it is asked less often, with this pause at most.
+const FAULTY_IN_A_ROW: u32 = 3;
+const PAUSE: Duration = Duration::from_secs(1);
 
 /// How statuses are written.
 #[derive(Clone, Debug)]
@@ -85,6 +91,8 @@ impl Desired {
 pub struct WriterReport {
     /// Statuses that wait to be written.
     pub pending: usize,
+    /// Those of them that the server refused. Each is tried again every minute.
+    pub refused: usize,
     /// Statuses that were written.
     pub written: u64,
     /// Statuses that were right already.
@@ -95,21 +103,24 @@ pub struct WriterReport {
     pub revisions: u64,
     /// Events that were sent, and that were not sent because there were too many or they were said before.
     pub events: (u64, u64),
-    /// Why the last write failed; `None` after one that succeeded.
+    /// Why the last write failed; `None` after one that succeeded while none is refused.
     pub last_error: Option<String>,
 }
 
 impl WriterReport {
     /// Adds what another writer did and has to do.
     pub fn add(&mut self, other: &Self) {
-        self.pending += other.pending;
-        self.written += other.written;
-        self.unchanged += other.unchanged;
-        self.failed += other.failed;
-        self.revisions += other.revisions;
-        self.events.0 += other.events.0;
-        self.events.1 += other.events.1;
-        self.last_error = self.last_error.take().or_else(|| other.last_error.clone());
+        let Self { pending, refused, written, unchanged, failed, revisions, events, last_error } =
+            other;
+        self.pending += pending;
+        self.refused += refused;
+        self.written += written;
+        self.unchanged += unchanged;
+        self.failed += failed;
+        self.revisions += revisions;
+        self.events.0 += events.0;
+        self.events.1 += events.1;
+        self.last_error = self.last_error.take().or_else(|| last_error.clone());
     }
 }
 
@@ -130,8 +141,8 @@ struct Shared {
 #[derive(Default)]
 struct State {
     objects: HashMap<ResourceId, Entry>,
-    /// Objects whose status is not what it is to be, by the number of the change.
-    pending: BTreeMap<u64, ResourceId>,
+    /// Objects whose status is not what it is to be.
+    pending: Queue,
     changes: u64,
     report: WriterReport,
 }
@@ -195,8 +206,9 @@ impl Writer {
     pub fn forget(&self, id: &ResourceId) {
         let mut state = self.shared.state();
         if let Some(Entry { desired: Some((change, _)), .. }) = state.objects.remove(id) {
-            state.pending.remove(&change);
+            state.pending.remove(change);
         }
+        state.pending.release(id);
         state.report.pending = state.pending.len();
     }
 
@@ -210,16 +222,17 @@ impl Writer {
         let change = state.changes;
         let entry = state.objects.entry(id.clone()).or_default();
         if let Some((former, _)) = entry.desired.replace((change, desired)) {
-            state.pending.remove(&former);
+            state.pending.remove(former);
         }
-        state.pending.insert(change, id.clone());
+        state.pending.insert(change, id);
         self.shared.settle(&mut state, id);
     }
 
     /// Returns what was done and is to be done.
     #[must_use]
     pub fn report(&self) -> WriterReport {
-        self.shared.state().report.clone()
+        let state = self.shared.state();
+        WriterReport { refused: state.pending.refused(), ..state.report.clone() }
     }
 }
 
@@ -240,35 +253,39 @@ impl Shared {
         let is_other = entry.uid.is_some() && entry.uid != desired.revision.uid;
         let is_right = entry.seen.says(&desired.judgements, desired.revision.generation);
         if is_other || is_right {
-            report.unchanged += u64::from(pending.remove(&change).is_some() && is_right);
+            report.unchanged += u64::from(pending.remove(change) && is_right);
+            pending.release(id);
         } else {
-            pending.insert(change, id.clone());
+            pending.insert(change, id);
             self.arrived.notify_one();
         }
         report.pending = pending.len();
     }
 
-    /// Returns the status that changed last and is not written.
-    fn newest(&self) -> Option<Due> {
-        let state = self.state();
-        let (change, id) = state.pending.last_key_value()?;
-        let entry = state.objects.get(id)?;
-        let (_, desired) = entry.desired.as_ref()?;
-        Some(Due {
-            id: id.clone(),
-            change: *change,
-            desired: desired.clone(),
-            seen: entry.seen.clone(),
-            version: Arc::clone(&entry.version),
-        })
+    /// Returns the status whose turn it is, and until when to wait if there is none.
+    fn next(&self) -> Result<Due, Option<Instant>> {
+        let mut state = self.state();
+        let State { objects, pending, .. } = &mut *state;
+        let (change, id) = match pending.next(Instant::now()) {
+            Next::Write(change, id) => (change, id),
+            Next::Wait(until) => return Err(Some(until)),
+            Next::Idle => return Err(None),
+        };
+        let entry = objects.get(&id).and_then(|entry| Some((entry, entry.desired.as_ref()?)));
+        let (entry, (_, desired)) = entry.ok_or(None)?;
+        let (seen, version) = (entry.seen.clone(), Arc::clone(&entry.version));
+        Ok(Due { id, change, desired: desired.clone(), seen, version })
     }
 
     /// Takes note of a status that was written.
     fn written(&self, due: &Due, conditions: &[Condition], version: Arc<str>) {
         let mut state = self.state();
-        state.pending.remove(&due.change);
+        state.pending.remove(due.change);
+        state.pending.release(&due.id);
         state.report.written += 1;
-        state.report.last_error = None;
+        if state.pending.refused() == 0 {
+            state.report.last_error = None;
+        }
         if let Some(entry) = state.objects.get_mut(&due.id) {
             // What the watch brought meanwhile may be later, or of another object.
             if entry.uid == due.desired.revision.uid && !is_later(&entry.version, &version) {
@@ -284,9 +301,15 @@ impl Shared {
         let mut state = self.state();
         let is_as_before = |entry: &Entry| entry.version == due.version;
         if state.objects.get(&due.id).is_none_or(is_as_before) {
-            state.pending.remove(&due.change);
+            state.pending.remove(due.change);
         }
+        state.pending.release(&due.id);
         state.report.pending = state.pending.len();
+    }
+
+    /// Tries the status of an object again later, and those of others first.
+    fn hold(&self, due: &Due, is_refused: bool) {
+        self.state().pending.hold(&due.id, is_refused, Instant::now());
     }
 
     fn note_failure(&self, error: &ApiError) {
@@ -304,12 +327,20 @@ async fn run(shared: Arc<Shared>) {
     let mut events = Events::new(shared.client.clone(), &shared.options);
     let mut pace = interval(Duration::from_secs(1) / shared.options.rate.max(1));
     pace.set_missed_tick_behavior(MissedTickBehavior::Delay);
-    let mut backoff = Backoff::new(Duration::from_millis(250), Duration::from_secs(30));
+    let mut failures = Failures::new();
     loop {
         let arrived = shared.arrived.notified();
-        let Some(due) = shared.newest() else {
-            arrived.await;
-            continue;
+        let due = match shared.next() {
+            Ok(due) => due,
+            Err(None) => {
+                arrived.await;
+                continue;
+            }
+            Err(Some(until)) => {
+                // Either is a reason to look again.
+                drop(timeout_at(until, arrived).await);
+                continue;
+            }
         };
         pace.tick().await;
         let Some(resource) = ResourceType::of(due.id.kind) else {
@@ -318,22 +349,54 @@ async fn run(shared: Arc<Shared>) {
         };
         match write(&shared, &due, resource).await {
             Ok(conditions) => {
-                backoff.reset();
+                failures = Failures::new();
                 tell(&shared, &mut events, &due, &conditions, resource).await;
             }
             Err(error) => {
                 shared.note_failure(&error);
-                if error.is_passing() {
-                    let asked = match &error {
-                        ApiError::Throttled { after, .. } => (*after).min(Duration::from_mins(1)),
-                        _ => Duration::ZERO,
-                    };
-                    sleep(asked + backoff.next()).await;
-                } else {
-                    // The object changed, is gone, or is another one, or we may not: the watch brings what comes next.
-                    tracing::debug!(id = %due.id, %error, "status was not written");
-                    shared.postpone(&due);
-                }
+                sleep(failures.react(&shared, &due, &error)).await;
+            }
+        }
+    }
+}
+
+/// Failures in a row.
+struct Failures {
+    backoff: Backoff,
+    faulty_objects: u32,
+}
+
+impl Failures {
+    fn new() -> Self {
+        let backoff = Backoff::new(Duration::from_millis(250), Duration::from_secs(30));
+        Self { backoff, faulty_objects: 0 }
+    }
+
+    /// Decides when the status is tried again, and returns the time for which none is.
+    fn react(&mut self, shared: &Shared, due: &Due, error: &ApiError) -> Duration {
+        match error {
+            ApiError::Unreachable(_) | ApiError::Unauthorized(_) => self.backoff.next(),
+            ApiError::Throttled { after, .. } => {
+                shared.hold(due, false);
+                (*after).min(Duration::from_mins(1)) + self.backoff.next()
+            }
+            error if error.is_passing() => {
+                // A webhook that fails for one object says nothing of the others; one for many in a row does.
+                shared.hold(due, false);
+                self.faulty_objects += 1;
+                let pauses = self.faulty_objects > FAULTY_IN_A_ROW;
+                if pauses { self.backoff.next().min(PAUSE) } else { Duration::ZERO }
+            }
+            ApiError::Forbidden(_) | ApiError::Refused { .. } => {
+                tracing::debug!(id = %due.id, %error, "status is refused");
+                shared.hold(due, true);
+                Duration::ZERO
+            }
+            error => {
+                // The object changed, is gone, or is another one: the watch brings what comes next.
+                tracing::debug!(id = %due.id, %error, "status was not written");
+                shared.postpone(due);
+                Duration::ZERO
             }
         }
     }

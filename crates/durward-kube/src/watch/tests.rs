@@ -26,8 +26,17 @@ impl Sink for Recorder {
 }
 
 fn reflector(sink: Recorder) -> Reflector<Recorder> {
-    let service = service_fn(|_: Request<Body>| async {
-        Ok::<_, Infallible>(Response::new(Full::new(Bytes::new())))
+    answered(sink, |_| Bytes::new())
+}
+
+/// A reflector of a server that answers each path so.
+fn answered(
+    sink: Recorder,
+    answer: impl Fn(&str) -> Bytes + Clone + Send + 'static,
+) -> Reflector<Recorder> {
+    let service = service_fn(move |request: Request<Body>| {
+        let bytes = answer(&request.uri().to_string());
+        async move { Ok::<_, Infallible>(Response::new(Full::new(bytes))) }
     });
     let client = kube::Client::new(service, "default");
     Reflector::new(client, Scope::all(&TENANTS), sink, Arc::default(), Duration::from_secs(1))
@@ -108,4 +117,69 @@ async fn a_list_with_a_nameless_object_lets_nothing_go() {
 
     assert_eq!(with_nameless, Vec::<String>::new());
     assert_eq!(*recorder.0.lock().unwrap(), ["acme"]);
+}
+
+/// Returns a number of the query of a path.
+fn number(path: &str, name: &str) -> Option<usize> {
+    let (_, query) = path.split_once('?')?;
+    query.split('&').find_map(|pair| pair.strip_prefix(name)?.strip_prefix('=')?.parse().ok())
+}
+
+#[tokio::test]
+async fn objects_that_are_too_large_for_one_page_are_read_in_smaller_ones() {
+    let asked = Arc::<Mutex<Vec<(usize, usize)>>>::default();
+    let server = {
+        let asked = Arc::clone(&asked);
+        // Objects 40 to 59 are so large that no more than three fit into an answer.
+        move |path: &str| {
+            let from = number(path, "continue").unwrap_or(0);
+            let limit = number(path, "limit").unwrap();
+            asked.lock().unwrap().push((from, limit));
+            let to = (from + limit).min(100);
+            let large = (from..to).filter(|number| (40..60).contains(number)).count();
+            if large > 3 {
+                return Bytes::from(vec![b' '; request::LONGEST + 1]);
+            }
+            let object = |number| {
+                format!(r#"{{"metadata": {{"name": "t{number}", "resourceVersion": "1"}}}}"#)
+            };
+            let items: Vec<String> = (from..to).map(object).collect();
+            let next = if to < 100 { to.to_string() } else { String::new() };
+            Bytes::from(format!(
+                r#"{{"metadata": {{"resourceVersion": "9", "continue": "{next}"}}, "items": [{}]}}"#,
+                items.join(", ")
+            ))
+        }
+    };
+    let mut reflector = answered(Recorder::default(), server);
+
+    reflector.list("v1alpha1").await.unwrap();
+
+    assert_eq!(reflector.kept().lock().len(), 100);
+    assert_eq!(reflector.version.as_deref(), Some("9"));
+    let asked = asked.lock().unwrap().clone();
+    assert_eq!(
+        asked[..3],
+        [(0, 500), (0, 250), (0, 125)],
+        "halved until an answer is short enough"
+    );
+    assert!(asked.last().unwrap().1 > 3, "and more again where they fit: {asked:?}");
+}
+
+#[tokio::test]
+async fn a_server_that_refuses_to_go_on_is_asked_for_everything_anew() {
+    let mut reflector = reflector(Recorder::default());
+    reflector.version = Some(Arc::from("900"));
+    let refused = ApiError::Refused { status: 504, message: "Too large resource version".into() };
+
+    for _ in 1..REFUSALS {
+        reflector.note_answer(Some(&refused));
+    }
+    let before = reflector.version.clone();
+    reflector.note_answer(Some(&ApiError::Unreachable("away".to_owned())));
+    for _ in 0..REFUSALS {
+        reflector.note_answer(Some(&refused));
+    }
+
+    assert_eq!((before.as_deref(), reflector.version), (Some("900"), None));
 }

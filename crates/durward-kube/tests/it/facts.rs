@@ -203,7 +203,8 @@ async fn a_service_that_is_named_later_is_found_and_then_followed() {
     }
     let mut source = cluster.source(&sources());
     let [api, web] = ["api", "web"].map(|name| service(&namespace, name, "http"));
-    let endpoints = |address: &str| Some(Fact::Endpoints(vec![address.parse().unwrap()]));
+    let endpoints =
+        |address: &str| Some(Fact::Endpoints([address.parse().unwrap()].into_iter().collect()));
     source.want([&api]);
     until(&source, &api, &endpoints("10.0.0.1:8080")).await;
 
@@ -214,7 +215,7 @@ async fn a_service_that_is_named_later_is_found_and_then_followed() {
     let slices = format!("/apis/discovery.k8s.io/v1/namespaces/{namespace}/endpointslices");
     cluster.delete(&format!("{slices}/web-1")).await;
 
-    until(&source, &web, &Some(Fact::Endpoints(Vec::new()))).await;
+    until(&source, &web, &Some(Fact::Endpoints(Default::default()))).await;
 }
 
 #[tokio::test]

@@ -277,6 +277,28 @@ async fn nothing_is_handed_out_before_every_kind_was_read() {
     assert!(!is_synced || failures > 0);
 }
 
+/// A document must not make the gateway unready; what the operator asks for is waited for.
+#[tokio::test]
+async fn readiness_waits_for_services_that_are_looked_at_from_the_start() {
+    let cluster = Cluster::on(TestEnv::on_double(ApiServer::settings()).await).await;
+    cluster.install().await;
+    let double = cluster.env.double().unwrap();
+    double.inject(Requests::all().resource("services"), Fault::InternalError, u64::MAX);
+    let source = cluster.source(&Sources { load_balancers: true, ..sources() });
+
+    let failed = async || {
+        let reports = source.health().reports();
+        reports["Service"].failures > 0
+            && reports.iter().all(|(kind, it)| *kind == "Service" || it.synced)
+    };
+    eventually("all but Services are read", failed).await;
+    let (early, unread) = (source.health().is_synced(), source.health().unread());
+    double.clear_faults();
+
+    assert!(!early && unread.is_empty(), "{unread:?}");
+    eventually("Services are read", async || source.health().is_synced()).await;
+}
+
 #[tokio::test]
 async fn one_namespace_is_served_without_any_right_on_others() {
     let cluster = Cluster::with_tls().await;

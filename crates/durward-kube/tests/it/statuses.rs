@@ -349,10 +349,12 @@ async fn the_last_accepted_revision_is_found_by_a_fresh_process() {
 
     let newest = keeper().last_accepted(&texts[3]).await.unwrap().unwrap();
     let kept = cluster.env.raw("GET", &revisions(&name), None).await.unwrap();
-    let documents = keeper().former_documents([&texts[3], &other]).await.unwrap();
+    let deadline = tokio::time::Instant::now() + crate::cluster::PATIENCE;
+    let found = keeper().former_documents([&texts[3], &other], deadline).await;
 
     assert_eq!((newest.generation, &newest.text), (4, &texts[3].text));
-    let [document] = &documents[..] else { panic!("{documents:?}") };
+    assert_eq!(found.unread, 0);
+    let [document] = &found.documents[..] else { panic!("{found:?}") };
     assert_eq!((document.id.as_ref(), document.revision.generation), (Some(&texts[3].id), 4));
     assert!(matches!(document.content, Content::Tenant(_)));
     let mut generations: Vec<u64> = kept["items"]

@@ -56,6 +56,8 @@ pub(crate) struct Cluster {
     gateway: watch::Sender<Option<Weak<Gateway>>>,
     stopped: CancellationToken,
     thread: Mutex<Option<JoinHandle<()>>>,
+    /// True if the feed held everything when the start was over.
+    began_whole: bool,
 }
 
 /// State that others read.
@@ -71,7 +73,7 @@ struct State {
 }
 
 /// State of the Kubernetes API as a source.
-#[derive(Clone)]
+#[derive(Clone, Default)]
 pub(crate) struct Status {
     /// True once every kind was read.
     pub(crate) synced: bool,
@@ -79,8 +81,12 @@ pub(crate) struct Status {
     pub(crate) lag: Duration,
     /// Reasons why watches are down, each with the kind.
     pub(crate) faults: Vec<(&'static str, String)>,
+    /// Kinds that were never read though documents name objects of them, each with the fault.
+    pub(crate) unread: Vec<(&'static str, String)>,
     /// Objects that are read.
     pub(crate) objects: usize,
+    /// Statuses that the API server refuses.
+    pub(crate) refused: usize,
     /// Why the last status could not be written.
     pub(crate) unwritten: Option<String>,
     /// Families of metrics.
@@ -103,7 +109,9 @@ impl Cluster {
         });
         let thread = thread
             .map_err(|error| Failure::broken("starting to read the Kubernetes API", error))?;
-        match is_first.recv_timeout(patience) {
+        let first = is_first.recv_timeout(patience);
+        let began_whole = matches!(first, Ok(Ok(())));
+        match first {
             Ok(Ok(())) => {}
             Ok(Err(fault)) => {
                 let message = format!("cannot use the Kubernetes API: {fault}");
@@ -119,7 +127,12 @@ impl Cluster {
                 tracing::error!("the Kubernetes API is not read: its thread has ended");
             }
         }
-        Ok(Self { shared, gateway, stopped, thread: Mutex::new(Some(thread)) })
+        Ok(Self { shared, gateway, stopped, thread: Mutex::new(Some(thread)), began_whole })
+    }
+
+    /// Returns whether the feed held everything when the start was over: what was not in it did not exist.
+    pub(crate) fn began_whole(&self) -> bool {
+        self.began_whole
     }
 
     /// Names the gateway that serves: from now on statuses are written.
@@ -144,7 +157,9 @@ impl Cluster {
             synced: health.as_ref().is_some_and(|health| health.is_synced()),
             lag: health.as_ref().map(|health| health.lag()).unwrap_or_default(),
             faults: faults.collect(),
+            unread: health.as_ref().map(|health| health.unread()).unwrap_or_default(),
             objects: reports.values().map(|report| report.objects).sum(),
+            refused: writer.refused,
             unwritten: writer.last_error,
             metrics,
         }

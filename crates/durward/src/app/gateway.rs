@@ -105,7 +105,8 @@ impl Gateway {
         store.release(&rejected);
         refuse_bad_start(&compiled, &store, settings.strict)?;
         log::findings(&compiled.verdicts);
-        refuse_to_serve_less(settings.handed.as_ref(), &compiled)?;
+        let is_whole = cluster.as_ref().is_some_and(Cluster::began_whole);
+        refuse_to_serve_less(&settings, &compiled, is_whole.then_some(&store))?;
         let state_file = state_file(settings.state_dir.as_deref())?;
         let (paths, drain_grace) = (settings.paths.clone(), settings.drain_grace);
         let (access_log, decisions) = settings.logs.open()?;
@@ -412,10 +413,18 @@ fn state_file(directory: Option<&Path>) -> Result<Option<StateFile>, Failure> {
     started.map_err(|error| Failure::broken("starting to keep the state", error))
 }
 
-/// Fails if this process would serve less than the older one that hands over.
-fn refuse_to_serve_less(older: Option<&Handed>, compiled: &Compiled) -> Result<(), Failure> {
-    let Some(older) = older else { return Ok(()) };
-    let lost = older.served.lost_in(&compiled.served());
+/// Fails if this process would serve less than the older one that hands over. `objects` are those of the cluster, if all of them were read: of what is gone or changed since
+/// the older one read it nothing is lost by the hand-over, so nobody can stop it by changing objects all the time.
+fn refuse_to_serve_less(
+    settings: &Settings,
+    compiled: &Compiled,
+    objects: Option<&Store>,
+) -> Result<(), Failure> {
+    let Some(older) = &settings.handed else { return Ok(()) };
+    let only = settings.cluster.as_ref().and_then(|options| options.sources.namespace.as_deref());
+    let changed = objects.map(|store| retained::changed_objects(&older.state, store, only));
+    let had = older.served.clone().without(&changed.unwrap_or_default());
+    let lost = had.lost_in(&compiled.served());
     for lost in &lost {
         tracing::error!("this process would serve less than the older one: {lost}");
     }

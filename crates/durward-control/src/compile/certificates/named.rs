@@ -1,11 +1,10 @@
 //! Bytes behind the names that a document writes, and on whose behalf they are looked up.
 
-use std::net::SocketAddr;
-
 use durward_model::TenantId;
 
 use super::super::report::{Field, Report};
 use super::Files;
+use crate::change::ServiceEndpoints;
 use crate::cluster::ObjectFault;
 use crate::document::tenant_viewpoint;
 use crate::place::Place;
@@ -32,7 +31,10 @@ impl<'a> Files<'a> {
     }
 
     /// Returns the endpoints of a port of a Service.
-    pub(crate) fn endpoints(&self, spec: &ServiceSpec) -> Result<&'a [SocketAddr], ObjectFault> {
+    pub(crate) fn endpoints(
+        &self,
+        spec: &ServiceSpec,
+    ) -> Result<&'a ServiceEndpoints, ObjectFault> {
         let asker = self.asker.as_ref().ok_or(ObjectFault::NotRead)?;
         self.store.endpoints(asker, spec)
     }

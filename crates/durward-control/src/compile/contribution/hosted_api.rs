@@ -15,6 +15,7 @@ use durward_model::{
 };
 
 use super::{AddedListener, Contribution, Written};
+use crate::change::ServiceEndpoints;
 use crate::cluster::Owner;
 use crate::compile::certificates::{Files, Purpose};
 use crate::compile::part::PartId;
@@ -306,7 +307,10 @@ impl Reading<'_, '_, '_, '_> {
         spec.value.balance = Some(BalanceSpec::LeastRequest);
         // The tenant's egress addresses become its sources once it is put beside the tenant's document.
         let (egress, bytes_only) = ([], Default::default());
-        let around = Surroundings { egress: &egress, wanted: &egress, bytes_only: &bytes_only };
+        // It is as much as it may write.
+        let share = ServiceEndpoints::MOST;
+        let around =
+            Surroundings { egress: &egress, wanted: &egress, bytes_only: &bytes_only, share };
         let name = At::new("api".to_owned(), spec.place);
         let made = upstream::at_field(self.report, self.files, (&name, &spec), around, field)?;
         debug_assert_eq!(made.protocol, UpstreamProtocol::Tcp);

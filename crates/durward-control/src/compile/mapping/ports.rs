@@ -6,7 +6,7 @@ use durward_model::mapping::{Endpoints, MappedPort, PortRange, Transport};
 
 use crate::cluster::ObjectFault;
 use crate::compile::report::{Field, Report};
-use crate::compile::{upstream, words};
+use crate::compile::{bounds, service_endpoints, upstream, words};
 use crate::place::{At, Place};
 use crate::spec::port_mapping::{MappedPortSpec, PortMappingSpec};
 use crate::spec::service::ServiceSpec;
@@ -21,9 +21,19 @@ pub(super) struct Services<'s> {
     pub(super) asker: Option<Asker>,
     /// Positions of ports whose Service is gone, and why.
     pub(super) gone: Vec<(usize, ObjectFault)>,
+    /// Endpoints that each of its ports may have of a Service.
+    share: usize,
 }
 
-impl Services<'_> {
+impl<'s> Services<'s> {
+    pub(super) fn new(store: &'s Store, asker: Option<Asker>, spec: &PortMappingSpec) -> Self {
+        let services = spec.ports.iter().filter_map(|port| port.service.as_ref());
+        let size = |service| Some(store.endpoints(asker.as_ref()?, service).ok()?.at().len());
+        let sizes: Vec<usize> = services.filter_map(|service| size(service)).collect();
+        let share = service_endpoints::share(&sizes, bounds::ELEMENTS);
+        Self { store, asker, gone: Vec::new(), share }
+    }
+
     /// Returns the endpoints of the Service that a port names. Of one that is gone there are none, which is written down; other faults are reported.
     fn endpoints(
         &mut self,
@@ -48,7 +58,11 @@ impl Services<'_> {
         }
         let Some(asker) = &self.asker else { return Vec::new() };
         match self.store.endpoints(asker, service) {
-            Ok(found) => found.iter().map(|at| (at.ip(), Some(at.port()), service.place)).collect(),
+            Ok(found) => {
+                let field = field.name("service");
+                let served = service_endpoints::served(report, service, &field, found, self.share);
+                served.iter().map(|at| (at.ip(), Some(at.port()), service.place)).collect()
+            }
             Err(fault) if fault.leaves_no_endpoints() => {
                 self.gone.push((position, fault));
                 Vec::new()

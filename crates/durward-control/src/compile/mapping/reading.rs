@@ -35,8 +35,7 @@ impl Reader<PortMapping> for Reading<'_> {
             return None;
         }
         let addresses = addresses(report, document);
-        let asker = Asker::of(entry);
-        let services = Services { store: self.store, asker, gone: Vec::new() };
+        let services = Services::new(self.store, Asker::of(entry), spec);
         let (ports, services) = ports::ports(report, spec, services);
         let field = Field::SPEC.name("allowedSources");
         let allowed = route::networks(report, spec.allowed_sources.as_ref(), &field);

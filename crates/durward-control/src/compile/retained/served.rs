@@ -1,6 +1,6 @@
 //! A summary of what is served, for comparing what two processes would serve from the same files.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use durward_model::verdict::Outcome;
 use serde::{Deserialize, Serialize};
@@ -88,6 +88,13 @@ impl Part {
 }
 
 impl Served {
+    /// Leaves parts out, by their names.
+    #[must_use]
+    pub fn without(mut self, parts: &BTreeSet<String>) -> Self {
+        self.0.retain(|name, _| !parts.contains(name));
+        self
+    }
+
     /// Returns what `self` has and `other` lacks or has as it was earlier, a sentence for each.
     #[must_use]
     pub fn lost_in(&self, other: &Self) -> Vec<String> {

@@ -1,5 +1,3 @@
-use std::net::SocketAddr;
-
 use durward_model::mapping::{SourceMode, Transport};
 use durward_model::{DocumentKey, SourceSet};
 
@@ -39,7 +37,7 @@ fn world() -> Store {
     let labels = BTreeMap::from([(Arc::from(TENANT_LABEL), Arc::from("acme"))]);
     let service = |port: &str, at: &str| {
         let (namespace, name, port) = (Arc::from("desk"), Arc::from("echo"), Arc::from(port));
-        let endpoints = Fact::Endpoints(vec![at.parse::<SocketAddr>().unwrap()]);
+        let endpoints = Fact::Endpoints([at.parse().unwrap()].into_iter().collect());
         (Reference::Service { namespace, name, port }, Some(endpoints))
     };
     store.apply(Change {

@@ -69,17 +69,102 @@ fn endpoints_of_a_service_come_and_go() {
     assert!(Arc::ptr_eq(&globex, world.tenant("globex").unwrap()));
 }
 
+/// Slices are the tenant's own objects: what they say must not be multiplied by the places that name the Service.
+#[test]
+fn a_service_with_too_many_endpoints_serves_the_first_ones_at_each_place_and_a_document_bounds_them_all()
+ {
+    let endpoint = |number: u16| format!("10.{}.{}.1:80", number >> 8, number & 255);
+    let many: Vec<String> = (0..1_500).map(endpoint).collect();
+    let many: Vec<&str> = many.iter().map(String::as_str).collect();
+    let mut world = World::new();
+    world.label("acme", Some("acme"));
+    world.service(("acme", "pay"), &many);
+    world.put(tenant_object("acme", &with_service(1, "{name: pay, port: http}")));
+    let mapping = |ports: u16| {
+        let port =
+            |number: u16| format!("{{port: {}, service: {{name: pay, port: http}}}}", number + 1);
+        let ports: Vec<String> = (0..ports).map(port).collect();
+        format!("{{addresses: [198.51.100.9], ports: [{}]}}", ports.join(", "))
+    };
+    let counts = |world: &World| -> Vec<usize> {
+        let ports = world.compiled.snapshot.nat.mappings[0].ports.iter();
+        let count = |one: &durward_model::mapping::MappedPort| match &one.endpoints {
+            durward_model::mapping::Endpoints::At(at) => at.len(),
+            durward_model::mapping::Endpoints::SamePort(at) => at.len(),
+        };
+        ports.map(count).collect()
+    };
+
+    for (ports, expected) in [(2, 1024), (256, 390)] {
+        world.put(mapping_object(("acme", "web"), &mapping(ports)));
+        world.compile();
+
+        assert_eq!(world.endpoints("acme").len(), 1024);
+        assert_eq!(world.endpoints("acme")[..2], ["10.0.0.1:80", "10.0.1.1:80"]);
+        assert_eq!(counts(&world), vec![expected; usize::from(ports)]);
+        for (name, field) in
+            [("acme", "spec.upstreams.u.service.name"), ("web", "spec.ports[0].service.name")]
+        {
+            assert_eq!(world.verdict(name).outcome, Outcome::Accepted, "{name}");
+            let (reason, at, sentence) = &world.findings(name)[0];
+            assert_eq!((&**reason, &**at), ("EndpointsLeftOut", field), "{sentence}");
+        }
+    }
+}
+
+#[test]
+fn the_endpoints_of_all_services_of_a_tenants_upstreams_are_bounded() {
+    let endpoint = |number: u16| format!("10.{}.{}.1:80", number >> 8, number & 255);
+    let many: Vec<String> = (0..1_000).map(endpoint).collect();
+    let many: Vec<&str> = many.iter().map(String::as_str).collect();
+    let mut world = World::new();
+    world.label("acme", Some("acme"));
+    world.service(("acme", "pay"), &many);
+    let upstream = |number: usize| format!("u{number}: {{service: {{name: pay, port: http}}}}");
+    let upstreams: Vec<String> = (0..100).map(upstream).collect();
+    let spec = with_service(1, "{name: pay, port: http}");
+    let spec = spec.replace("upstreams: {", &format!("upstreams: {{{}, ", upstreams.join(", ")));
+    world.put(tenant_object("acme", &spec));
+
+    world.compile();
+
+    let upstreams = &world.tenant("acme").unwrap().upstreams;
+    let all: usize = upstreams.iter().map(|upstream| upstream.endpoints.len()).sum();
+    assert!(all > 0 && all <= 20_000, "{all}");
+    assert!(world.reasons("acme").contains(&"EndpointsLeftOut".to_owned()));
+}
+
+#[test]
+fn one_port_of_a_service_is_asked_for_once_however_it_is_written() {
+    let mut world = World::new();
+    world.label("acme", Some("acme"));
+    let port = |(at, written): (usize, &str)| {
+        format!("{{port: {}, service: {{name: pay, port: '{written}'}}}}", at + 1)
+    };
+    let ports: Vec<String> = ["80", "080", "00080"].into_iter().enumerate().map(port).collect();
+    let spec = format!("{{addresses: [198.51.100.9], ports: [{}]}}", ports.join(", "));
+    world.put(mapping_object(("acme", "web"), &spec));
+
+    let services = world.store.wanted().filter(|one| matches!(one, Reference::Service { .. }));
+
+    assert_eq!(services.count(), 1);
+}
+
 /// Addresses of pods are given out again: a Service that is gone must not be remembered by them.
 #[test]
 fn endpoints_of_a_service_that_is_gone_or_not_the_tenants_any_more_are_not_connected_to() {
     let foreign = Fact::Labels(BTreeMap::from([(Arc::from(TENANT_LABEL), Arc::from("globex"))]));
     let namespace = Reference::Namespace(Arc::from("acme"));
+    let elsewhere = Fact::Unreadable("is not read".to_owned());
+    let external = Fact::WithoutEndpoints("is of type ExternalName".to_owned());
     let unknown = Fact::PortUnknown("has no port \"http\": its ports are https (443)".to_owned());
     for (reference, fact, reason, field) in [
         (service(("acme", "pay")), Fact::Missing, "ServiceMissing", "name"),
         (service(("acme", "pay")), unknown, "PortUnknown", "port"),
+        (service(("acme", "pay")), external, "ServiceUnfitting", "name"),
         (namespace.clone(), foreign, "NamespaceForeign", "name"),
-        (namespace, Fact::Missing, "NamespaceMissing", "name"),
+        (namespace.clone(), Fact::Missing, "NamespaceMissing", "name"),
+        (namespace, elsewhere, "NamespaceUnreadable", "name"),
     ] {
         let mut world = World::new();
         world.label("acme", Some("acme"));
@@ -200,4 +285,53 @@ fn what_a_source_takes_back_once_nobody_may_have_it_is_forgotten() {
     take_back(&mut world);
 
     assert!(world.store.fact(&shop).is_none());
+}
+
+/// Who creates and deletes objects all the time must not keep a gateway from handing over.
+#[test]
+fn what_is_lost_because_its_object_is_gone_or_changed_is_no_loss_of_a_hand_over() {
+    use durward_control::compile::retained;
+    use durward_control::{FileSource, State};
+    type Edit<'a> = &'a dyn Fn(&mut World);
+
+    let mapping = |port: u16| {
+        format!("{{addresses: [198.51.100.9], endpoints: [10.0.0.1], ports: [{{port: {port}}}]}}")
+    };
+    let key = DocumentKey::Object(ResourceId::namespaced(Kind::PortMapping, "acme", "web"));
+    let older = || {
+        let mut world = World::new();
+        world.label("acme", Some("acme"));
+        world.put(tenant_object("acme", "{}"));
+        world.put(mapping_object(("acme", "web"), &mapping(80)));
+        world.put(mapping_object(("acme", "other"), &mapping(81)));
+        world.compile();
+        assert!(world.compiled.verdicts.all_accepted(), "{:#?}", world.compiled.verdicts);
+        world
+    };
+    let (nothing, taken) = (|_: &mut World| {}, "its port is another's by now");
+    let gone = |world: &mut World| world.delete(key.clone());
+    let changed = |world: &mut World| world.put(mapping_object(("acme", "web"), &mapping(90)));
+    let cases: [(&str, Edit<'_>, bool); 3] =
+        [("gone", &gone, true), ("changed", &changed, true), (taken, &nothing, false)];
+    for (name, edit, is_excused) in cases {
+        let mut world = older();
+        let (served, json) = (world.compiled.served(), world.compiled.state().to_json());
+        let state = State::from_json(&json).unwrap();
+        edit(&mut world);
+        let restored = retained::restore_beside(&state, &FileSource::default(), &world.store, NOW);
+        let mut younger = compile(&world.store, Some(&restored), NOW);
+        if !is_excused {
+            // A younger process that serves less of what is there is refused all the same.
+            world.delete(key.clone());
+            younger = compile(&world.store, Some(&restored), NOW);
+            world.put(mapping_object(("acme", "web"), &mapping(80)));
+        }
+
+        let elsewhere = retained::changed_objects(&state, &world.store, Some("other"));
+        assert!(elsewhere.is_empty(), "{name}: what is not read may be there: {elsewhere:?}");
+        let changed = retained::changed_objects(&state, &world.store, None);
+        let lost = served.without(&changed).lost_in(&younger.served());
+
+        assert_eq!(lost.is_empty(), is_excused, "{name}: {lost:?}");
+    }
 }

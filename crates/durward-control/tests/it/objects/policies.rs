@@ -164,3 +164,39 @@ fn a_namespace_that_is_isolated_belongs_to_the_tenant_that_its_label_names_and_l
     world.compile();
     assert_eq!(rules(&world, "acme"), ["allow[0]"]);
 }
+
+#[test]
+fn what_a_policy_added_that_is_gone_is_no_loss_of_a_hand_over() {
+    use durward_control::compile::retained;
+    use durward_control::{FileSource, State};
+
+    let older = || {
+        let mut world = world();
+        for (name, network) in [("first", "10.244.1.0/24"), ("second", "10.244.2.0/24")] {
+            let spec = format!("{{tenant: acme, sources: [{network}]}}");
+            world.put(policy_object(("durward", name), &spec));
+        }
+        world.compile();
+        assert!(world.compiled.verdicts.all_accepted(), "{:#?}", world.compiled.verdicts);
+        world
+    };
+    let key = DocumentKey::Object(ResourceId::namespaced(Kind::EgressPolicy, "durward", "first"));
+    for is_gone in [true, false] {
+        let mut world = older();
+        let (served, json) = (world.compiled.served(), world.compiled.state().to_json());
+        let state = State::from_json(&json).unwrap();
+        let mut younger = world.store.clone();
+        younger.apply(Change { deletes: vec![key.clone()], ..Change::default() });
+        if is_gone {
+            world.delete(key.clone());
+        }
+        let restored = retained::restore_beside(&state, &FileSource::default(), &younger, NOW);
+        let younger = compile(&younger, Some(&restored), NOW);
+
+        let changed = retained::changed_objects(&state, &world.store, None);
+        let lost = served.without(&changed).lost_in(&younger.served());
+
+        assert_eq!(lost.is_empty(), is_gone, "{lost:?}");
+        assert_eq!(!changed.is_empty(), is_gone, "{changed:?}");
+    }
+}

@@ -93,6 +93,13 @@ impl Index {
         self.wanted_objects().values().filter(|known| known.fact.is_none()).count()
     }
 
+    /// Returns whether an object is named and nothing of it could be read yet.
+    pub(super) fn is_unread(&self, name: &ObjectName) -> bool {
+        let wanted = self.wanted_objects();
+        let fact = wanted.get(name).map(|known| &known.fact);
+        matches!(fact, Some(None | Some(Fact::Unreadable(_))))
+    }
+
     /// Reads one object by itself. A later state that the watch saw counts more.
     pub(super) async fn read(
         &self,
@@ -112,6 +119,10 @@ impl Index {
                 let fact = self.decode(json).map_err(|fault| unreadable(&fault))?;
                 if let Some(kept) = kept {
                     kept.lock().entry(name.clone()).or_insert_with(|| Arc::clone(&version));
+                }
+                if let Some(known) = wanted.get_mut(name).filter(|_| kept.is_none()) {
+                    // No watch may have seen a later one, and the versions of a server that was restored begin anew.
+                    known.version = None;
                 }
                 self.say(&mut wanted, name, fact, Some(&version));
                 Ok(())
@@ -228,6 +239,13 @@ impl NamedSink {
 }
 
 impl Sink for NamedSink {
+    fn listing(&mut self) {
+        let mut wanted = self.index.wanted_objects();
+        let is_meant = |name: &ObjectName| self.one.as_ref().is_none_or(|one| one == name);
+        let meant = wanted.iter_mut().filter(|(name, _)| is_meant(name));
+        meant.for_each(|(_, known)| known.version = None);
+    }
+
     fn applied(&mut self, metadata: &Metadata, json: &str) -> Result<bool, String> {
         let name = metadata.object_name();
         let mut wanted = self.index.wanted_objects();

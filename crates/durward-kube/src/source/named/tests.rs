@@ -1,17 +1,27 @@
 //! What becomes of objects that are named, without an API server.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::convert::Infallible;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
+use std::time::Duration;
 
+use bytes::Bytes;
 use durward_control::change::{Fact, Reference};
+use http::{Request, Response};
+use http_body_util::Full;
+use kube::client::Body;
 use serde_json::{Value, json};
+use tokio::sync::Semaphore;
+use tokio::time::timeout;
 
 use super::index::{Index, NamedSink};
+use super::read_alone;
 use crate::object::{Metadata, ObjectName};
 use crate::pace::Gather;
 use crate::request::ApiError;
 use crate::resource_type::{CONFIG_MAPS, ResourceType, SECRETS};
-use crate::watch::Sink as _;
+use crate::watch::{Kept, Sink as _};
 
 struct Bench {
     gather: Arc<Gather>,
@@ -39,7 +49,8 @@ impl Bench {
     }
 
     async fn facts(&self) -> Vec<(Reference, Option<Fact>)> {
-        self.gather.next().await.facts
+        let observed = timeout(Duration::from_mins(5), self.gather.next()).await;
+        observed.expect("a fact is said").facts
     }
 }
 
@@ -82,8 +93,8 @@ async fn a_secret_that_cannot_be_decoded_keeps_what_it_was_and_shows_no_value() 
     let fault = bench.apply("cert", 2, &json!({"data": {"a": "s3cret!"}})).unwrap_err();
 
     assert!(fault.contains("entry a") && !fault.contains("s3cret"), "{fault}");
-    let soon = std::time::Duration::from_secs(1);
-    assert!(tokio::time::timeout(soon, bench.gather.next()).await.is_err(), "nothing changed");
+    let soon = Duration::from_secs(1);
+    assert!(timeout(soon, bench.gather.next()).await.is_err(), "nothing changed");
 }
 
 #[tokio::test(start_paused = true)]
@@ -135,6 +146,52 @@ async fn an_older_state_does_not_replace_a_newer_one() {
 
     bench.apply("cert", 100, &json!({"data": {"a": "YWJj"}})).unwrap();
     bench.apply("cert", 99, &json!({"data": {}})).unwrap();
+
+    assert_eq!(bench.facts().await, [(secret("cert"), bytes(&[("a", b"abc")]))]);
+}
+
+#[tokio::test(start_paused = true)]
+async fn an_object_that_may_not_be_read_is_tried_again_until_the_right_is_granted() {
+    let granted = Arc::new(AtomicBool::new(false));
+    let service = {
+        let granted = Arc::clone(&granted);
+        tower::service_fn(move |_: Request<Body>| {
+            let status = if granted.load(Relaxed) { 200 } else { 403 };
+            let object = json!({"metadata": {"name": "cert", "namespace": "pay",
+                "resourceVersion": "1"}, "data": {"a": "YWJj"}});
+            let body = Full::new(Bytes::from(object.to_string()));
+            async move { Ok::<_, Infallible>(Response::builder().status(status).body(body).unwrap()) }
+        })
+    };
+    let client = kube::Client::new(service, "default");
+    let bench = Bench::new(&SECRETS, None);
+    let name = ObjectName::new("pay", "cert");
+    bench.want(&[("pay", "cert")]);
+    let (index, at_once) = (bench.index.clone(), Arc::new(Semaphore::new(1)));
+    let permits = Arc::clone(&at_once);
+    let reading = tokio::spawn(async move {
+        read_alone(&client, &index, &name, &Kept::default(), &permits).await;
+    });
+
+    let refused = bench.facts().await;
+    let is_free = at_once.available_permits() == 1;
+    granted.store(true, Relaxed);
+    let read = bench.facts().await;
+    reading.await.unwrap();
+
+    assert!(matches!(refused[..], [(_, Some(Fact::Unreadable(_)))]) && is_free);
+    assert_eq!(read, [(secret("cert"), bytes(&[("a", b"abc")]))]);
+}
+
+#[tokio::test(start_paused = true)]
+async fn what_a_list_shows_counts_also_if_the_versions_of_the_server_began_anew() {
+    let mut bench = Bench::new(&SECRETS, None);
+    bench.want(&[("pay", "cert")]);
+    bench.apply("cert", 100, &json!({"data": {}})).unwrap();
+    bench.facts().await;
+
+    bench.sink.listing();
+    bench.apply("cert", 7, &json!({"data": {"a": "YWJj"}})).unwrap();
 
     assert_eq!(bench.facts().await, [(secret("cert"), bytes(&[("a", b"abc")]))]);
 }

@@ -8,6 +8,7 @@ use http::{Request, Response};
 use http_body_util::Full;
 use kube::client::Body;
 use serde_json::json;
+use tokio::time::timeout;
 use tower::service_fn;
 
 use super::*;
@@ -88,4 +89,79 @@ async fn a_verdict_on_an_earlier_revision_says_which_and_keeps_no_text_of_the_pr
 
     assert_eq!((desired.revision.generation, desired.accepted), (1, None));
     assert!(earlier.accepted.is_some());
+}
+
+/// A client of a server that answers all well but what `fault` gives a status of HTTP for, by the path.
+fn faulty(fault: impl Fn(&str) -> Option<u16> + Clone + Send + 'static) -> kube::Client {
+    let service = service_fn(move |request: Request<Body>| {
+        let path = request.uri().path().to_owned();
+        let is_new = request.method() == Method::GET;
+        let status = fault(&path).unwrap_or(if is_new { 404 } else { 200 });
+        let body = json!({"metadata": {"name": "x", "resourceVersion": "9"}}).to_string();
+        async move {
+            let response = Response::builder().status(status);
+            Ok::<_, Infallible>(response.body(Full::new(Bytes::from(body))).unwrap())
+        }
+    });
+    kube::Client::new(service, "default")
+}
+
+async fn written(writer: &Writer, wanted: u64) {
+    let waited = async {
+        while writer.report().written < wanted {
+            sleep(Duration::from_millis(100)).await;
+        }
+    };
+    timeout(Duration::from_mins(60), waited).await.expect("it is written in the end");
+}
+
+#[tokio::test(start_paused = true)]
+async fn an_object_whose_status_the_server_cannot_write_keeps_no_other_from_its_own() {
+    for status in [500, 503, 403, 422] {
+        let client = faulty(move |path| path.ends_with("/bad/status").then_some(status));
+        let writer = Writer::start(client, WriterOptions::default());
+        let objects = ["one", "two", "three", "bad"].map(|name| object(name, &[]));
+
+        objects.iter().for_each(|object| {
+            writer.observe(object);
+            writer.want(&object.id, desired(object));
+        });
+        written(&writer, 3).await;
+
+        let report = writer.report();
+        assert_eq!((report.written, report.pending), (3, 1), "{status}");
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_status_that_was_refused_is_counted_and_written_once_the_right_is_granted() {
+    let granted = Arc::new(std::sync::atomic::AtomicBool::new(false));
+    let client = {
+        let granted = Arc::clone(&granted);
+        faulty(move |path| {
+            let is_refused = path.ends_with("/acme/status") && !granted.load(Relaxed);
+            is_refused.then_some(403)
+        })
+    };
+    let writer = Writer::start(client, WriterOptions::default());
+    for object in ["acme", "other"].map(|name| object(name, &[])) {
+        writer.observe(&object);
+        writer.want(&object.id, desired(&object));
+    }
+    written(&writer, 1).await;
+    let refused = async {
+        while writer.report().refused == 0 {
+            sleep(Duration::from_millis(100)).await;
+        }
+    };
+    timeout(Duration::from_mins(60), refused).await.expect("it is refused");
+    let before = writer.report();
+
+    granted.store(true, Relaxed);
+    written(&writer, 2).await;
+
+    assert_eq!((before.refused, before.pending), (1, 1));
+    assert!(before.last_error.is_some_and(|error| error.contains("forbidden")));
+    let after = writer.report();
+    assert_eq!((after.refused, after.pending, after.last_error), (0, 0, None));
 }

@@ -22,13 +22,15 @@ use super::routing::RoutingDocuments;
 use super::statuses::{Look, Statuses};
 use super::writers::Writers;
 use super::{First, Options, Shared};
-use crate::app::{Gateway, sentence};
+use crate::app::Gateway;
 use crate::inspect::now;
 
 /// Time for which a new document waits for the objects that it names.
 const FACTS: Duration = Duration::from_secs(1);
 /// Time in which facts that are known already arrive.
 const KNOWN: Duration = Duration::from_millis(50);
+/// Time for which a start reads the last accepted revisions of broken objects.
+const FORMER: Duration = Duration::from_secs(10);
 /// Pause between two looks at what is served, for the statuses.
 const LOOK: Duration = Duration::from_secs(2);
 /// Pause after a change that the kernel does not carry yet.
@@ -213,24 +215,20 @@ impl Follower {
             Revisions::new(self.clients.write.clone(), Arc::clone(&options.namespace))
         });
         let Some(revisions) = revisions else { return (change, Change::default()) };
-        let former = match revisions.former_documents(broken).await {
-            Ok(former) => former,
-            Err(error) => {
-                let error = sentence(&error);
-                tracing::warn!(error, "last accepted revisions of broken objects cannot be read");
-                Vec::new()
-            }
-        };
+        let found = revisions.former_documents(broken, Instant::now() + FORMER).await;
+        if found.unread > 0 {
+            let objects = found.unread;
+            tracing::warn!(
+                objects,
+                "broken objects are not served as they were before: their last accepted revisions cannot be read"
+            );
+        }
+        let former = found.documents;
         if former.is_empty() {
             return (change, Change::default());
         }
         change.then(self.facts_of(&former, source, writer).await);
-        let keys: BTreeSet<DocumentKey> = former.iter().map(|one| one.key.clone()).collect();
-        let (now, mut before): (Vec<_>, Vec<_>) =
-            change.upserts.into_iter().partition(|document| keys.contains(&document.key));
-        before.extend(former);
-        let later = Change { upserts: now, ..Change::default() };
-        (Change { upserts: before, ..change }, later)
+        split(change, former, &self.objects)
     }
 
     /// Waits for the things that former documents name, one after the other: whose a namespace is says what is asked for in it.
@@ -262,6 +260,24 @@ fn wanted_by<'a>(store: &Store, reference: &'a Reference) -> Wanted<'a> {
     Wanted { reference, tenant }
 }
 
+/// Splits a change in what is said first, with the former documents, and what these objects say now. Objects that are gone by now, or made anew, have no former document.
+fn split(
+    change: Change,
+    mut former: Vec<Document>,
+    objects: &BTreeMap<ResourceId, Object>,
+) -> (Change, Change) {
+    former.retain(|document| {
+        let object = document.key.object().and_then(|id| objects.get(id));
+        object.is_some_and(|object| object.revision.uid == document.revision.uid)
+    });
+    let keys: BTreeSet<DocumentKey> = former.iter().map(|one| one.key.clone()).collect();
+    let (now, mut before): (Vec<_>, Vec<_>) =
+        change.upserts.into_iter().partition(|document| keys.contains(&document.key));
+    before.extend(former);
+    let later = Change { upserts: now, ..Change::default() };
+    (Change { upserts: before, ..change }, later)
+}
+
 /// Returns whether not all of what a document says is served.
 fn is_broken(verdict: &Verdict) -> bool {
     verdict.outcome != Outcome::Accepted
@@ -270,4 +286,44 @@ fn is_broken(verdict: &Verdict) -> bool {
 /// Waits until the gateway is known; `None` if there will be none.
 async fn known(gateway: &mut watch::Receiver<Option<Weak<Gateway>>>) -> Option<Weak<Gateway>> {
     gateway.wait_for(Option::is_some).await.ok()?.clone()
+}
+
+#[cfg(test)]
+mod tests {
+    use durward_model::Kind;
+    use serde_json::json;
+
+    use super::*;
+
+    fn object(name: &str, uid: &str) -> Object {
+        let json = json!({"metadata": {"name": name, "uid": uid, "generation": 2}, "spec": {}});
+        Object::decode(Kind::Tenant, "durward.dev/v1alpha1", &json.to_string()).unwrap()
+    }
+
+    /// What was deleted while former documents were read must not come back with one.
+    #[test]
+    fn an_object_that_is_gone_or_made_anew_has_no_former_document() {
+        let former = ["stays", "gone", "anew"].map(|name| {
+            let object = object(name, "1");
+            object.former_document(Arc::clone(&object.text), 1)
+        });
+        let objects = [object("stays", "1"), object("anew", "2")];
+        let change = Change {
+            upserts: objects.iter().map(Object::document).collect(),
+            deletes: vec![former[1].key.clone()],
+            ..Change::default()
+        };
+        let objects = objects.map(|object| (object.id.clone(), object)).into();
+
+        let (before, later) = split(change, former.into(), &objects);
+
+        let said = |change: &Change| {
+            let upserts = change.upserts.iter();
+            let name = |one: &Document| one.id.as_ref().unwrap().name.to_string();
+            upserts.map(|one| (name(one), one.revision.generation)).collect::<Vec<_>>()
+        };
+        assert_eq!(said(&before), [("anew".to_owned(), 2), ("stays".to_owned(), 1)]);
+        assert_eq!(said(&later), [("stays".to_owned(), 2)]);
+        assert_eq!(before.deletes.len(), 1);
+    }
 }

@@ -128,8 +128,15 @@ fn kubernetes(facts: &Facts<'_>) -> Option<Check> {
                 .map(|(kind, fault)| Condition::process(Kind::Kubernetes, kind, sentence(fault))),
         );
     }
+    check.conditions.extend(cluster.unread.iter().map(|(kind, fault)| {
+        let sentence = format!("cannot be read: {fault}; what documents name of it is not served");
+        Condition::process(Kind::Kubernetes, kind, sentence)
+    }));
     if let Some(fault) = &cluster.unwritten {
-        let sentence = format!("cannot be written: {fault}");
+        let sentence = match cluster.refused {
+            0 => format!("cannot be written: {fault}"),
+            refused => format!("of {} are refused: {fault}", count(refused, "object")),
+        };
         check.conditions.push(Condition::process(Kind::Kubernetes, "statuses", sentence));
     }
     Some(check)

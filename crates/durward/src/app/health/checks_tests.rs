@@ -301,3 +301,31 @@ fn files_that_do_not_answer_are_shown_with_the_last_successful_load() {
     let check = health.checks.iter().find(|check| check.name == "files").unwrap();
     assert_eq!(check.fault, None, "what was loaded before is served");
 }
+
+#[test]
+fn what_a_document_makes_the_gateway_read_and_cannot_be_read_is_a_condition_and_no_fault() {
+    let view = Compiled::default();
+    let mut cluster = crate::app::cluster::Status::default();
+    cluster.synced = true;
+    cluster.unread = vec![("ReferenceGrant", "forbidden: no".to_owned())];
+    (cluster.refused, cluster.unwritten) = (3, Some("forbidden: nor this".to_owned()));
+
+    let health = Health::judge(&Facts {
+        view: &view,
+        status: None,
+        kernel: None,
+        state_file: None,
+        acme: None,
+        cluster: Some(cluster),
+        loads: &LoadHealth::default(),
+        draining: false,
+        present: &PresentAddresses::now(),
+        now: 1_800_000_000,
+    });
+
+    let text = health.text();
+    let check = health.checks.iter().find(|check| check.name == "kubernetes").unwrap();
+    assert_eq!(check.fault, None, "{text}");
+    assert!(text.contains("ReferenceGrant cannot be read: forbidden: no;"), "{text}");
+    assert!(text.contains("statuses of 3 objects are refused: forbidden: nor this"), "{text}");
+}
