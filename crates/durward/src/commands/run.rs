@@ -8,12 +8,12 @@ use std::time::Duration;
 
 use durward_acme::schedule::Pace;
 use durward_control::cluster::Cluster;
-use durward_kube::status::WriterOptions;
-use durward_kube::{Location, Sources};
 use rustls_pki_types::CertificateDer;
 use rustls_pki_types::pem::PemObject;
 
-use crate::app::{self, Logs, Settings, acme, cluster};
+use crate::app::cluster::{self, Reader, SocketOptions};
+use crate::app::local_socket::Peers;
+use crate::app::{self, Logs, Settings, acme};
 use crate::cli::{AccessLog, Admin, KubernetesArgs, LogFormat, Run, Seed};
 use crate::failure::{Exit, Failure};
 use crate::{config, handover, telemetry};
@@ -33,7 +33,7 @@ pub(crate) fn run(arguments: &Run, log: LogFormat) -> Result<Exit, Failure> {
         Some(admin) => admin,
         None => Admin::At(seed.monitor()?.unwrap_or(DEFAULT_ADMIN)),
     };
-    let cluster = cluster(&arguments.kubernetes);
+    let cluster = cluster(&arguments.kubernetes)?;
     let paths = match cluster {
         Some(_) => config::paths_if_any(&arguments.config)?,
         None => config::paths(&arguments.config)?,
@@ -72,29 +72,23 @@ pub(crate) fn run(arguments: &Run, log: LogFormat) -> Result<Exit, Failure> {
     app::run(settings, admin, inherited.older)
 }
 
-/// Returns the options of the Kubernetes API as a source; `None` if it is not read.
-fn cluster(arguments: &KubernetesArgs) -> Option<cluster::Options> {
-    if !arguments.kubernetes {
-        return None;
+/// Returns the options of Kubernetes as a source; `None` if it is none.
+fn cluster(arguments: &KubernetesArgs) -> Result<Option<cluster::Options>, Failure> {
+    let KubernetesArgs { kubernetes, kube_socket, kube_peer, api } = arguments;
+    if let Some(option) = api.given().filter(|_| !kubernetes) {
+        return Err(Failure::usage(format!("{option} is for --kubernetes and `durward kube`")));
     }
-    let defaults = Sources::default();
-    let sources = Sources {
-        namespace: arguments.kube_namespace.as_deref().map(Arc::from),
-        secrets: arguments.kube_secrets.reading(defaults.secrets.clone()),
-        ..defaults
+    let namespace = Arc::from(api.gateway_namespace.as_str());
+    let cluster = Cluster { namespace };
+    let reader = match kube_socket {
+        Some(path) => {
+            let (path, peers) = (path.clone(), Peers { other: *kube_peer });
+            Reader::Socket(SocketOptions { path, peers })
+        }
+        None if *kubernetes => Reader::Api(Box::new(super::kube::api(api))),
+        None => return Ok(None),
     };
-    let cluster = Cluster { namespace: Arc::from(arguments.gateway_namespace.as_str()) };
-    // In a pod the host has the pod's name.
-    let instance = rustix::system::uname().nodename().to_string_lossy().into_owned();
-    let statuses = (arguments.status_rate > 0).then(|| WriterOptions {
-        rate: arguments.status_rate,
-        instance: Arc::from(instance),
-        namespace: Arc::clone(&cluster.namespace),
-        ..WriterOptions::default()
-    });
-    let (file, context) = (arguments.kubeconfig.clone(), arguments.kube_context.clone());
-    let location = Location::infer(file, context);
-    Some(cluster::Options { location, cluster, sources, statuses, patience: API_PATIENCE })
+    Ok(Some(cluster::Options { cluster, reader, patience: API_PATIENCE }))
 }
 
 /// Returns the options of certificates by ACME; `None` without a state directory.

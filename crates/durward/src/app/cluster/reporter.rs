@@ -1,13 +1,13 @@
-//! What the statuses of objects are to say: the verdict on each, and whether the planes serve it.
+//! What became of objects: the verdict on each, and whether the planes serve it.
 //!
 //! A plane has confirmed an object only when it serves the configuration that the verdict is part of; what was compiled and is not served yet is pending.
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
+use std::time::Duration;
 
+use durward_control::stream::{ObjectReport, PlaneReport};
 use durward_control::{Compiled, Document, Store};
-use durward_kube::object::Object;
-use durward_kube::status::{Desired, PlaneReport, Writer, WriterReport};
 use durward_model::verdict::Verdict;
 use durward_model::{DocumentKey, ResourceId, TenantId};
 
@@ -27,60 +27,50 @@ pub(crate) struct Served {
     pub(crate) health: Health,
 }
 
-pub(super) struct Statuses<'a> {
-    writer: &'a Writer,
-    said: BTreeMap<ResourceId, Said>,
+/// Pause between two looks at what is served.
+pub(super) const LOOK: Duration = Duration::from_secs(2);
+
+/// Reporter of what became of objects. It says each thing once.
+#[derive(Default)]
+pub(super) struct Reporter {
+    said: BTreeMap<ResourceId, Reported>,
 }
 
 /// What was said last of an object.
-struct Said {
+struct Reported {
     verdict: Arc<Verdict>,
-    uid: Option<Arc<str>>,
     planes: Vec<PlaneReport>,
 }
 
-impl<'a> Statuses<'a> {
-    pub(super) fn new(writer: &'a Writer) -> Self {
-        Self { writer, said: BTreeMap::new() }
-    }
-
-    /// Looks at what is served, and says of each object what became of it, if that is not what was said.
-    pub(super) async fn look(
+impl Reporter {
+    /// Looks at what is served, and returns what became of each object, if that is not what was said.
+    pub(super) async fn look<'a>(
         &mut self,
         gateway: Arc<Gateway>,
-        objects: &BTreeMap<ResourceId, Object>,
+        objects: impl Iterator<Item = &'a ResourceId>,
         store: &Store,
-    ) {
+    ) -> Vec<ObjectReport> {
         // The kernel may have to be asked.
         let Ok(served) = tokio::task::spawn_blocking(move || gateway.served()).await else {
-            return;
+            return Vec::new();
         };
-        self.said.retain(|id, _| objects.contains_key(id));
-        for (id, object) in objects {
+        let (mut reports, mut said) = (Vec::new(), BTreeMap::new());
+        for id in objects {
             let key = DocumentKey::Object(id.clone());
             let Some(verdict) = served.view.verdicts.on(&key) else { continue };
-            if verdict.observed != object.revision {
-                // It is compiled in a moment; until then nothing is known of this revision.
-                continue;
-            }
             let tenant = store.document(&key).and_then(Document::tenant);
             let planes = planes(&served, verdict, tenant.as_ref());
-            let is_same = |said: &Said| {
+            let is_same = |said: &Reported| {
                 (Arc::ptr_eq(&said.verdict, verdict) || said.verdict == *verdict)
-                    && said.uid == object.revision.uid
                     && said.planes == planes
             };
-            if self.said.get(id).is_some_and(is_same) {
-                continue;
+            if !self.said.get(id).is_some_and(is_same) {
+                reports.extend(ObjectReport::new(verdict, planes.clone()));
             }
-            self.writer.want(id, Desired::new(object, verdict, &planes));
-            let (verdict, uid) = (Arc::clone(verdict), object.revision.uid.clone());
-            self.said.insert(id.clone(), Said { verdict, uid, planes });
+            said.insert(id.clone(), Reported { verdict: Arc::clone(verdict), planes });
         }
-    }
-
-    pub(super) fn report(&self) -> WriterReport {
-        self.writer.report()
+        self.said = said;
+        reports
     }
 }
 
