@@ -16,7 +16,7 @@ use durward_model::{ResourceId, Revision};
 use http::Method;
 use jiff::Timestamp;
 use serde::Serialize;
-use tokio::sync::Notify;
+use tokio::sync::{Notify, watch};
 use tokio::task::JoinHandle;
 use tokio::time::{Instant, MissedTickBehavior, interval, sleep};
 
@@ -24,6 +24,7 @@ use super::digest::Seen;
 use super::{Condition, Judgement, PlaneReport, READY, Truth, judge, with_times};
 use crate::backoff::Backoff;
 use crate::events::{Event, Events};
+use crate::lease::{Lease, LeaseOptions};
 use crate::object::{Head, Object};
 use crate::request::{self, ApiError};
 use crate::resource_type::ResourceType;
@@ -41,6 +42,8 @@ pub struct WriterOptions {
     pub instance: Arc<str>,
     /// Namespace for the revisions of objects that are in none.
     pub namespace: Arc<str>,
+    /// Lease that this process must hold to write, where there are several; `None` writes always.
+    pub lease: Option<LeaseOptions>,
 }
 
 impl Default for WriterOptions {
@@ -50,6 +53,7 @@ impl Default for WriterOptions {
             field_manager: Arc::from("durward"),
             instance: Arc::from("durward"),
             namespace: Arc::from("default"),
+            lease: None,
         }
     }
 }
@@ -117,6 +121,7 @@ impl WriterReport {
 pub struct Writer {
     shared: Arc<Shared>,
     task: JoinHandle<()>,
+    lease: Option<(Lease, JoinHandle<()>)>,
 }
 
 struct Shared {
@@ -166,8 +171,21 @@ impl Writer {
             state: Mutex::default(),
             arrived: Notify::new(),
         });
-        let task = tokio::spawn(run(Arc::clone(&shared)));
-        Self { shared, task }
+        // Without a Lease to hold, this process writes from the start.
+        let (says, may_write) = watch::channel(shared.options.lease.is_none());
+        let lease = shared.options.lease.clone().map(|options| {
+            let lease = Lease::new(shared.client.clone(), options);
+            let task = tokio::spawn(lease.clone().claim(says.clone()));
+            (lease, task)
+        });
+        let task = tokio::spawn(run(Arc::clone(&shared), may_write, says));
+        Self { shared, task, lease }
+    }
+
+    /// Returns the claim to the Lease, if one is needed to write.
+    #[must_use]
+    pub fn lease(&self) -> Option<Lease> {
+        self.lease.as_ref().map(|(lease, _)| lease.clone())
     }
 
     /// Takes note of an object as it is in the API server. Kinds that have no status of ours are left alone.
@@ -226,6 +244,7 @@ impl Writer {
 impl Drop for Writer {
     fn drop(&mut self) {
         self.task.abort();
+        self.lease.iter().for_each(|(_, task)| task.abort());
     }
 }
 
@@ -300,12 +319,18 @@ impl Shared {
     }
 }
 
-async fn run(shared: Arc<Shared>) {
+async fn run(
+    shared: Arc<Shared>,
+    mut may_write: watch::Receiver<bool>,
+    _kept: watch::Sender<bool>,
+) {
     let mut events = Events::new(shared.client.clone(), &shared.options);
     let mut pace = interval(Duration::from_secs(1) / shared.options.rate.max(1));
     pace.set_missed_tick_behavior(MissedTickBehavior::Delay);
     let mut backoff = Backoff::new(Duration::from_millis(250), Duration::from_secs(30));
     loop {
+        // The sender lives as long as this task.
+        drop(may_write.wait_for(|may| *may).await);
         let arrived = shared.arrived.notified();
         let Some(due) = shared.newest() else {
             arrived.await;
