@@ -16,12 +16,14 @@ import threading
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 
 RESOURCES = {
-    "v1": [("services", "Service"), ("configmaps", "ConfigMap"), ("secrets", "Secret"), ("serviceaccounts", "ServiceAccount"), ("namespaces", "Namespace")],
+    "v1": [("services", "Service"), ("configmaps", "ConfigMap"), ("secrets", "Secret"), ("serviceaccounts", "ServiceAccount"), ("namespaces", "Namespace"), ("persistentvolumeclaims", "PersistentVolumeClaim")],
     "apps/v1": [("deployments", "Deployment")],
     "policy/v1": [("poddisruptionbudgets", "PodDisruptionBudget")],
     "autoscaling/v2": [("horizontalpodautoscalers", "HorizontalPodAutoscaler")],
     "networking.k8s.io/v1": [("networkpolicies", "NetworkPolicy")],
+    "rbac.authorization.k8s.io/v1": [("clusterroles", "ClusterRole"), ("clusterrolebindings", "ClusterRoleBinding"), ("roles", "Role"), ("rolebindings", "RoleBinding")],
 }
+CLUSTER = {"Namespace", "ClusterRole", "ClusterRoleBinding"}
 received = []
 
 
@@ -38,7 +40,7 @@ def discovery(path):
     version = re.sub(r"^/apis?/", "", path)
     if version in RESOURCES:
         verbs = ["create", "get", "list", "patch"]
-        kinds = [{"name": plural, "kind": kind, "namespaced": kind != "Namespace", "verbs": verbs} for plural, kind in RESOURCES[version]]
+        kinds = [{"name": plural, "kind": kind, "namespaced": kind not in CLUSTER, "verbs": verbs} for plural, kind in RESOURCES[version]]
         return {"kind": "APIResourceList", "apiVersion": "v1", "groupVersion": version, "resources": kinds}
     return None
 

@@ -11,12 +11,13 @@ use std::sync::Arc;
 
 pub use durward_model::DocumentKey;
 use durward_model::{Kind, ResourceId};
+use serde::{Deserialize, Serialize};
 
 use crate::document::Document;
 use crate::named_file::{FileBytes, MISSING, NamedFile};
 
 /// Thing outside of a document that the meaning of the document depends on.
-#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 pub enum Reference {
     /// A file, by the path it is looked for at.
     File(Arc<Path>),
@@ -126,6 +127,12 @@ impl ServiceEndpoints {
     #[must_use]
     pub fn at(&self) -> &[SocketAddr] {
         &self.at
+    }
+
+    /// Returns them as those of a port that has others, too, if `has_more` says so.
+    #[must_use]
+    pub(crate) fn beside(self, has_more: bool) -> Self {
+        Self { has_more: self.has_more || has_more, ..self }
     }
 
     /// Returns whether there are others, which are left out.

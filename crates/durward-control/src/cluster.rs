@@ -14,9 +14,11 @@ use crate::change::{Grantee, Reference};
 pub const TENANT_LABEL: &str = "durward.dev/tenant";
 
 /// Label of a Namespace whose programs leave through a forward proxy alone.
-const ISOLATION_LABEL: &str = "network/isolation";
+pub const ISOLATION_LABEL: &str = "network/isolation";
+/// Value of that label.
+pub const ISOLATED: &str = "egress-proxy";
 /// Label of such a Namespace that names its tenant.
-const ISOLATED_TENANT_LABEL: &str = "tenant";
+pub const ISOLATED_TENANT_LABEL: &str = "tenant";
 
 /// Labels of an object.
 pub type Labels = BTreeMap<Arc<str>, Arc<str>>;
@@ -25,7 +27,7 @@ pub type Labels = BTreeMap<Arc<str>, Arc<str>>;
 #[must_use]
 pub fn is_isolated(labels: &Labels) -> bool {
     let isolation = labels.get(ISOLATION_LABEL).map(|label| &**label);
-    isolation == Some("egress-proxy") && labels.contains_key(ISOLATED_TENANT_LABEL)
+    isolation == Some(ISOLATED) && labels.contains_key(ISOLATED_TENANT_LABEL)
 }
 
 /// Returns the tenant that the labels of a Namespace name. [`TENANT_LABEL`] comes first.

@@ -24,6 +24,7 @@ pub mod source;
 pub mod spec;
 pub mod state;
 pub mod store;
+pub mod stream;
 pub mod suggest;
 
 pub use change::{Change, DocumentKey, Fact, Grantee, Links, Reference};

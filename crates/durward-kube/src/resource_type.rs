@@ -70,6 +70,14 @@ pub const CONTROLLER_REVISIONS: ResourceType = ResourceType {
     plural: "controllerrevisions",
     namespaced: true,
 };
+/// Leases.
+pub const LEASES: ResourceType = ResourceType {
+    group: "coordination.k8s.io",
+    versions: &["v1"],
+    kind: "Lease",
+    plural: "leases",
+    namespaced: true,
+};
 /// Events.
 pub const EVENTS: ResourceType = ResourceType {
     group: "events.k8s.io",

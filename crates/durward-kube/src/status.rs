@@ -9,10 +9,10 @@ mod writer;
 use std::fmt::Write as _;
 use std::sync::Arc;
 
-use durward_model::Revision;
 use durward_model::verdict::{Finding, Outcome, Severity, Verdict};
 use serde::{Deserialize, Serialize};
 
+pub use durward_control::stream::PlaneReport;
 pub use writer::{Desired, Writer, WriterOptions, WriterReport};
 
 /// Condition that says what `compile` says.
@@ -72,17 +72,6 @@ pub struct Judgement {
     pub reason: Arc<str>,
     /// A sentence for people.
     pub message: Arc<str>,
-}
-
-/// What a plane says of an object.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct PlaneReport {
-    /// The plane: `proxy` or `nat`, with the gateway's name where there are several.
-    pub plane: Arc<str>,
-    /// The revision that it serves; `None` if it serves none.
-    pub confirmed: Option<Revision>,
-    /// Why it cannot serve the object, as a reason and a sentence.
-    pub problem: Option<(Arc<str>, Arc<str>)>,
 }
 
 /// Returns the conditions of an object in the revision that the verdict is on: `Accepted`, `Programmed` and `Ready`, in this order.
@@ -225,7 +214,7 @@ fn bounded(message: &str) -> String {
 
 #[cfg(test)]
 mod tests {
-    use durward_model::{DocumentKey, Kind, Origin, ResourceId};
+    use durward_model::{DocumentKey, Kind, Origin, ResourceId, Revision};
 
     use super::*;
 

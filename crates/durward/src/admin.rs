@@ -3,6 +3,7 @@
 //! For the operator's machines; on loopback by default. Deliberately absent: secrets, and anything a tenant could reach.
 
 pub(crate) mod connections;
+mod kube;
 mod scrape;
 mod stream;
 
@@ -25,6 +26,7 @@ use crate::app::Gateway;
 use crate::app::health::{self, Health};
 use crate::app::report::{Selection, Unanswerable};
 pub(crate) use connections::accept as serve_router;
+pub(crate) use kube::serve_kube;
 use scrape::Scrapes;
 use stream::Turn;
 

@@ -9,6 +9,8 @@ mod exposition;
 mod gateway;
 pub(crate) mod health;
 pub(crate) mod kernel;
+mod kube;
+pub(crate) mod local_socket;
 mod log;
 mod logs;
 pub(crate) mod report;
@@ -17,6 +19,7 @@ mod supervise;
 
 pub(crate) use gateway::Gateway;
 pub(crate) use kernel::sentence;
+pub(crate) use kube::{KubeSettings, run_kube};
 pub(crate) use logs::Logs;
 pub(crate) use settings::Settings;
 pub(crate) use supervise::{raise_descriptor_limit, run};

@@ -31,7 +31,7 @@ pub(crate) use api::{
 };
 pub(crate) use demo::{Demo, Lab};
 pub(crate) use egress::{Egress, EgressEnv, EgressTest, EnvFormat, Prove};
-pub(crate) use kubernetes::KubernetesArgs;
+pub(crate) use kubernetes::{ApiArgs, Crds, Init, Kube, KubernetesArgs, LiveArgs};
 pub(crate) use logs::{AccessLog, AuditSync};
 pub(crate) use records::{Audit, AuditVerify, AuditWhat, Top, TopFormat, Who};
 
@@ -70,6 +70,10 @@ pub(crate) enum Command {
     Run(Box<Run>),
     /// Run the agent of a link in a private cluster, or show its state
     Agent(Agent),
+    /// Write the manifests of a gateway whose tenants are objects of a Kubernetes cluster
+    Init(Init),
+    /// Read the Kubernetes API for gateways that have no right there, and hand them the objects through a Unix socket
+    Kube(Kube),
     /// Compile a configuration and report whether each document is accepted
     Validate(Validate),
     /// Explain what happens to a connection or request, and which line of which file decides it
@@ -86,6 +90,8 @@ pub(crate) enum Command {
     Nat(NatCommand),
     /// Issue and list certificates
     Certs(Certs),
+    /// Show what a tenant's partners have to know of it
+    Tenant(TenantCommand),
     /// Prove that no connection can leave from another tenant's address
     Prove(Prove),
     /// Configure and test clients of a forward proxy
@@ -101,7 +107,7 @@ pub(crate) enum Command {
     /// Print the JSON Schema of the documents
     Schema,
     /// Print the CustomResourceDefinitions of the documents, for `kubectl apply -f -`
-    Crds,
+    Crds(Crds),
     /// Print a completion script for a shell
     Completions(Completions),
     /// Print the version
@@ -236,6 +242,8 @@ pub(crate) struct Validate {
     #[command(flatten)]
     pub(crate) config: ConfigArgs,
     #[command(flatten)]
+    pub(crate) live: LiveArgs,
+    #[command(flatten)]
     pub(crate) output: OutputArgs,
 }
 
@@ -244,6 +252,8 @@ pub(crate) struct Validate {
 pub(crate) struct Explain {
     #[command(flatten)]
     pub(crate) config: ConfigArgs,
+    #[command(flatten)]
+    pub(crate) live: LiveArgs,
     /// Address and port that the client connects to, or a URL whose host is looked up
     #[arg(value_name = "ADDRESS:PORT|URL")]
     pub(crate) destination: String,
@@ -328,6 +338,8 @@ pub(crate) struct Check {
 pub(crate) struct CheckArgs {
     #[command(flatten)]
     pub(crate) config: ConfigArgs,
+    #[command(flatten)]
+    pub(crate) live: LiveArgs,
     #[command(flatten)]
     pub(crate) nat: NatArgs,
     /// Admin listener of the running gateway, whose own ports do not count as taken; `off` asks no gateway
@@ -430,9 +442,39 @@ pub(crate) enum KeyKind {
 pub(crate) struct CertsList {
     #[command(flatten)]
     pub(crate) config: ConfigArgs,
+    #[command(flatten)]
+    pub(crate) live: LiveArgs,
     /// Directory of PEM files to list instead of a configuration
-    #[arg(long, value_name = "DIR", conflicts_with = "config")]
+    #[arg(long, value_name = "DIR", conflicts_with_all = ["config", "kubernetes"])]
     pub(crate) dir: Option<PathBuf>,
+    #[command(flatten)]
+    pub(crate) output: OutputArgs,
+}
+
+/// `durward tenant`
+#[derive(Args, Debug)]
+pub(crate) struct TenantCommand {
+    #[command(subcommand)]
+    pub(crate) what: TenantWhat,
+}
+
+/// What is shown of a tenant.
+#[derive(Debug, Subcommand)]
+pub(crate) enum TenantWhat {
+    /// Show the addresses that its connections come from, where it is reached, and its certificates
+    Passport(Passport),
+}
+
+/// `durward tenant passport`
+#[derive(Args, Debug)]
+pub(crate) struct Passport {
+    /// Name of the tenant
+    #[arg(value_name = "TENANT")]
+    pub(crate) name: String,
+    #[command(flatten)]
+    pub(crate) config: ConfigArgs,
+    #[command(flatten)]
+    pub(crate) live: LiveArgs,
     #[command(flatten)]
     pub(crate) output: OutputArgs,
 }

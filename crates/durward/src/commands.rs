@@ -11,12 +11,15 @@ mod crds;
 mod demo;
 mod egress;
 pub(crate) mod explain;
+mod init;
+mod kube;
 mod lab;
 mod migrate;
 mod nat;
 mod prove;
 mod run;
 mod schema;
+mod tenant;
 mod top;
 mod validate;
 mod version;
@@ -33,6 +36,8 @@ pub(crate) fn dispatch(cli: Cli) -> Result<Exit, Failure> {
         Command::Lab(arguments) => lab::lab(&arguments, log),
         Command::Run(arguments) => run::run(&arguments, log),
         Command::Agent(arguments) => agent::agent(&arguments, log),
+        Command::Init(arguments) => init::init(&arguments),
+        Command::Kube(arguments) => kube::kube(&arguments, log),
         Command::Validate(arguments) => validate::validate(&arguments),
         Command::Explain(arguments) => explain::explain(&arguments),
         Command::Check(arguments) => check::check(*arguments),
@@ -41,13 +46,14 @@ pub(crate) fn dispatch(cli: Cli) -> Result<Exit, Failure> {
         Command::Audit(arguments) => audit::audit(&arguments),
         Command::Nat(arguments) => nat::nat(&arguments, log),
         Command::Certs(arguments) => certs::certs(&arguments),
+        Command::Tenant(arguments) => tenant::tenant(&arguments),
         Command::Prove(arguments) => prove::prove(&arguments),
         Command::Egress(arguments) => egress::egress(&arguments),
         Command::ApiProxy(arguments) => api_proxy::api_proxy(&arguments, log),
         Command::Api(arguments) => api::api(&arguments),
         Command::Migrate(arguments) => migrate::migrate(&arguments),
         Command::Schema => schema::schema(),
-        Command::Crds => crds::run(),
+        Command::Crds(arguments) => crds::run(&arguments),
         Command::Completions(arguments) => completions::completions(&arguments),
         Command::Version(arguments) => version::version(&arguments),
     }

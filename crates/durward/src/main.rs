@@ -14,6 +14,7 @@ mod explained;
 mod failure;
 mod handover;
 mod inspect;
+mod live;
 mod output;
 mod percent;
 mod state_file;
@@ -22,10 +23,15 @@ mod telemetry;
 use std::io::Write;
 use std::process::ExitCode;
 
-use clap::Parser;
+use clap::{CommandFactory, FromArgMatches};
 
 fn main() -> ExitCode {
-    match commands::dispatch(cli::Cli::parse()) {
+    let mut grammar = cli::Cli::command();
+    if live::is_plugin() {
+        grammar = grammar.bin_name("kubectl durward");
+    }
+    let cli = cli::Cli::from_arg_matches(&grammar.get_matches());
+    match commands::dispatch(cli.unwrap_or_else(|error| error.exit())) {
         Ok(exit) => exit.into(),
         Err(failure) => {
             if !matches!(failure, failure::Failure::OutputClosed) {

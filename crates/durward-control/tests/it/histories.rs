@@ -194,7 +194,7 @@ fn facts() -> Vec<(Reference, Option<Fact>)> {
             let endpoint = format!("10.244.{tenant}.5:8080").parse().unwrap();
             let namespace = Arc::clone(&namespace);
             let reference = Reference::Service { namespace, name, port };
-            facts.push((reference, Some(Fact::Endpoints(vec![endpoint]))));
+            facts.push((reference, Some(Fact::Endpoints([endpoint].into_iter().collect()))));
         }
     }
     facts

@@ -17,7 +17,7 @@ use durward_model::{ResourceId, Revision};
 use http::Method;
 use jiff::Timestamp;
 use serde::Serialize;
-use tokio::sync::Notify;
+use tokio::sync::{Notify, watch};
 use tokio::task::JoinHandle;
 use tokio::time::{Instant, MissedTickBehavior, interval, sleep, timeout_at};
 
@@ -25,6 +25,7 @@ use super::digest::Seen;
 use super::{Condition, Judgement, PlaneReport, READY, Truth, judge, with_times};
 use crate::backoff::Backoff;
 use crate::events::{Event, Events};
+use crate::lease::{Lease, LeaseOptions};
 use crate::object::{Head, Object};
 use crate::request::{self, ApiError};
 use crate::resource_type::ResourceType;
@@ -47,6 +48,8 @@ pub struct WriterOptions {
     pub instance: Arc<str>,
     /// Namespace for the revisions of objects that are in none.
     pub namespace: Arc<str>,
+    /// Lease that this process must hold to write, where there are several; `None` writes always.
+    pub lease: Option<LeaseOptions>,
 }
 
 impl Default for WriterOptions {
@@ -56,6 +59,7 @@ impl Default for WriterOptions {
             field_manager: Arc::from("durward"),
             instance: Arc::from("durward"),
             namespace: Arc::from("default"),
+            lease: None,
         }
     }
 }
@@ -128,6 +132,7 @@ impl WriterReport {
 pub struct Writer {
     shared: Arc<Shared>,
     task: JoinHandle<()>,
+    lease: Option<(Lease, JoinHandle<()>)>,
 }
 
 struct Shared {
@@ -177,8 +182,21 @@ impl Writer {
             state: Mutex::default(),
             arrived: Notify::new(),
         });
-        let task = tokio::spawn(run(Arc::clone(&shared)));
-        Self { shared, task }
+        // Without a Lease to hold, this process writes from the start.
+        let (says, may_write) = watch::channel(shared.options.lease.is_none());
+        let lease = shared.options.lease.clone().map(|options| {
+            let lease = Lease::new(shared.client.clone(), options);
+            let task = tokio::spawn(lease.clone().claim(says.clone()));
+            (lease, task)
+        });
+        let task = tokio::spawn(run(Arc::clone(&shared), may_write, says));
+        Self { shared, task, lease }
+    }
+
+    /// Returns the claim to the Lease, if one is needed to write.
+    #[must_use]
+    pub fn lease(&self) -> Option<Lease> {
+        self.lease.as_ref().map(|(lease, _)| lease.clone())
     }
 
     /// Takes note of an object as it is in the API server. Kinds that have no status of ours are left alone.
@@ -239,6 +257,7 @@ impl Writer {
 impl Drop for Writer {
     fn drop(&mut self) {
         self.task.abort();
+        self.lease.iter().for_each(|(_, task)| task.abort());
     }
 }
 
@@ -323,12 +342,18 @@ impl Shared {
     }
 }
 
-async fn run(shared: Arc<Shared>) {
+async fn run(
+    shared: Arc<Shared>,
+    mut may_write: watch::Receiver<bool>,
+    _kept: watch::Sender<bool>,
+) {
     let mut events = Events::new(shared.client.clone(), &shared.options);
     let mut pace = interval(Duration::from_secs(1) / shared.options.rate.max(1));
     pace.set_missed_tick_behavior(MissedTickBehavior::Delay);
     let mut failures = Failures::new();
     loop {
+        // The sender lives as long as this task.
+        drop(may_write.wait_for(|may| *may).await);
         let arrived = shared.arrived.notified();
         let due = match shared.next() {
             Ok(due) => due,

@@ -2,6 +2,7 @@
 
 #![allow(clippy::unwrap_used, clippy::panic, reason = "tests say what they expect")]
 
+mod admission;
 mod cluster;
 mod crds;
 mod facts;

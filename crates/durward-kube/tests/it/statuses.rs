@@ -4,6 +4,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use durward_control::document::Content;
+use durward_kube::lease::LeaseOptions;
 use durward_kube::object::Object;
 use durward_kube::revisions::Revisions;
 use durward_kube::status::{Desired, PlaneReport, Writer, WriterOptions};
@@ -419,4 +420,88 @@ async fn a_revision_of_another_uid_confirms_nothing() {
     assert_eq!(condition(&written, "Accepted"), ("Accepted", true, 1));
     assert_eq!(condition(&written, "Programmed"), ("Pending", false, 1));
     assert_eq!(condition(&written, "Ready"), ("Pending", false, 1));
+}
+
+/// Options of a writer that writes only while it holds the Lease of the test.
+fn sharing(cluster: &Cluster, identity: &str) -> WriterOptions {
+    let namespace: Arc<str> = Arc::from(cluster.env.namespace());
+    let lease = LeaseOptions {
+        name: Arc::from("statuses"),
+        namespace,
+        identity: Arc::from(identity),
+        duration: Duration::from_secs(3),
+    };
+    WriterOptions { lease: Some(lease), ..options(cluster) }
+}
+
+async fn until_reason(cluster: &Cluster, name: &str, wanted: &str) {
+    eventually(&format!("{name} says {wanted}"), async || {
+        let (object, _) = read(cluster, name).await;
+        object.conditions.iter().any(|one| &*one.reason == wanted)
+    })
+    .await;
+}
+
+#[tokio::test]
+async fn of_two_that_say_different_things_one_writes_and_the_other_when_that_one_goes() {
+    let cluster = Cluster::on(TestEnv::on_double(ApiServer::settings()).await).await;
+    cluster.install().await;
+    let api = cluster.env.double().unwrap();
+    cluster.tenant("acme", "203.0.113.1").await;
+    let (object, _) = read(&cluster, "acme").await;
+    let first = Writer::start(cluster.clients.write.clone(), sharing(&cluster, "one"));
+    first.observe(&object);
+    first.want(&object.id, bad(&object, "SaidByOne"));
+    until_reason(&cluster, "acme", "SaidByOne").await;
+
+    let second = Writer::start(cluster.clients.write.clone(), sharing(&cluster, "two"));
+    second.observe(&object);
+    second.want(&object.id, bad(&object, "SaidByTwo"));
+    let before = api.status_writes(RESOURCE);
+    for _ in 0..40 {
+        // Each sees what the other would have written.
+        let (object, _) = read(&cluster, "acme").await;
+        first.observe(&object);
+        second.observe(&object);
+        tokio::time::sleep(Duration::from_millis(100)).await;
+    }
+    assert_eq!(api.status_writes(RESOURCE), before, "they do not fight");
+
+    first.lease().unwrap().release().await.unwrap();
+    drop(first);
+    until_reason(&cluster, "acme", "SaidByTwo").await;
+    // One that ends without a word is waited for.
+    let third = Writer::start(cluster.clients.write.clone(), sharing(&cluster, "three"));
+    let (object, _) = read(&cluster, "acme").await;
+    third.observe(&object);
+    third.want(&object.id, bad(&object, "SaidByThree"));
+    drop(second);
+    until_reason(&cluster, "acme", "SaidByThree").await;
+}
+
+#[tokio::test]
+async fn who_may_use_no_lease_writes_all_the_same() {
+    let cluster = Cluster::start().await;
+    let (namespace, name) = (cluster.env.namespace().to_owned(), "no-lease");
+    cluster.tenant(&namespace, "203.0.113.1").await;
+    let kubeconfig = cluster.env.service_account(name).await;
+    let role = format!("{name}-{namespace}");
+    let group = "rbac.authorization.k8s.io";
+    for object in [
+        json!({"apiVersion": format!("{group}/v1"), "kind": "ClusterRole", "metadata": {"name": role},
+            "rules": [{"apiGroups": ["durward.dev"], "resources": ["tenants/status"], "verbs": ["patch"]}]}),
+        json!({"apiVersion": format!("{group}/v1"), "kind": "ClusterRoleBinding", "metadata": {"name": role},
+            "roleRef": {"apiGroup": group, "kind": "ClusterRole", "name": role},
+            "subjects": [{"kind": "ServiceAccount", "name": name, "namespace": namespace}]}),
+    ] {
+        cluster.env.create(&object).await;
+    }
+    let clients = cluster.clients_of(&kubeconfig).await;
+    let (object, _) = read(&cluster, &namespace).await;
+    let writer = Writer::start(clients.write.clone(), sharing(&cluster, "one"));
+
+    writer.observe(&object);
+    writer.want(&object.id, bad(&object, "SaidAlone"));
+
+    until_reason(&cluster, &namespace, "SaidAlone").await;
 }

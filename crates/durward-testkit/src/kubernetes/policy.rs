@@ -2,6 +2,8 @@
 //!
 //! Deliberately absent: the variable `authorizer`; an expression that uses it fails.
 
+use std::collections::BTreeSet;
+
 use kube_cel::cel::{self, Context, Program};
 use serde_json::{Value, json};
 
@@ -187,14 +189,27 @@ pub(crate) fn causes(policy: &Value) -> Vec<Cause> {
 /// Compiles an expression that uses known variables only.
 fn compile(expression: &str) -> Result<(), String> {
     let program = Program::compile(expression).map_err(|error| error.to_string())?;
-    let references = program.references();
-    let unknown = references.variables().into_iter().find(|name| !VARIABLES.contains(name));
+    let (references, bound) = (program.references(), bound(expression));
+    let is_known = |name: &str| VARIABLES.contains(&name) || bound.contains(name);
+    let unknown = references.variables().into_iter().find(|name| !is_known(name));
     match unknown {
         None => Ok(()),
         Some(name) => {
             Err(format!("ERROR: <input>:1:1: undeclared reference to '{name}' (in container '')"))
         }
     }
+}
+
+/// Macros whose first argument is a name for each entry.
+const MACROS: &[&str] = &[".all(", ".exists(", ".exists_one(", ".filter(", ".map("];
+
+/// Returns the names that macros of an expression bind.
+fn bound(expression: &str) -> BTreeSet<&str> {
+    let after = MACROS.iter().flat_map(|name| {
+        expression.match_indices(name).map(move |(at, found)| &expression[at + found.len()..])
+    });
+    let names = after.filter_map(|rest| rest.split_once(',')).map(|(name, _)| name.trim());
+    names.filter(|name| name.chars().all(|one| one.is_alphanumeric() || one == '_')).collect()
 }
 
 impl Request<'_> {

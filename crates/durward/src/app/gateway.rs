@@ -421,7 +421,7 @@ fn refuse_to_serve_less(
     objects: Option<&Store>,
 ) -> Result<(), Failure> {
     let Some(older) = &settings.handed else { return Ok(()) };
-    let only = settings.cluster.as_ref().and_then(|options| options.sources.namespace.as_deref());
+    let only = settings.cluster.as_ref().and_then(|options| options.only_namespace());
     let changed = objects.map(|store| retained::changed_objects(&older.state, store, only));
     let had = older.served.clone().without(&changed.unwrap_or_default());
     let lost = had.lost_in(&compiled.served());

@@ -16,9 +16,9 @@ use std::collections::BTreeSet;
 use std::time::Duration;
 
 use crate::cli::{Check, CheckArgs, CheckWhat};
-use crate::config::{self, Loaded};
+use crate::config::Loaded;
 use crate::failure::{Exit, Failure};
-use crate::inspect;
+use crate::{inspect, live};
 
 pub(crate) use report::{Category, Report};
 
@@ -28,7 +28,7 @@ pub(crate) fn check(arguments: Check) -> Result<Exit, Failure> {
         None => (arguments.common, None),
         Some(CheckWhat::Route { listener, common }) => (common, Some(listener)),
     };
-    let loaded = config::load(&arguments.config)?;
+    let loaded = live::load(&arguments.config, &arguments.live)?;
     let runtime = tokio::runtime::Builder::new_current_thread()
         .enable_all()
         .build()

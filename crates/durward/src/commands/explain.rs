@@ -15,9 +15,9 @@ use durward_model::mapping::Transport;
 
 use crate::cli::{Admin, Explain};
 use crate::commands::check::running;
-use crate::config;
 use crate::explained::Explained;
 use crate::failure::{Exit, Failure};
+use crate::live;
 use crate::output::{Format, Screen, Tone};
 
 /// Timeout of a running gateway's answer.
@@ -33,7 +33,7 @@ pub(crate) fn explain(arguments: &Explain) -> Result<Exit, Failure> {
             (question, explained)
         }
         None => {
-            let loaded = config::load(&arguments.config)?;
+            let loaded = live::load(&arguments.config, &arguments.live)?;
             let question = question::question(arguments, &loaded.snapshot)?;
             let explained = Explained::new(&loaded.snapshot, &loaded.verdicts, &question);
             (question, explained)

@@ -7,13 +7,12 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use durward_acme::schedule::Pace;
-use durward_control::cluster::Cluster;
-use durward_kube::status::WriterOptions;
-use durward_kube::{Location, Sources};
 use rustls_pki_types::CertificateDer;
 use rustls_pki_types::pem::PemObject;
 
-use crate::app::{self, Logs, Settings, acme, cluster};
+use crate::app::cluster::{self, ApiOptions, Reader, SocketOptions};
+use crate::app::local_socket::Peers;
+use crate::app::{self, Logs, Settings, acme};
 use crate::cli::{AccessLog, Admin, LogFormat, Run, Seed};
 use crate::failure::{Exit, Failure};
 use crate::{config, handover, telemetry};
@@ -72,42 +71,41 @@ pub(crate) fn run(arguments: &Run, log: LogFormat) -> Result<Exit, Failure> {
     app::run(settings, admin, inherited.older)
 }
 
-/// Returns the options of the Kubernetes API as a source; `None` if it is not read.
+/// Returns the options of Kubernetes as a source; `None` if it is none.
 fn cluster(run: &Run, seed: &Seed) -> Result<Option<cluster::Options>, Failure> {
     let arguments = &run.kubernetes;
-    if !arguments.kubernetes {
-        return Ok(None);
+    let is_one_process = arguments.kubernetes;
+    if let Some(option) = arguments.api.given().filter(|_| !is_one_process) {
+        return Err(Failure::usage(format!("{option} is for --kubernetes and `durward kube`")));
     }
-    // In a pod the host has the pod's name.
-    let instance = rustix::system::uname().nodename().to_string_lossy().into_owned();
+    if let Some(option) = arguments.of_one_process().filter(|_| !is_one_process) {
+        return Err(super::kube::needs_one_process(option));
+    }
+    let reader = match &arguments.kube_socket {
+        Some(path) => {
+            let (path, peers) = (path.clone(), Peers { other: arguments.kube_peer });
+            Reader::Socket(SocketOptions { path, peers })
+        }
+        None if is_one_process => Reader::Api(Box::new(api(run, seed)?)),
+        None => return Ok(None),
+    };
+    let (cluster, patience) = (arguments.api.cluster(), API_PATIENCE);
+    Ok(Some(cluster::Options { cluster, reader, patience }))
+}
+
+/// Returns how a gateway reads the API server itself.
+fn api(run: &Run, seed: &Seed) -> Result<ApiOptions, Failure> {
+    let arguments = &run.kubernetes;
+    let mut api = super::kube::api(&arguments.api);
+    let instance = super::kube::instance();
     let smartnat = arguments.smartnat_mappings.then(|| seed.mappings(&instance)).transpose()?;
-    let defaults = Sources::default();
-    let sources = Sources {
-        namespace: arguments.kube_namespace.as_deref().map(Arc::from),
-        secrets: arguments.kube_secrets.reading(defaults.secrets.clone()),
-        load_balancers: arguments.kube_load_balancers,
-        smartnat: smartnat.map(Arc::new),
-        ..defaults
-    };
-    let cluster = Cluster {
-        namespace: Arc::from(arguments.gateway_namespace.as_str()),
-        objects_per_tenant: arguments.kube_objects_per_tenant,
-    };
-    let statuses = (arguments.status_rate > 0).then(|| WriterOptions {
-        rate: arguments.status_rate,
-        instance: Arc::from(instance),
-        namespace: Arc::clone(&cluster.namespace),
-        ..WriterOptions::default()
-    });
-    let (file, context) = (arguments.kubeconfig.clone(), arguments.kube_context.clone());
-    let location = Location::infer(file, context);
-    let routing = arguments
-        .kube_routing
-        .as_ref()
-        .map(|name| cluster::Routing::new(&cluster.namespace, name, config::routing(&run.config)));
-    let patience = API_PATIENCE;
-    let options = cluster::Options { location, cluster, sources, routing, statuses, patience };
-    Ok(Some(options))
+    api.sources.smartnat = smartnat.map(Arc::new);
+    api.sources.load_balancers = arguments.kube_load_balancers;
+    let namespace = &api.cluster.namespace;
+    let routing = arguments.kube_routing.as_ref();
+    api.routing =
+        routing.map(|name| cluster::Routing::new(namespace, name, config::routing(&run.config)));
+    Ok(api)
 }
 
 /// Returns the options of certificates by ACME; `None` without a state directory.

@@ -5,8 +5,8 @@ use durward_model::verdict::{Finding, Outcome, Severity, Verdict, Verdicts};
 use serde::Serialize;
 
 use crate::cli::Validate;
-use crate::config;
 use crate::failure::{Exit, Failure};
+use crate::live;
 use crate::output::{Format, Screen, Table, Tone, count, plain};
 
 #[derive(Serialize)]
@@ -21,7 +21,7 @@ struct Report<'a> {
 
 /// Compiles and prints the report.
 pub(crate) fn validate(arguments: &Validate) -> Result<Exit, Failure> {
-    let loaded = config::load(&arguments.config)?;
+    let loaded = live::load(&arguments.config, &arguments.live)?;
     let mut screen = Screen::stdout();
     match arguments.output.format {
         format @ (Format::Json | Format::Yaml) => {

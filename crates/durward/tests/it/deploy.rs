@@ -6,6 +6,7 @@
 mod api_proxy;
 mod egress;
 mod host;
+mod objects_of_cluster;
 mod observe;
 mod policy;
 mod render;
@@ -28,6 +29,7 @@ const KUSTOMIZATIONS: &[&str] = &[
     "deploy/kustomize/base",
     "deploy/kustomize/overlays/development",
     "deploy/kustomize/overlays/production",
+    "deploy/kustomize/overlays/kubernetes",
 ];
 
 // S1.7 S1.8+ S1.16+ S1.27 S1.65
@@ -56,9 +58,12 @@ fn every_kustomization_has_the_schemas_of_the_oldest_and_the_newest_release() {
 // S1.32 S1.45+
 #[test]
 fn what_is_meant_for_production_is_complete() {
-    for path in
-        ["deploy/seed1", "deploy/seed1-host-network", "deploy/kustomize/overlays/production"]
-    {
+    for path in [
+        "deploy/seed1",
+        "deploy/seed1-host-network",
+        "deploy/kustomize/overlays/production",
+        "deploy/kustomize/overlays/kubernetes",
+    ] {
         let Some(objects) = kustomize(path) else { return };
 
         assert_eq!(missing_kinds(&objects), Vec::<&str>::new(), "{path}");

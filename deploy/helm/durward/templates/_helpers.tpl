@@ -29,3 +29,23 @@ spec:
 {{- define "durward.adminAddress" -}}
 {{- ternary "127.0.0.1" "0.0.0.0" .Values.hostNetwork -}}
 {{- end -}}
+
+{{- define "durward.apiArguments" -}}
+- --kube-secrets
+- {{ .Values.kubernetes.secrets }}
+- --status-rate
+- {{ .Values.kubernetes.statusRate | quote }}
+{{- end -}}
+
+{{- define "durward.ownNamespace" -}}
+- name: POD_NAMESPACE
+  valueFrom:
+    fieldRef:
+      fieldPath: metadata.namespace
+{{- end -}}
+
+{{- define "durward.tokenMount" -}}
+- name: token
+  mountPath: /var/run/secrets/kubernetes.io/serviceaccount
+  readOnly: true
+{{- end -}}

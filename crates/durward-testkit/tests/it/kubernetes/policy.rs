@@ -72,6 +72,21 @@ async fn a_policy_refuses_with_its_message_and_its_names() {
 }
 
 #[tokio::test]
+async fn a_policy_names_the_entries_of_a_list_and_those_of_a_map() {
+    let env = TestEnv::start().await;
+    let spec = json!({"validations": [{
+        "expression": "!object.data.exists(key, object.data[key].split('/').all(part, part == 'no'))",
+        "message": "no",
+    }]});
+    let bad = config_map("bad", &json!({"one": "yes/no", "two": "no/no"}));
+    enforce(&env, &spec, &bad).await;
+
+    let fine = create(&config_maps(&env), &config_map("fine", &json!({"one": "no/yes"}))).await;
+
+    fine.expect("the policy has nothing against it");
+}
+
+#[tokio::test]
 async fn a_policy_knows_the_namespace_the_user_and_the_version_before() {
     let env = TestEnv::start().await;
     let spec = json!({

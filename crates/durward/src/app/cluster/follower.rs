@@ -1,28 +1,27 @@
 //! Follows the API server: what the watches see becomes changes in the feed, and what documents name becomes watched.
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::sync::{Arc, Weak};
+use std::sync::Arc;
 use std::time::Duration;
 
 use durward_control::change::{Change, Reference};
 use durward_control::document::Document;
-use durward_control::feed::Feed;
+use durward_control::stream::ObjectReport;
 use durward_control::{Store, compile};
 use durward_kube::object::Object;
 use durward_kube::revisions::Revisions;
 use durward_kube::source::{Observed, Wanted};
-use durward_kube::{Clients, Source};
+use durward_kube::status::Desired;
+use durward_kube::{Clients, Limits, Source};
 use durward_model::verdict::{Outcome, Verdict};
 use durward_model::{DocumentKey, ResourceId};
-use tokio::sync::watch;
-use tokio::time::{Instant, sleep_until, timeout_at};
+use tokio::time::{Instant, timeout_at};
 
-use super::load_balancers;
+use super::mappings::{self, Look};
 use super::routing::RoutingDocuments;
-use super::statuses::{Look, Statuses};
 use super::writers::Writers;
-use super::{First, Options, Shared};
-use crate::app::Gateway;
+use super::{ApiOptions, Served, Shared, load_balancers};
+use crate::app::sentence;
 use crate::inspect::now;
 
 /// Time for which a new document waits for the objects that it names.
@@ -31,126 +30,188 @@ const FACTS: Duration = Duration::from_secs(1);
 const KNOWN: Duration = Duration::from_millis(50);
 /// Time for which a start reads the last accepted revisions of broken objects.
 const FORMER: Duration = Duration::from_secs(10);
-/// Pause between two looks at what is served, for the statuses.
-const LOOK: Duration = Duration::from_secs(2);
-/// Pause after a change that the kernel does not carry yet.
-const SOON: Duration = Duration::from_millis(100);
-/// Time in which the kernel carries a change, unless it refuses it.
-const CARRIED: Duration = Duration::from_secs(10);
 
-pub(super) struct Follower {
-    options: Options,
-    clients: Clients,
-    feed: Arc<Feed>,
+/// Follower of one API server. It also writes the statuses of the objects.
+pub(crate) struct Follower {
+    source: Source,
+    revisions: Option<Revisions>,
+    writers: Option<Writers>,
     shared: Arc<Shared>,
     /// The objects as they are in the API server.
     objects: BTreeMap<ResourceId, Object>,
     /// What was said of them: the documents, and the things that these name.
     store: Store,
     routing: RoutingDocuments,
+    /// Things that are read though no document of the store names them.
+    also: Also,
     /// A change whose documents wait for what they name, and until when.
     pending: Change,
     deadline: Option<Instant>,
 }
 
+/// Things to be read, each with the tenant whose document names it, where that is known.
+pub(crate) type Also = BTreeMap<Reference, Option<Arc<str>>>;
+
+/// Everything that was read first.
+pub(crate) struct Begun {
+    /// The objects as they are now, and the things that they name.
+    pub(crate) change: Change,
+    /// The last accepted revisions of those that are broken now.
+    pub(crate) former: Vec<Document>,
+}
+
+impl Begun {
+    /// Splits the change in two: the first part has the last accepted revisions, and the second what these objects say now. A process that compiles one after the other
+    /// serves what the one before it served.
+    pub(crate) fn split(self) -> (Change, Change) {
+        let Self { change, former } = self;
+        let keys: BTreeSet<DocumentKey> = former.iter().map(|one| one.key.clone()).collect();
+        let (now, mut before): (Vec<_>, Vec<_>) =
+            change.upserts.into_iter().partition(|document| keys.contains(&document.key));
+        before.extend(former);
+        let later = Change { upserts: now, ..Change::default() };
+        (Change { upserts: before, ..change }, later)
+    }
+}
+
 impl Follower {
-    pub(super) fn new(
-        options: Options,
-        clients: Clients,
-        feed: Arc<Feed>,
-        shared: Arc<Shared>,
-    ) -> Self {
-        let (objects, pending) = (BTreeMap::new(), Change::default());
+    /// Starts to read. Called within a runtime.
+    ///
+    /// # Errors
+    /// Fails with a sentence if the kubeconfig or the service account cannot be used.
+    pub(crate) async fn start(options: ApiOptions, shared: Arc<Shared>) -> Result<Self, String> {
+        let clients = Clients::new(options.location.clone(), Limits::default()).await;
+        let clients = clients.map_err(|error| sentence(&error))?;
+        let source = Source::start(&clients, &options.sources);
+        {
+            let mut state = shared.state();
+            state.health = Some(Arc::clone(source.health()));
+            state.traffic = Some(clients.traffic.clone());
+        }
+        let revisions = options
+            .statuses
+            .as_ref()
+            .map(|options| Revisions::new(clients.write.clone(), Arc::clone(&options.namespace)));
+        let writers = Writers::start(&clients, &options);
+        shared.state().lease = writers.as_ref().and_then(Writers::lease);
         let mut store = Store::default();
-        store.read_cluster(Some(options.cluster.clone()));
-        let routing = RoutingDocuments::new(options.routing.clone());
-        Self { options, clients, feed, shared, objects, store, routing, pending, deadline: None }
+        store.read_cluster(Some(options.cluster));
+        Ok(Self {
+            source,
+            revisions,
+            writers,
+            shared,
+            objects: BTreeMap::new(),
+            store,
+            routing: RoutingDocuments::new(options.routing),
+            also: Also::new(),
+            pending: Change::default(),
+            deadline: None,
+        })
     }
 
-    /// Reads and follows for ever. `first` is told when the feed holds everything.
-    pub(super) async fn run(
-        mut self,
-        first: First,
-        mut gateway: watch::Receiver<Option<Weak<Gateway>>>,
-    ) {
-        let mut source = Source::start(&self.clients, &self.options.sources);
-        {
-            let mut state = self.shared.state();
-            state.health = Some(Arc::clone(source.health()));
-            state.traffic = Some(self.clients.traffic.clone());
+    /// Reads everything once.
+    pub(crate) async fn begin(&mut self) -> Begun {
+        self.want();
+        let mut change = self.next().await;
+        let former = self.former().await;
+        if !former.is_empty() {
+            change.then(self.facts_of(&former).await);
         }
-        let writer = Writers::start(&self.clients, &self.options);
-        source.want(self.wanted(&BTreeSet::new()));
-        let begun = self.next(&mut source, &BTreeSet::new(), writer.as_ref()).await;
-        let (begun, later) = self.with_former(begun, &mut source, writer.as_ref()).await;
-        self.feed.say(begun);
-        // Whoever has waited may have lost patience.
-        drop(first.try_send(Ok(())));
-        let Some(gateway) = known(&mut gateway).await else { return };
-        self.feed.say(later);
-        let mut statuses = writer.as_ref().map(Statuses::new);
-        let mut changes = match gateway.upgrade() {
-            Some(gateway) => gateway.changes(),
-            None => return,
+        let former = still_there(former, &self.objects);
+        Begun { change, former }
+    }
+
+    /// Adds to what a cache has what that means: the documents of a `ConfigMap`. Called before anything is read.
+    pub(crate) fn complete(&mut self, cached: &mut Change) {
+        self.routing.follow(cached);
+    }
+
+    /// Returns the objects that were read.
+    pub(crate) fn objects(&self) -> &BTreeMap<ResourceId, Object> {
+        &self.objects
+    }
+
+    /// Returns what was said of the objects.
+    pub(crate) fn store(&self) -> &Store {
+        &self.store
+    }
+
+    /// Replaces the things that are read though no document of the objects names them.
+    pub(crate) fn want_also(&mut self, also: Also) {
+        if also != self.also {
+            self.also = also;
+            self.want();
+        }
+    }
+
+    /// Returns the things that these documents name, and may have.
+    pub(crate) fn wanted_by(&self, documents: Vec<Document>) -> Also {
+        if documents.is_empty() {
+            return Also::new();
+        }
+        let mut store = self.store.clone();
+        store.apply(Change { upserts: documents, ..Change::default() });
+        store.wanted().map(|reference| (reference.clone(), asking(&store, reference))).collect()
+    }
+
+    /// Returns the things that documents of files name, and those without which nothing can be said of Services.
+    pub(crate) fn wanted_beside(&self, of_files: BTreeSet<Reference>) -> Also {
+        let namespaces = load_balancers::namespaces(&self.source).into_iter();
+        let all = of_files.into_iter().chain(namespaces.map(Reference::Namespace));
+        all.map(|reference| (reference, None)).collect()
+    }
+
+    /// Has the status say what became of an object, if it is still the one that the report is on.
+    pub(crate) fn note(&self, report: &ObjectReport) {
+        let (Some(writers), Some(object)) = (&self.writers, self.objects.get(&report.id)) else {
+            return;
         };
-        let (mut next_look, mut changed_at) = (Instant::now(), Instant::now());
-        let mut of_files = BTreeSet::new();
-        loop {
-            let look = tokio::select! {
-                change = self.next(&mut source, &of_files, writer.as_ref()) => {
-                    self.feed.say(change);
-                    false
-                }
-                changed = changes.changed() => {
-                    if changed.is_err() {
-                        return;
-                    }
-                    changed_at = Instant::now();
-                    true
-                }
-                () = sleep_until(next_look) => true,
-            };
-            if !look {
-                continue;
-            }
-            let Some(gateway) = gateway.upgrade() else { return };
-            self.shared.state().named = Some(source.named());
-            let mut wanted = gateway.wanted_of_cluster();
-            wanted
-                .extend(load_balancers::namespaces(&source).into_iter().map(Reference::Namespace));
-            if wanted != of_files {
-                of_files = wanted;
-                source.want(self.wanted(&of_files));
-            }
-            next_look = Instant::now() + LOOK;
-            if let Some(statuses) = &mut statuses {
-                let cluster = (&self.objects, &self.store, &source);
-                let look = statuses.look(gateway, cluster).await;
-                if look == Look::Unsettled && changed_at.elapsed() < CARRIED {
-                    next_look = Instant::now() + SOON;
-                }
-                self.shared.state().writer = statuses.report();
-            }
+        if object.mapping.is_none() && report.observed == object.revision {
+            writers.own.want(&report.id, Desired::new(object, &report.verdict(), &report.planes));
         }
+    }
+
+    /// Says of the objects of others' kinds what became of them: of Mappings, and of Services.
+    pub(crate) fn look_at_foreign(&self, served: &Served) -> Look {
+        let Some(writers) = &self.writers else { return Look::Settled };
+        if let Some(writer) = &writers.load_balancers {
+            load_balancers::look(writer, served, &self.store, &self.source);
+        }
+        match &writers.mappings {
+            Some(writer) => {
+                mappings::look(writer, served, (&self.objects, &self.store, &self.source))
+            }
+            None => Look::Settled,
+        }
+    }
+
+    /// Shows others how reading and writing go.
+    pub(crate) fn show(&self) {
+        let mut state = self.shared.state();
+        state.named = Some(self.source.named());
+        if let Some(writers) = &self.writers {
+            state.writer = writers.report();
+        }
+    }
+
+    fn want(&mut self) {
+        let beside = wanted_beside(&self.also, &self.routing);
+        self.source.want(wanted_of(&self.store).chain(beside));
     }
 
     /// Waits for a change, and for the things that its documents name. Cancelling the wait loses nothing.
-    async fn next(
-        &mut self,
-        source: &mut Source,
-        of_files: &BTreeSet<Reference>,
-        writer: Option<&Writers>,
-    ) -> Change {
+    pub(crate) async fn next(&mut self) -> Change {
         let mut asked = false;
         loop {
             // What was asked for and is known already comes at once.
-            let patience = if source.waiting() > 0 { FACTS } else { KNOWN };
+            let patience = if self.source.waiting() > 0 { FACTS } else { KNOWN };
             let observed = match self.deadline {
-                None => source.next().await,
-                Some(_) if source.waiting() == 0 && !asked => break,
+                None => self.source.next().await,
+                Some(_) if self.source.waiting() == 0 && !asked => break,
                 Some(deadline) => {
                     let until = deadline.min(Instant::now() + patience);
-                    match timeout_at(until, source.next()).await {
+                    match timeout_at(until, self.source.next()).await {
                         Ok(observed) => observed,
                         Err(_) => break,
                     }
@@ -160,7 +221,7 @@ impl Follower {
             let is_right = |fact: &(Reference, _)| {
                 matches!(fact.0, Reference::Namespace(_) | Reference::Grant(_))
             };
-            let change = self.take_in(observed, writer);
+            let change = self.take_in(observed);
             let asks = !change.upserts.is_empty()
                 || !change.deletes.is_empty()
                 || change.facts.iter().any(is_right);
@@ -168,28 +229,21 @@ impl Follower {
             self.deadline.get_or_insert_with(|| Instant::now() + FACTS);
             asked = asks;
             if asks {
-                source.want(self.wanted(of_files));
+                self.want();
             }
         }
         self.deadline = None;
         std::mem::take(&mut self.pending)
     }
 
-    /// Returns everything that is to be read: what documents name, of objects and of files, and the `ConfigMap` of documents.
-    fn wanted<'a>(&'a self, of_files: &'a BTreeSet<Reference>) -> impl Iterator<Item = Wanted<'a>> {
-        let by = |reference| wanted_by(&self.store, reference);
-        let others = of_files.iter().chain(self.routing.wanted());
-        self.store.wanted().map(by).chain(others.map(Wanted::from))
-    }
-
     /// Notes what was seen, and returns the change that it is.
-    fn take_in(&mut self, observed: Observed, writer: Option<&Writers>) -> Change {
+    fn take_in(&mut self, observed: Observed) -> Change {
         for object in &observed.upserts {
-            writer.iter().for_each(|writer| writer.observe(object));
+            self.writers.iter().for_each(|writers| writers.observe(object));
             self.objects.insert(object.id.clone(), object.clone());
         }
         for id in &observed.deletes {
-            writer.iter().for_each(|writer| writer.forget(id));
+            self.writers.iter().for_each(|writers| writers.forget(id));
             self.objects.remove(id);
         }
         let mut change = observed.into_change();
@@ -198,23 +252,14 @@ impl Follower {
         change
     }
 
-    /// Splits the first change in two, for objects that are broken now: the first part has their last accepted revisions, and the second what they say
-    /// now. A process that starts then serves what the one before it served.
-    async fn with_former(
-        &mut self,
-        mut change: Change,
-        source: &mut Source,
-        writer: Option<&Writers>,
-    ) -> (Change, Change) {
+    /// Returns the last accepted revisions of objects that are broken now.
+    async fn former(&self) -> Vec<Document> {
+        let Some(revisions) = &self.revisions else { return Vec::new() };
         let compiled = compile(&self.store, None, now());
         let broken = compiled.verdicts.iter().filter(|verdict| is_broken(verdict));
         let broken = broken.filter_map(|verdict| self.objects.get(verdict.document.object()?));
         // Of foreign objects no revisions are kept.
         let broken = broken.filter(|object| object.mapping.is_none());
-        let revisions = self.options.statuses.as_ref().map(|options| {
-            Revisions::new(self.clients.write.clone(), Arc::clone(&options.namespace))
-        });
-        let Some(revisions) = revisions else { return (change, Change::default()) };
         let found = revisions.former_documents(broken, Instant::now() + FORMER).await;
         if found.unread > 0 {
             let objects = found.unread;
@@ -223,69 +268,59 @@ impl Follower {
                 "broken objects are not served as they were before: their last accepted revisions cannot be read"
             );
         }
-        let former = found.documents;
-        if former.is_empty() {
-            return (change, Change::default());
-        }
-        change.then(self.facts_of(&former, source, writer).await);
-        split(change, former, &self.objects)
+        found.documents
     }
 
     /// Waits for the things that former documents name, one after the other: whose a namespace is says what is asked for in it.
-    async fn facts_of(
-        &mut self,
-        former: &[Document],
-        source: &mut Source,
-        writer: Option<&Writers>,
-    ) -> Change {
+    async fn facts_of(&mut self, former: &[Document]) -> Change {
         let mut before = self.store.clone();
         before.apply(Change { upserts: former.to_vec(), ..Change::default() });
         let (mut change, deadline) = (Change::default(), Instant::now() + FACTS);
         loop {
-            let former = before.wanted().map(|reference| wanted_by(&before, reference));
-            source.want(self.wanted(&BTreeSet::new()).chain(former));
-            let patience = if source.waiting() > 0 { FACTS } else { KNOWN };
+            let beside = wanted_beside(&self.also, &self.routing);
+            self.source.want(wanted_of(&self.store).chain(beside).chain(wanted_of(&before)));
+            let patience = if self.source.waiting() > 0 { FACTS } else { KNOWN };
             let until = deadline.min(Instant::now() + patience);
-            let Ok(observed) = timeout_at(until, source.next()).await else { return change };
-            let more = self.take_in(observed, writer);
+            let Ok(observed) = timeout_at(until, self.source.next()).await else { return change };
+            let more = self.take_in(observed);
             before.apply(Change { facts: more.facts.clone(), ..Change::default() });
             change.then(more);
         }
     }
 }
 
-/// Returns a reference with a tenant whose document it is in.
-fn wanted_by<'a>(store: &Store, reference: &'a Reference) -> Wanted<'a> {
-    let tenant = store.tenant_asking(reference).map(|tenant| Arc::from(tenant.as_str()));
-    Wanted { reference, tenant }
+/// Returns the things that documents name, each with a tenant whose document it is in.
+fn wanted_of(store: &Store) -> impl Iterator<Item = Wanted<'_>> {
+    store.wanted().map(|reference| Wanted { reference, tenant: asking(store, reference) })
 }
 
-/// Splits a change in what is said first, with the former documents, and what these objects say now. Objects that are gone by now, or made anew, have no former document.
-fn split(
-    change: Change,
-    mut former: Vec<Document>,
-    objects: &BTreeMap<ResourceId, Object>,
-) -> (Change, Change) {
+/// Returns the things that are read beside these, and the `ConfigMap` of documents.
+fn wanted_beside<'a>(
+    also: &'a Also,
+    routing: &'a RoutingDocuments,
+) -> impl Iterator<Item = Wanted<'a>> {
+    let also = also.iter();
+    let also = also.map(|(reference, tenant)| Wanted { reference, tenant: tenant.clone() });
+    also.chain(routing.wanted().map(Wanted::from))
+}
+
+/// Returns a tenant with a document that names a thing.
+fn asking(store: &Store, reference: &Reference) -> Option<Arc<str>> {
+    store.tenant_asking(reference).map(|tenant| Arc::from(tenant.as_str()))
+}
+
+/// Returns the former documents of objects that are there: those that are gone by now, or made anew, have none.
+fn still_there(mut former: Vec<Document>, objects: &BTreeMap<ResourceId, Object>) -> Vec<Document> {
     former.retain(|document| {
         let object = document.key.object().and_then(|id| objects.get(id));
         object.is_some_and(|object| object.revision.uid == document.revision.uid)
     });
-    let keys: BTreeSet<DocumentKey> = former.iter().map(|one| one.key.clone()).collect();
-    let (now, mut before): (Vec<_>, Vec<_>) =
-        change.upserts.into_iter().partition(|document| keys.contains(&document.key));
-    before.extend(former);
-    let later = Change { upserts: now, ..Change::default() };
-    (Change { upserts: before, ..change }, later)
+    former
 }
 
 /// Returns whether not all of what a document says is served.
 fn is_broken(verdict: &Verdict) -> bool {
     verdict.outcome != Outcome::Accepted
-}
-
-/// Waits until the gateway is known; `None` if there will be none.
-async fn known(gateway: &mut watch::Receiver<Option<Weak<Gateway>>>) -> Option<Weak<Gateway>> {
-    gateway.wait_for(Option::is_some).await.ok()?.clone()
 }
 
 #[cfg(test)]
@@ -315,7 +350,8 @@ mod tests {
         };
         let objects = objects.map(|object| (object.id.clone(), object)).into();
 
-        let (before, later) = split(change, former.into(), &objects);
+        let former = still_there(former.into(), &objects);
+        let (before, later) = Begun { change, former }.split();
 
         let said = |change: &Change| {
             let upserts = change.upserts.iter();

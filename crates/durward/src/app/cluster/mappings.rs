@@ -16,7 +16,15 @@ use durward_nat::MappingReport;
 use durward_proxy::present::PresentAddresses;
 
 use super::Served;
-use super::statuses::Look;
+
+/// Result of a look.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Look {
+    /// Everything was said.
+    Settled,
+    /// An object waits for what happens without a change of the configuration.
+    Unsettled,
+}
 
 /// The objects that were read, what they say, and where more is known of them.
 pub(super) type Cluster<'a> = (&'a BTreeMap<ResourceId, Object>, &'a Store, &'a Source);

@@ -1,13 +1,14 @@
 //! The writers of statuses: one for our own kinds, one for SmartNat's Mappings.
 
 use durward_kube::Clients;
+use durward_kube::lease::Lease;
 use durward_kube::load_balancers::LoadBalancerWriter;
 use durward_kube::object::Object;
 use durward_kube::smartnat::MappingWriter;
 use durward_kube::status::{Writer, WriterReport};
 use durward_model::{Kind, ResourceId};
 
-use super::Options;
+use super::ApiOptions;
 
 /// Everything that writes into objects.
 pub(super) struct Writers {
@@ -20,7 +21,7 @@ pub(super) struct Writers {
 
 impl Writers {
     /// Starts to write; `None` if nothing is to be written. Called within a runtime.
-    pub(super) fn start(clients: &Clients, options: &Options) -> Option<Self> {
+    pub(super) fn start(clients: &Clients, options: &ApiOptions) -> Option<Self> {
         let writing = options.statuses.as_ref()?;
         let client = || clients.write.clone();
         let mappings = options.sources.smartnat.as_ref();
@@ -32,6 +33,11 @@ impl Writers {
                 .then(|| LoadBalancerWriter::start(client(), writing)),
             mappings: mappings.map(|options| MappingWriter::start(client(), writing, options)),
         })
+    }
+
+    /// Returns the claim to the Lease whose holder writes the statuses of our own kinds. Of the others each gateway says its share.
+    pub(super) fn lease(&self) -> Option<Lease> {
+        self.own.lease()
     }
 
     /// Takes note of an object as it is in the API server.

@@ -116,7 +116,20 @@ fn kubernetes(facts: &Facts<'_>) -> Option<Check> {
         let why = first.map(|(kind, fault)| format!(": {kind}: {fault}")).unwrap_or_default();
         format!("not everything was read yet{why}")
     });
-    if cluster.synced && cluster.lag >= AWAY {
+    if let Some(written) = cluster.cached {
+        let sentence = format!(
+            "was not read since the start: a cache of {} is served",
+            crate::inspect::moment(written)
+        );
+        check.conditions.push(Condition::process(Kind::Kubernetes, "Kubernetes API", sentence));
+    }
+    if let Some((since, why)) = cluster.away.as_ref().filter(|_| cluster.synced)
+        && *since >= AWAY
+    {
+        let seconds = since.as_secs();
+        let sentence = format!("is away for {seconds} s: {why}; what it said last is served on");
+        check.conditions.push(Condition::process(Kind::Kubernetes, "durward kube", sentence));
+    } else if cluster.synced && cluster.lag >= AWAY {
         let sentence = |fault: &str| {
             let seconds = cluster.lag.as_secs();
             format!("cannot be watched for {seconds} s: {fault}; what was read is served on")

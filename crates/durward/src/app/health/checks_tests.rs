@@ -307,7 +307,7 @@ fn what_a_document_makes_the_gateway_read_and_cannot_be_read_is_a_condition_and_
     let view = Compiled::default();
     let mut cluster = crate::app::cluster::Status::default();
     cluster.synced = true;
-    cluster.unread = vec![("ReferenceGrant", "forbidden: no".to_owned())];
+    cluster.unread = vec![("ReferenceGrant".to_owned(), "forbidden: no".to_owned())];
     (cluster.refused, cluster.unwritten) = (3, Some("forbidden: nor this".to_owned()));
 
     let health = Health::judge(&Facts {

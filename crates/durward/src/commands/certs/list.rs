@@ -21,6 +21,7 @@ use crate::cli::CertsList;
 use crate::config;
 use crate::failure::{Exit, Failure};
 use crate::inspect::{self, Facts};
+use crate::live;
 use crate::output::{Format, Screen, Table, Tone, count, plain};
 use durward_control::source::regular::{self, FileKind};
 
@@ -69,7 +70,7 @@ pub(crate) fn list(arguments: &CertsList) -> Result<Exit, Failure> {
     let (mut rows, rejected) = match &arguments.dir {
         Some(dir) => (of_directory(dir, now)?, 0),
         None => {
-            let loaded = config::load(&arguments.config)?;
+            let loaded = live::load(&arguments.config, &arguments.live)?;
             let rejected = loaded
                 .verdicts
                 .iter()

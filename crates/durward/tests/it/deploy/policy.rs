@@ -7,13 +7,24 @@ use std::collections::BTreeSet;
 use serde_json::Value;
 
 /// API groups that are generally available in every release from 1.25 on.
-const VERSIONS: &[&str] = &["v1", "apps/v1", "policy/v1", "autoscaling/v2", "networking.k8s.io/v1"];
+const VERSIONS: &[&str] = &[
+    "v1",
+    "apps/v1",
+    "policy/v1",
+    "autoscaling/v2",
+    "networking.k8s.io/v1",
+    "rbac.authorization.k8s.io/v1",
+];
+
+/// Where a container has the token of its service account.
+const TOKEN: &str = "/var/run/secrets/kubernetes.io/serviceaccount";
 
 /// What is wrong with the objects.
 pub(super) fn complaints(objects: &[Value]) -> Vec<String> {
     let mut found = Vec::new();
+    let reads = of_kind(objects, "Deployment").any(reads_objects);
     for object in objects {
-        found.extend(object_complaints(object));
+        found.extend(object_complaints(object, reads));
     }
     for deployment in of_kind(objects, "Deployment") {
         found.extend(deployment_complaints(objects, deployment));
@@ -72,7 +83,41 @@ fn of_kind<'a>(objects: &'a [Value], kind: &str) -> impl Iterator<Item = &'a Val
     objects.iter().filter(move |object| object["kind"] == kind)
 }
 
-fn object_complaints(object: &Value) -> Vec<String> {
+/// Whether tenants are objects of the cluster.
+fn reads_objects(deployment: &Value) -> bool {
+    let containers = list(&deployment["spec"]["template"]["spec"]["containers"]);
+    let mut arguments = containers.flat_map(|container| list(&container["args"]));
+    arguments.any(|argument| argument == "--kube-socket" || argument == "--kubernetes")
+}
+
+/// What a role opens that nobody needs.
+fn role_complaints(role: &Value) -> Vec<&'static str> {
+    let has = |rule: &Value, field: &str, wanted: &[&str]| {
+        list(&rule[field]).any(|entry| wanted.iter().any(|wanted| entry == wanted))
+    };
+    let rules: Vec<&Value> = list(&role["rules"]).collect();
+    let any = |broken: &dyn Fn(&Value) -> bool| rules.iter().any(|rule| broken(rule));
+    let demands = [
+        (
+            any(&|rule| has(rule, "verbs", &["*"]) || has(rule, "resources", &["*"])),
+            "opens everything",
+        ),
+        (
+            any(&|rule| {
+                has(rule, "resources", &["secrets", "configmaps"])
+                    && rule["resourceNames"].is_null()
+            }),
+            "opens every Secret or ConfigMap",
+        ),
+        (
+            any(&|rule| has(rule, "resources", &["pods/exec", "serviceaccounts/token"])),
+            "opens pods",
+        ),
+    ];
+    demands.into_iter().filter(|(broken, _)| *broken).map(|(_, complaint)| complaint).collect()
+}
+
+fn object_complaints(object: &Value, reads_objects: bool) -> Vec<String> {
     let mut found = Vec::new();
     let name = object["metadata"]["name"].as_str().unwrap_or_default();
     let what = format!("{} {name:?}", object["kind"].as_str().unwrap_or("object without kind"));
@@ -84,8 +129,11 @@ fn object_complaints(object: &Value) -> Vec<String> {
         found.push(format!("{what}: not an RFC 1123 label"));
     }
     if object["kind"].as_str().is_some_and(|kind| kind.contains("Role")) {
-        found
-            .push(format!("{what}: a gateway that reads mounted files needs no access to the API"));
+        if !reads_objects {
+            let complaint = "a gateway that reads mounted files needs no access to the API";
+            found.push(format!("{what}: {complaint}"));
+        }
+        found.extend(role_complaints(object).iter().map(|end| format!("{what}: {end}")));
     }
     if object["kind"] == "ServiceAccount" && object["automountServiceAccountToken"] != false {
         found.push(format!("{what}: mounts a token"));
@@ -125,14 +173,20 @@ fn deployment_complaints(objects: &[Value], deployment: &Value) -> Vec<String> {
 
 fn container_complaints(container: &Value) -> Vec<&'static str> {
     let probe = |name: &str, path: &str| {
-        container[name]["httpGet"]["path"] == path && container[name]["httpGet"]["port"] == "admin"
+        let port = if container["name"] == "kube" { "kube-admin" } else { "admin" };
+        container[name]["httpGet"]["path"] == path && container[name]["httpGet"]["port"] == port
     };
     let image = container["image"].as_str().unwrap_or_default();
     let security = &container["securityContext"];
+    // It serves no client: whether a pod is ready is the gateway's word.
+    let is_reader = container["name"] == "kube";
+    let has_token = list(&container["volumeMounts"]).any(|mount| mount["mountPath"] == TOKEN);
+    let is_fed = list(&container["args"]).any(|argument| argument == "--kube-socket");
     let demands = [
         (probe("startupProbe", "/livez"), "no start-up probe on /livez"),
         (probe("livenessProbe", "/livez"), "no liveness probe on /livez"),
-        (probe("readinessProbe", "/readyz"), "no readiness probe on /readyz"),
+        (is_reader || probe("readinessProbe", "/readyz"), "no readiness probe on /readyz"),
+        (!(is_fed && has_token), "a token though another process reads for it"),
         (container["resources"]["requests"]["cpu"].is_string(), "no CPU request"),
         (container["resources"]["requests"]["memory"].is_string(), "no memory request"),
         (container["resources"]["limits"]["memory"].is_string(), "no memory limit"),
@@ -141,7 +195,7 @@ fn container_complaints(container: &Value) -> Vec<&'static str> {
         (security["capabilities"]["drop"][0] == "ALL", "capabilities"),
         (security["capabilities"]["add"].is_null(), "added capabilities"),
         (image.contains(':') && !image.ends_with(":latest"), "an image without a fixed tag"),
-        (port_numbers(container).contains(&8443), "no port 8443"),
+        (is_reader || port_numbers(container).contains(&8443), "no port 8443"),
     ];
     demands.into_iter().filter(|(holds, _)| !holds).map(|(_, complaint)| complaint).collect()
 }
@@ -155,10 +209,13 @@ fn mount_complaints(objects: &[Value], pod: &Value, container: &Value) -> Vec<St
             found.push(format!("mount {} has no volume", mount["name"]));
             continue;
         };
-        // The state directory is the pod's own and bounded; everything else comes from outside and is only read.
-        let is_state =
-            mount["mountPath"] == "/var/lib/durward" && volume["emptyDir"]["sizeLimit"].is_string();
-        if mount["readOnly"] != true && !is_state {
+        // The state directory is bounded, or outlives the pod; the socket's is the pod's own. Everything else comes from outside and is only read.
+        let is_bounded = volume["emptyDir"]["sizeLimit"].is_string();
+        let outlives =
+            volume["persistentVolumeClaim"].is_object() || volume["hostPath"].is_object();
+        let is_state = mount["mountPath"] == "/var/lib/durward" && (is_bounded || outlives);
+        let is_socket = mount["mountPath"] == "/run/durward" && is_bounded;
+        if mount["readOnly"] != true && !is_state && !is_socket {
             found.push(format!("mount {} is writable", mount["name"]));
         }
         let place = mount["mountPath"].as_str().unwrap_or_default();
@@ -185,6 +242,10 @@ fn volume_files(objects: &[Value], volume: &Value) -> Result<Vec<String>, String
         let items = |kind: &str| list(&source[kind]["items"]).map(|item| text(&item["path"]));
         files.extend(items("secret").chain(items("configMap")));
         let Some(name) = source["configMap"]["name"].as_str() else { continue };
+        // The cluster puts it into every namespace.
+        if name == "kube-root-ca.crt" {
+            continue;
+        }
         match find(objects, "ConfigMap", name) {
             Some(map) if source["configMap"]["items"].is_null() => {
                 files.extend(

@@ -33,7 +33,7 @@ async fn is_programmed(cluster: &Cluster, name: &str, at: SocketAddr, says: &str
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn programmed_is_never_true_before_a_client_is_answered_by_that_revision() {
     let moments = std::env::var("DURWARD_MOMENTS").ok().and_then(|text| text.parse().ok());
-    let (cluster, mut dice) = (Cluster::start().await, Dice(0x9e37_79b9_7f4a_7c15));
+    let (cluster, mut dice) = (Cluster::start(Form::OneProcess).await, Dice(0x9e37_79b9_7f4a_7c15));
     let doors: Vec<[SocketAddr; 2]> = (0..3).map(|_| [door(), door()]).collect();
 
     for moment in 0..moments.unwrap_or(MOMENTS) {

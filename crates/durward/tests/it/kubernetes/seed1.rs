@@ -5,18 +5,22 @@ use std::sync::Arc;
 
 use durward_testkit::certificates::{Authority, client_config};
 use durward_testkit::client::RawHttp;
-use durward_testkit::kubernetes::TestEnv;
+use durward_testkit::kubernetes::{ApiServer, TestEnv};
 use durward_testkit::process::{eventually, unique_loopback};
 use serde_json::{Value, json};
 
-use super::{Cluster, DEADLINE, door, install, namespace, spec, tls_secret, until_served};
+use super::cases::{install, namespace, tls_secret};
+use super::{Arguments, Cluster, DEADLINE, Form, door, spec, until_served};
 use crate::support::get;
 
 const CONFIG_MAP: &str = "pingora-tenant-routing";
 
 /// Starts a gateway that reads the ConfigMap of its own namespace.
 async fn start() -> Cluster {
-    let env = TestEnv::start().await;
+    start_on(TestEnv::start().await).await
+}
+
+async fn start_on(env: TestEnv) -> Cluster {
     let kubeconfig = env.service_account("durward").await;
     let theirs = env.namespace().to_owned();
     install(&env, "deploy/kubernetes/rbac.yaml", &theirs).await;
@@ -27,7 +31,7 @@ async fn start() -> Cluster {
     let bind = format!("0.0.0.0:{port}");
     let more =
         ["--gateway-namespace", &theirs, "--kube-routing", CONFIG_MAP, "--routing-bind", &bind];
-    Cluster::with(env, &kubeconfig, &more).await
+    Cluster::with(env, &kubeconfig, Form::OneProcess, Arguments::new(&[], &more)).await
 }
 
 /// Waits until the certificate at an address is one of the authority.
@@ -40,8 +44,9 @@ async fn until_trusted(at: SocketAddr, authority: &Authority) {
 }
 
 fn bound(cluster: &Cluster, address: IpAddr) -> SocketAddr {
-    let at = cluster.more.iter().position(|one| one == "--routing-bind").unwrap();
-    let bind: SocketAddr = cluster.more[at + 1].parse().unwrap();
+    let more = &cluster.more.gateway;
+    let at = more.iter().position(|one| one == "--routing-bind").unwrap();
+    let bind: SocketAddr = more[at + 1].parse().unwrap();
     SocketAddr::new(address, bind.port())
 }
 
@@ -102,6 +107,46 @@ async fn a_config_map_and_secrets_are_served_followed_and_survive_a_bad_edit() {
     until_trusted(bound(&cluster, b), &first).await;
 }
 
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_config_map_is_served_from_the_cache_by_a_start_without_an_api_server() {
+    let mut cluster = start_on(TestEnv::on_double(ApiServer::settings()).await).await;
+    cluster.dir.write("cache.key", "AAECAwQFBgcICQoLDA0ODxAREhMUFRYXGBkaGxwdHh8=\n");
+    let key = cluster.dir.join("cache.key");
+    std::fs::set_permissions(&key, std::os::unix::fs::PermissionsExt::from_mode(0o600)).unwrap();
+    let cached = ["--kube-cache", "DIR/cluster.cache", "--kube-cache-key", "DIR/cache.key"];
+    cluster.more.gateway.extend(cached.map(str::to_owned));
+    cluster.restart();
+    let (a, authority): (IpAddr, _) = (unique_loopback().into(), Authority::new("first"));
+    certificate(&cluster, "tenant-a-cert", &authority, a).await;
+    route(&cluster, &[("tenant-A", a)]).await;
+    until_trusted(bound(&cluster, a), &authority).await;
+    let cache = cluster.dir.join("cluster.cache");
+    let written = || std::fs::metadata(&cache).and_then(|found| found.modified()).ok();
+    let before = written();
+    // A cache that was written after all of this.
+    cluster.tenant("last", door(), "last").await;
+    cluster.until_condition("last", "Ready", "True Ready").await;
+    let is_written = async || written() > before;
+    assert!(eventually(DEADLINE, is_written).await, "{}", cluster.gateway.output());
+
+    cluster.kill();
+    let server = cluster.env.double().unwrap();
+    server.go_away();
+    server.reset_connections();
+    cluster.start_again();
+
+    until_trusted(bound(&cluster, a), &authority).await;
+    cluster.env.double().unwrap().come_back();
+    let b: IpAddr = unique_loopback().into();
+    certificate(&cluster, "tenant-b-cert", &authority, b).await;
+    route(&cluster, &[("tenant-B", b)]).await;
+    until_trusted(bound(&cluster, b), &authority).await;
+    let gone = async || {
+        get(cluster.admin, "/snapshot").is_some_and(|(_, text)| !text.contains("tenant-A"))
+    };
+    assert!(eventually(DEADLINE, gone).await, "{}", cluster.gateway.output());
+}
+
 /// Makes a Service of our class that asks for an address.
 async fn service(cluster: &Cluster, namespace: &str, name: &str, asked: &Value) {
     let mut service = json!({
@@ -149,7 +194,8 @@ async fn a_service_says_the_address_that_its_tenant_serves_and_no_other() {
     let theirs = env.new_namespace(&json!({"durward.dev/tenant": "acme"})).await;
     install(&env, "deploy/kubernetes/rbac.yaml", &theirs).await;
     install(&env, "deploy/kubernetes/load-balancers.yaml", &theirs).await;
-    let cluster = Cluster::with(env, &kubeconfig, &["--kube-load-balancers"]).await;
+    let more = Arguments::new(&[], &["--kube-load-balancers"]);
+    let cluster = Cluster::with(env, &kubeconfig, Form::OneProcess, more).await;
     let mallory = namespace(&cluster, "mallory").await;
     let nobody = cluster.env.new_namespace(&json!({})).await;
     let at = door();

@@ -1,18 +1,16 @@
-//! What the statuses of objects are to say: the verdict on each, and whether the planes serve it.
+//! What became of objects: the verdict on each, and whether the planes serve it.
 //!
 //! A plane has confirmed an object only when it serves the configuration that the verdict is part of; what was compiled and is not served yet is pending.
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
+use std::time::Duration;
 
-use durward_control::{Compiled, Document};
-use durward_kube::status::{Desired, PlaneReport, WriterReport};
+use durward_control::stream::{ObjectReport, PlaneReport};
+use durward_control::{Compiled, Document, Store};
 use durward_model::verdict::Verdict;
 use durward_model::{DocumentKey, ResourceId, TenantId};
 
-use super::load_balancers;
-use super::mappings::{self, Cluster};
-use super::writers::Writers;
 use crate::app::Gateway;
 use crate::app::condition::Kind;
 use crate::app::health::{Health, KernelFacts};
@@ -31,75 +29,54 @@ pub(crate) struct Served {
     pub(crate) health: Health,
 }
 
-/// Result of a look.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Look {
-    Settled,
-    /// An object waits for what happens without a change of the configuration.
-    Unsettled,
+impl Served {
+    /// Looks at a gateway; `None` if it has ended.
+    pub(super) async fn by(gateway: Arc<Gateway>) -> Option<Self> {
+        // The kernel may have to be asked.
+        tokio::task::spawn_blocking(move || gateway.served()).await.ok()
+    }
 }
 
-pub(super) struct Statuses<'a> {
-    writers: &'a Writers,
-    said: BTreeMap<ResourceId, Said>,
+/// Pause between two looks at what is served.
+pub(super) const LOOK: Duration = Duration::from_secs(2);
+
+/// Reporter of what became of objects. It says each thing once.
+#[derive(Default)]
+pub(super) struct Reporter {
+    said: BTreeMap<ResourceId, Reported>,
 }
 
 /// What was said last of an object.
-struct Said {
+struct Reported {
     verdict: Arc<Verdict>,
-    uid: Option<Arc<str>>,
     planes: Vec<PlaneReport>,
 }
 
-impl<'a> Statuses<'a> {
-    pub(super) fn new(writers: &'a Writers) -> Self {
-        Self { writers, said: BTreeMap::new() }
-    }
-
-    /// Looks at what is served, and says of each object what became of it, if that is not what was said.
-    pub(super) async fn look(&mut self, gateway: Arc<Gateway>, cluster: Cluster<'_>) -> Look {
-        // The kernel may have to be asked.
-        let Ok(served) = tokio::task::spawn_blocking(move || gateway.served()).await else {
-            return Look::Settled;
-        };
-        self.look_at_own(&served, cluster);
-        if let Some(writer) = &self.writers.load_balancers {
-            let (_, store, source) = cluster;
-            load_balancers::look(writer, &served, store, source);
-        }
-        match &self.writers.mappings {
-            Some(writer) => mappings::look(writer, &served, cluster),
-            None => Look::Settled,
-        }
-    }
-
-    fn look_at_own(&mut self, served: &Served, (objects, store, _): Cluster<'_>) {
-        self.said.retain(|id, _| objects.contains_key(id));
-        for (id, object) in objects.iter().filter(|(_, object)| object.mapping.is_none()) {
+impl Reporter {
+    /// Returns what became of each object by what is served, if that is not what was said.
+    pub(super) fn reports<'a>(
+        &mut self,
+        served: &Served,
+        objects: impl Iterator<Item = &'a ResourceId>,
+        store: &Store,
+    ) -> Vec<ObjectReport> {
+        let (mut reports, mut said) = (Vec::new(), BTreeMap::new());
+        for id in objects {
             let key = DocumentKey::Object(id.clone());
             let Some(verdict) = served.view.verdicts.on(&key) else { continue };
-            if verdict.observed != object.revision {
-                // It is compiled in a moment; until then nothing is known of this revision.
-                continue;
-            }
             let tenant = store.document(&key).and_then(Document::tenant);
             let planes = planes(served, verdict, tenant.as_ref());
-            let is_same = |said: &Said| {
+            let is_same = |said: &Reported| {
                 (Arc::ptr_eq(&said.verdict, verdict) || said.verdict == *verdict)
-                    && said.uid == object.revision.uid
                     && said.planes == planes
             };
-            if self.said.get(id).is_some_and(is_same) {
-                continue;
+            if !self.said.get(id).is_some_and(is_same) {
+                reports.extend(ObjectReport::new(verdict, planes.clone()));
             }
-            self.writers.own.want(id, Desired::new(object, verdict, &planes));
-            let (verdict, uid) = (Arc::clone(verdict), object.revision.uid.clone());
-            self.said.insert(id.clone(), Said { verdict, uid, planes });
+            said.insert(id.clone(), Reported { verdict: Arc::clone(verdict), planes });
         }
-    }
-
-    pub(super) fn report(&self) -> WriterReport {
-        self.writers.report()
+        self.said = said;
+        reports
     }
 }
 

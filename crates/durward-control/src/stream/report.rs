@@ -1,0 +1,104 @@
+//! What became of an object, as the process says that serves it.
+
+use std::sync::Arc;
+
+use durward_model::verdict::{Finding, Outcome, Verdict};
+use durward_model::{DocumentKey, Origin, ResourceId, Revision};
+use serde::{Deserialize, Serialize};
+
+/// Findings of one object that are reported. A status shows fewer.
+const MOST_FINDINGS: usize = 100;
+/// Planes that report on one object.
+const MOST_PLANES: usize = 16;
+/// Longest sentence of a finding that is reported, in bytes.
+const LONGEST_SENTENCE: usize = 4096;
+
+/// What a plane says of an object.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct PlaneReport {
+    /// The plane: `proxy` or `nat`, with the gateway's name where there are several.
+    pub plane: Arc<str>,
+    /// The revision that it serves; `None` if it serves none.
+    pub confirmed: Option<Revision>,
+    /// Why it cannot serve the object, as a reason and a sentence.
+    pub problem: Option<(Arc<str>, Arc<str>)>,
+}
+
+/// What became of an object in one of its revisions.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ObjectReport {
+    /// The object.
+    pub id: ResourceId,
+    /// The revision that the report is on.
+    pub observed: Revision,
+    /// What became of it.
+    pub outcome: Outcome,
+    /// Why, without excerpts.
+    pub findings: Vec<Finding>,
+    /// What the planes say.
+    pub planes: Vec<PlaneReport>,
+}
+
+impl ObjectReport {
+    /// Builds the report on an object; `None` if the verdict is on a document of a file.
+    #[must_use]
+    pub fn new(verdict: &Verdict, planes: Vec<PlaneReport>) -> Option<Self> {
+        let id = verdict.document.object()?.clone();
+        let findings = verdict.findings.iter().take(MOST_FINDINGS).map(|finding| Finding {
+            excerpt: None,
+            sentence: bounded(&finding.sentence),
+            field: bounded(&finding.field),
+            ..finding.clone()
+        });
+        let planes = planes.into_iter().map(|plane| PlaneReport {
+            problem: plane.problem.map(|(reason, text)| (bounded(&reason), bounded(&text))),
+            ..plane
+        });
+        let (observed, outcome) = (verdict.observed.clone(), verdict.outcome);
+        let (findings, planes) = (findings.collect(), planes.collect());
+        Some(Self { id, observed, outcome, findings, planes })
+    }
+
+    /// Returns whether it is no larger than [`Self::new`] makes one. The sender of another may be somebody who has taken a gateway over.
+    #[must_use]
+    pub fn is_bounded(&self) -> bool {
+        let is_short = |text: &Arc<str>| text.len() <= LONGEST_SENTENCE;
+        let of_findings = self.findings.iter().all(|finding| {
+            let texts = [&finding.reason, &finding.field, &finding.sentence];
+            texts.into_iter().all(is_short) && finding.excerpt.is_none()
+        });
+        let of_planes = self.planes.iter().all(|plane| {
+            let problem = plane.problem.iter().flat_map(|(reason, text)| [reason, text]);
+            is_short(&plane.plane) && problem.into_iter().all(is_short)
+        });
+        let few = self.findings.len() <= MOST_FINDINGS && self.planes.len() <= MOST_PLANES;
+        few && of_findings && of_planes
+    }
+
+    /// Returns the verdict that it reports.
+    #[must_use]
+    pub fn verdict(&self) -> Verdict {
+        Verdict {
+            document: DocumentKey::Object(self.id.clone()),
+            resource: self.id.clone(),
+            observed: self.observed.clone(),
+            outcome: self.outcome,
+            findings: self.findings.clone(),
+            origin: Origin::Object { id: self.id.clone(), field: Arc::from("") },
+        }
+    }
+
+    /// Returns whether something of the revision is served.
+    #[must_use]
+    pub fn is_served(&self) -> bool {
+        matches!(self.outcome, Outcome::Accepted | Outcome::Partial)
+    }
+}
+
+/// Returns a text, cut where it is too long.
+fn bounded(text: &Arc<str>) -> Arc<str> {
+    if text.len() <= LONGEST_SENTENCE {
+        return Arc::clone(text);
+    }
+    Arc::from(&text[..text.floor_char_boundary(LONGEST_SENTENCE)])
+}
