@@ -157,7 +157,7 @@ fn documents_of_every_kind_come_through_as_they_were() {
         namespaced(Kind::EgressPolicy, r#"{"allow": [{"host": "pay.example"}]}"#),
         namespaced(
             Kind::HostedApi,
-            r#"{"names": ["t1.api.example"], "upstream": {"endpoints": ["192.0.2.1:6443"]}}"#,
+            r#"{"names": ["t1.api.example"], "address": "203.0.113.3", "upstream": {"endpoints": ["192.0.2.1:6443"]}}"#,
         ),
         Document::of_object(id, Revision::default(), None, source, content),
         mapping(
