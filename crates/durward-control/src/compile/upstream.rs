@@ -74,10 +74,9 @@ pub(crate) fn at_field(
     report.check("BadName", name, field, words::upstream_name);
     let protocol = protocol(spec, around.bytes_only.contains(name.as_str()));
     let sources = sources(report, spec, field, around);
+    let within = (&sources[..], around.share);
     let (endpoints, gone) = match &spec.service {
-        Some(service) => {
-            of_service(report, files, (service, spec), field, (&sources, around.share))
-        }
+        Some(service) => of_service(report, files, (service, spec), field, within),
         None => (endpoints(report, spec, field, protocol), None),
     };
     super::link::behind(report, spec, field);
