@@ -79,7 +79,7 @@ fn a_mapping_is_a_port_mapping_of_its_namespaces_tenant() {
 
     assert_eq!(said(&compiled, &object), "no", "{:#?}", compiled.verdicts);
     let mapping = &compiled.snapshot.nat.mappings[0];
-    assert_eq!((mapping.tenant.as_str(), &*mapping.name), ("acme", "desk.web"));
+    assert_eq!((mapping.tenant.as_str(), &*mapping.name), ("acme", "desk/desk.web"));
     assert_eq!(mapping.mode, SourceMode::Snat);
     let ports: Vec<_> =
         mapping.ports.iter().map(|port| (port.protocol, port.ports.to_string())).collect();
