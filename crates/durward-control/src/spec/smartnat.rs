@@ -119,10 +119,14 @@ pub fn read(spec: &str) -> Result<MappingSpec, String> {
     serde_json::from_str(spec).map_err(|error| error.to_string())
 }
 
-/// Returns the name of the `PortMapping` that a `Mapping` is: `NAMESPACE.NAME`.
+/// Returns what the mapping that a `Mapping` is is called in the snapshot: as all objects of a namespace, `NAMESPACE/` and its name.
 #[must_use]
-pub fn mapping_name(id: &ResourceId) -> String {
-    // Two namespaces of one tenant may have mappings of one name. A namespace has no dot, so no two of these names are the same.
+pub fn served_name(id: &ResourceId) -> String {
+    format!("{}/{}", id.namespace.as_deref().unwrap_or_default(), mapping_name(id))
+}
+
+/// Returns the name of the `PortMapping` that a `Mapping` is: `NAMESPACE.NAME`, which no `PortMapping` of its own namespace has by chance.
+fn mapping_name(id: &ResourceId) -> String {
     format!("{}.{}", id.namespace.as_deref().unwrap_or_default(), id.name)
 }
 

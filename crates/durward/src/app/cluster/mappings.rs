@@ -4,7 +4,7 @@ use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::net::IpAddr;
 use std::sync::Arc;
 
-use durward_control::spec::smartnat::{invalid, mapping_name};
+use durward_control::spec::smartnat::{invalid, served_name};
 use durward_control::{Document, Store};
 use durward_kube::Source;
 use durward_kube::object::Object;
@@ -59,7 +59,7 @@ pub(super) fn look(writer: &MappingWriter, served: &Served, cluster: Cluster<'_>
             continue;
         }
         let tenant = store.document(&key).and_then(Document::tenant);
-        let name = mapping_name(id);
+        let name = served_name(id);
         let found = tenant.as_ref().and_then(|tenant| carried.get(&(tenant, &*name)));
         if let Some(said) = said(object, mapping, served, found.copied()) {
             let vip = source.cluster_ip(&object.metadata.namespace, &mapping.spec.service_name);
