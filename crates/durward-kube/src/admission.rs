@@ -23,22 +23,11 @@ enum Parameters {
 #[must_use]
 pub fn policies(gateway: &str) -> Vec<Value> {
     let gateway = quoted(gateway);
+    let (mapping, part) = (of_mapping(&gateway), of_part(&gateway));
     [
-        policy(
-            "durward-portmappings",
-            "portmappings",
-            Parameters::None,
-            &[],
-            &of_mapping(&gateway),
-        ),
-        policy(
-            "durward-egresspolicies",
-            "egresspolicies",
-            Parameters::None,
-            &[],
-            &of_part(&gateway),
-        ),
-        policy("durward-hostedapis", "hostedapis", Parameters::None, &[], &of_part(&gateway)),
+        policy("durward-portmappings", "portmappings", Parameters::None, &[], &mapping),
+        policy("durward-egresspolicies", "egresspolicies", Parameters::None, &[], &part),
+        policy("durward-hostedapis", "hostedapis", Parameters::None, &[], &part),
         policy("durward-tenants", "tenants", Parameters::None, &[], &of_tenant()),
         policy(
             "durward-portmapping-namespaces",

@@ -394,7 +394,7 @@ pub(crate) enum CertsWhat {
     /// Issue a server or client certificate; creates the authority if there is none
     Issue(CertsIssue),
     /// List certificates with names, issuer, key type, days left and chain
-    List(CertsList),
+    List(Box<CertsList>),
 }
 
 /// `durward certs issue`

@@ -28,7 +28,7 @@ pub(crate) fn is_plugin() -> bool {
 
 /// Loads and compiles objects of a cluster if the user asks for those, else documents of files. A plugin of kubectl reads objects unless files are named.
 pub(crate) fn load(config: &ConfigArgs, live: &LiveArgs) -> Result<Loaded, Failure> {
-    if !live.kubernetes && !(is_plugin() && config.config.is_empty()) {
+    if !(live.kubernetes || is_plugin() && config.config.is_empty()) {
         if let Some(option) = live.given() {
             return Err(Failure::usage(format!("{option} is for --kubernetes")));
         }

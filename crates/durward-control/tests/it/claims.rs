@@ -260,6 +260,14 @@ fn an_address_taken_from_a_document_is_free_for_the_next_and_is_the_first_ones_u
     assert_eq!(moved.snapshot.tenants.len(), 2);
 }
 
+/// A tenant with a hosted API server, whose relay has this certificate.
+fn relay(name: &str, last: u8, file: &str) -> String {
+    let tenant = tenant(name, &format!("{{egress: {{addresses: [203.0.113.{last}]}}}}"));
+    format!(
+        "{tenant}---\napiVersion: durward.dev/v1alpha1\nkind: HostedApi\nmetadata: {{name: api}}\nspec: {{tenant: {name}, names: [{name}.api.example], address: 198.51.100.{last}, upstream: {{endpoints: [10.0.0.11]}}, relay: {{certificate: {{file: certs/{file}}}, clientAuthorities: {{caFile: certs/partners.crt}}}}}}\n"
+    )
+}
+
 #[test]
 fn a_key_is_one_tenants_whatever_its_file_is_called() {
     let server = |name: &str, last: u8, file: &str| {
@@ -284,12 +292,6 @@ fn a_key_is_one_tenants_whatever_its_file_is_called() {
             &format!(
                 "{{egress: {{addresses: [203.0.113.{last}], proxy: [{{address: 198.51.100.{last}, shared: true, certificate: {{file: certs/{file}}}, ipSan: Warn, allowedSources: [10.{last}.0.0/16]}}]}}}}"
             ),
-        )
-    };
-    let relay = |name: &str, last: u8, file: &str| {
-        let tenant = tenant(name, &format!("{{egress: {{addresses: [203.0.113.{last}]}}}}"));
-        format!(
-            "{tenant}---\napiVersion: durward.dev/v1alpha1\nkind: HostedApi\nmetadata: {{name: api}}\nspec: {{tenant: {name}, names: [{name}.api.example], address: 198.51.100.{last}, upstream: {{endpoints: [10.0.0.11]}}, relay: {{certificate: {{file: certs/{file}}}, clientAuthorities: {{caFile: certs/partners.crt}}}}}}\n"
         )
     };
     type Form<'f> = (&'f str, &'f dyn Fn(&str, u8, &str) -> String);

@@ -157,7 +157,7 @@ impl Cluster {
         let patience = options.patience;
         let thread = std::thread::Builder::new().name("durward-kube".to_owned()).spawn({
             let (shared, stopped) = (Arc::clone(&shared), stopped.clone());
-            move || serve(options, feed, shared, (first, of_gateway), &stopped)
+            move || serve(options, feed, &shared, (first, of_gateway), &stopped)
         });
         let thread = thread
             .map_err(|error| Failure::broken("starting to read the Kubernetes API", error))?;
@@ -288,7 +288,7 @@ type Serving = watch::Receiver<Option<Weak<Gateway>>>;
 fn serve(
     options: Options,
     feed: Arc<Feed>,
-    shared: Arc<Shared>,
+    shared: &Arc<Shared>,
     (first, gateway): (First, Serving),
     stopped: &CancellationToken,
 ) {
@@ -297,7 +297,7 @@ fn serve(
         Err(error) => return drop(first.send(Err(error.to_string()))),
     };
     let reading = async {
-        let shared = Arc::clone(&shared);
+        let shared = Arc::clone(shared);
         match options.reader {
             Reader::Api(api) => in_process::run(*api, feed, shared, (first, gateway)).await,
             Reader::Socket(socket) => {

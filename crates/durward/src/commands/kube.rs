@@ -59,11 +59,11 @@ pub(crate) fn api(arguments: &ApiArgs) -> ApiOptions {
         secrets: arguments
             .kube_secrets
             .as_ref()
-            .map_or(secrets.clone(), |how| how.reading(secrets)),
+            .map_or_else(|| secrets.clone(), |how| how.reading(secrets.clone())),
         ..defaults
     };
     let (cluster, instance) = (arguments.cluster(), instance());
-    let rate = arguments.status_rate.unwrap_or(WriterOptions::default().rate);
+    let rate = arguments.status_rate.unwrap_or_else(|| WriterOptions::default().rate);
     let statuses = (rate > 0).then(|| WriterOptions {
         rate,
         lease: Some(lease(&instance, &cluster)),

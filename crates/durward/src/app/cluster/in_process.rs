@@ -1,6 +1,6 @@
 //! The gateway reads the API server itself.
 
-use std::sync::Arc;
+use std::sync::{Arc, Weak};
 use std::time::Duration;
 
 use durward_control::Feed;
@@ -11,6 +11,7 @@ use super::reporter::{LOOK, Reporter};
 use super::{
     ApiOptions, Cache, First, Follower, Record, Saver, Served, Serving, Shared, begin, until_taken,
 };
+use crate::app::Gateway;
 
 /// Pause after a change that the kernel does not carry yet.
 const SOON: Duration = Duration::from_millis(100);
@@ -63,53 +64,71 @@ pub(super) async fn run(
         until_taken(&feed).await;
         feed.say(later);
     }
-    let mut changes = match gateway.upgrade() {
-        Some(gateway) => gateway.changes(),
-        None => return,
-    };
-    let (mut next_look, mut changed_at) = (Instant::now(), Instant::now());
-    let mut reporter = Reporter::default();
-    loop {
-        tokio::select! {
-            change = follower.next() => {
-                if cache.is_some() {
-                    record.take(change.clone());
-                    saver.note();
+    let keeps = cache.is_some();
+    Following { follower, feed, record, saver, keeps, reports_any }.run(&gateway).await;
+}
+
+/// What follows after everything was read once.
+struct Following {
+    follower: Follower,
+    feed: Arc<Feed>,
+    record: Record,
+    saver: Saver,
+    /// True if there is a cache.
+    keeps: bool,
+    reports_any: bool,
+}
+
+impl Following {
+    async fn run(mut self, gateway: &Weak<Gateway>) {
+        let mut changes = match gateway.upgrade() {
+            Some(gateway) => gateway.changes(),
+            None => return,
+        };
+        let (mut next_look, mut changed_at) = (Instant::now(), Instant::now());
+        let mut reporter = Reporter::default();
+        loop {
+            tokio::select! {
+                change = self.follower.next() => {
+                    if self.keeps {
+                        self.record.take(change.clone());
+                        self.saver.note();
+                    }
+                    self.feed.say(change);
+                    continue;
                 }
-                feed.say(change);
-                continue;
-            }
-            () = saver.due() => {
-                saver.save(record.served()).await;
-                continue;
-            }
-            changed = changes.changed() => {
-                if changed.is_err() {
-                    return;
+                () = self.saver.due() => {
+                    self.saver.save(self.record.served()).await;
+                    continue;
                 }
-                changed_at = Instant::now();
+                changed = changes.changed() => {
+                    if changed.is_err() {
+                        return;
+                    }
+                    changed_at = Instant::now();
+                }
+                () = sleep_until(next_look) => {}
             }
-            () = sleep_until(next_look) => {}
+            let Some(gateway) = gateway.upgrade() else { return };
+            self.follower.want_also(self.follower.wanted_beside(gateway.wanted_of_cluster()));
+            next_look = Instant::now() + LOOK;
+            if (self.reports_any || self.keeps)
+                && let Some(served) = Served::by(gateway).await
+            {
+                let objects = self.follower.objects().keys();
+                for report in reporter.reports(&served, objects, self.follower.store()) {
+                    self.follower.note(&report);
+                    if self.keeps {
+                        self.record.note(&report);
+                        self.saver.note();
+                    }
+                }
+                let look = self.follower.look_at_foreign(&served);
+                if look == Look::Unsettled && changed_at.elapsed() < CARRIED {
+                    next_look = Instant::now() + SOON;
+                }
+            }
+            self.follower.show();
         }
-        let Some(gateway) = gateway.upgrade() else { return };
-        follower.want_also(follower.wanted_beside(gateway.wanted_of_cluster()));
-        next_look = Instant::now() + LOOK;
-        if (reports_any || cache.is_some())
-            && let Some(served) = Served::by(gateway).await
-        {
-            let objects = follower.objects().keys();
-            for report in reporter.reports(&served, objects, follower.store()) {
-                follower.note(&report);
-                if cache.is_some() {
-                    record.note(&report);
-                    saver.note();
-                }
-            }
-            let look = follower.look_at_foreign(&served);
-            if look == Look::Unsettled && changed_at.elapsed() < CARRIED {
-                next_look = Instant::now() + SOON;
-            }
-        }
-        follower.show();
     }
 }

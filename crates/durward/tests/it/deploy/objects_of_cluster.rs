@@ -173,7 +173,7 @@ fn init_writes_manifests_that_keep_the_policy_and_overwrites_nothing() {
         command.current_dir(place.path()).output().unwrap()
     };
     let written =
-        |name: &str| objects(&std::fs::read_to_string(place.join(&format!("out/{name}"))).unwrap());
+        |name: &str| objects(&std::fs::read_to_string(place.join(format!("out/{name}"))).unwrap());
 
     let output = run(&["--admission"]);
     assert!(output.status.success(), "{}", crate::support::stderr(&output));

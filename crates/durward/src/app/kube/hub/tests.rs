@@ -124,7 +124,7 @@ fn what_was_served_last_is_kept_until_another_revision_is_served() {
 #[test]
 fn the_youngest_gateway_that_serves_is_heard_and_the_older_one_again_when_it_goes() {
     let acme = object("acme", 1);
-    let hub = begun(&[acme.clone()], &[]);
+    let hub = begun(std::slice::from_ref(&acme), &[]);
     let (older, _) = hub.join(Vec::new()).unwrap();
     let outcomes = || hub.reports().iter().map(|one| one.outcome).collect::<Vec<_>>();
     hub.report(older, report(&acme, Outcome::Accepted));
