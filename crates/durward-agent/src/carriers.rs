@@ -141,7 +141,7 @@ async fn slot(shared: Arc<Shared>, purpose: Purpose, kept: CancellationToken) {
     }
 }
 
-/// What became of a carrier.
+/// State of a carrier when its task reports.
 enum Carried {
     /// The gateway wants to be left; the carrier lives on until the token is cancelled.
     Drains(Drain, CancellationToken),

@@ -35,7 +35,7 @@ pub struct AgentFile {
     pub ca_file: Option<PathBuf>,
     /// Client certificate with its chain, PEM.
     pub certificate_file: PathBuf,
-    /// Its key, PEM.
+    /// Private key of the certificate, PEM.
     pub key_file: PathBuf,
     /// Routes.
     #[serde(default)]
@@ -75,7 +75,7 @@ pub enum ConfigError {
     Read {
         /// The file.
         path: PathBuf,
-        /// Why not.
+        /// Error of the file system.
         source: std::io::Error,
     },
     /// Not the YAML that was expected; says line, column and excerpt.
@@ -83,7 +83,7 @@ pub enum ConfigError {
     Syntax {
         /// The file.
         path: PathBuf,
-        /// What is wrong, and where.
+        /// Sentence with line, column and excerpt.
         message: String,
     },
     /// A field with a value that cannot be used.
@@ -91,9 +91,9 @@ pub enum ConfigError {
     Field {
         /// The field.
         field: String,
-        /// What is written there.
+        /// Value as it is written.
         written: String,
-        /// Why it cannot be used, and the cure.
+        /// Fault of the value and its cure, as a phrase.
         fault: String,
     },
     /// Certificates or keys that cannot be used.
@@ -101,12 +101,12 @@ pub enum ConfigError {
     Certificate {
         /// The file.
         path: PathBuf,
-        /// Why not.
+        /// Fault of the certificate or key, as a phrase.
         fault: String,
     },
 }
 
-/// What the environment adds to the file.
+/// Settings from the environment, which are added to those of the file.
 #[derive(Clone, Debug, Default)]
 pub struct Environment {
     /// `HTTPS_PROXY`.

@@ -79,7 +79,7 @@ impl Policy {
             return Err(Denied::ApiServer(address.to_string()));
         }
         match classify(ip) {
-            // Where a cluster's backends are.
+            // Backends of a cluster have such addresses.
             None | Some((Guarded::Private | Guarded::Shared, _)) => Ok(()),
             Some((class, _)) => Err(Denied::Guarded { address: ip, class }),
         }

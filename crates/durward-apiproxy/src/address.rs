@@ -30,7 +30,7 @@ pub enum AddressFault {
         address: IpAddr,
         /// The network it is in.
         network: IpNet,
-        /// Its use.
+        /// Use of that network.
         what: &'static str,
     },
 }

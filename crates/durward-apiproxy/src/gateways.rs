@@ -51,7 +51,7 @@ pub enum DialError {
     HttpProxy {
         /// Where it should have gone.
         endpoint: Endpoint,
-        /// Why not.
+        /// Answer of the HTTP proxy, or the error.
         reason: String,
     },
     /// The gateway is not verified, or does not verify us.

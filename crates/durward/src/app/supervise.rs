@@ -25,6 +25,8 @@ const PATIENCE: Duration = Duration::from_secs(60);
 const DESCRIPTOR_TABLE: u64 = 128 * 1024;
 /// Interval of retries of sockets that could not be bound.
 const RETRY_BINDS: Duration = Duration::from_secs(2);
+/// Time after which a thread for blocking work ends if there is none.
+const IDLE_THREAD: Duration = Duration::from_secs(3);
 
 /// Serves until a signal arrives or a younger process has taken over.
 pub(crate) fn run(
@@ -39,6 +41,8 @@ pub(crate) fn run(
     raise_descriptor_limit();
     reserve_descriptor_table();
     let runtime = tokio::runtime::Builder::new_current_thread()
+        // Threads of slow readers go soon after them: periodic work would keep several of them awake in turn.
+        .thread_keep_alive(IDLE_THREAD)
         .enable_all()
         .build()
         .map_err(|error| Failure::broken("starting", error))?;
