@@ -10,45 +10,10 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 pub use durward_model::DocumentKey;
-use durward_model::{Kind, ResourceId};
-use serde::{Deserialize, Serialize};
 
 use crate::document::Document;
 use crate::named_file::{FileBytes, MISSING, NamedFile};
-
-/// Thing outside of a document that the meaning of the document depends on.
-#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
-pub enum Reference {
-    /// A file, by the path it is looked for at.
-    File(Arc<Path>),
-    /// A Secret.
-    Secret {
-        /// The namespace it is in.
-        namespace: Arc<str>,
-        /// Its name.
-        name: Arc<str>,
-    },
-    /// A `ConfigMap`.
-    ConfigMap {
-        /// The namespace it is in.
-        namespace: Arc<str>,
-        /// Its name.
-        name: Arc<str>,
-    },
-    /// The ready endpoints of a port of a Service.
-    Service {
-        /// The namespace it is in.
-        namespace: Arc<str>,
-        /// Its name.
-        name: Arc<str>,
-        /// The port's name or number, as the document has it.
-        port: Arc<str>,
-    },
-    /// The labels of a namespace.
-    Namespace(Arc<str>),
-    /// A grant that lets other namespaces refer to a resource.
-    Grant(ResourceId),
-}
+use crate::reference::{Grantee, Reference};
 
 /// State of a thing that documents refer to.
 #[derive(Clone, PartialEq, Eq)]
@@ -163,15 +128,6 @@ impl FromIterator<SocketAddr> for ServiceEndpoints {
     }
 }
 
-/// Resources that a grant lets refer to another namespace: those of a kind in a namespace.
-#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
-pub struct Grantee {
-    /// The kind.
-    pub kind: Kind,
-    /// The namespace; for a `Tenant` the one that it looks names up in.
-    pub namespace: Arc<str>,
-}
-
 impl From<FileBytes> for Fact {
     fn from(read: FileBytes) -> Self {
         match read {
@@ -262,6 +218,8 @@ impl Change {
 
 #[cfg(test)]
 mod tests {
+    use durward_model::{Kind, ResourceId};
+
     use super::*;
     use crate::document::{Broken, Content, Source};
 

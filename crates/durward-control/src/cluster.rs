@@ -8,7 +8,7 @@ use std::sync::Arc;
 
 use durward_model::{Kind, ResourceId, TenantId};
 
-use crate::change::{Grantee, Reference};
+use crate::reference::{Grantee, Reference};
 
 /// Label of a Namespace that names the tenant it belongs to.
 pub const TENANT_LABEL: &str = "durward.dev/tenant";

@@ -45,7 +45,6 @@ mod trust;
 mod upstream;
 mod upstream_set;
 mod verdict;
-mod words;
 
 use std::collections::BTreeSet;
 use std::net::SocketAddr;
@@ -55,6 +54,7 @@ use durward_model::{AddressOwners, PortMapping, Snapshot, TenantId, Verdicts};
 
 use crate::document::Document;
 use crate::store::Store;
+use crate::words;
 use addresses::Addresses;
 use assemble::Decided;
 use certificates::{Certificates, Files};
@@ -114,15 +114,13 @@ pub(crate) struct Input<'a> {
     pub(crate) documents: Vec<&'a Document>,
 }
 
-pub(crate) use words::{address, host_name};
-
 /// Rounds after which a change is taken as it is. What one gives up another may get, who gives up something else.
 const MOST_ROUNDS: u32 = 4;
 
 /// Returns whether documents take `text` for a host name.
 #[must_use]
 pub fn is_host_name(text: &str) -> bool {
-    host_name(text).is_ok()
+    words::host_name(text).is_ok()
 }
 
 /// Compiles what the store holds, given what was served before and the time in seconds since the Unix epoch.

@@ -10,11 +10,11 @@ use std::sync::Arc;
 use durward_model::verdict::{Finding, Severity};
 use durward_model::{DocumentKey, Kind, Origin, ResourceId, Revision, TenantId};
 
-use crate::change::{Grantee, Reference};
 use crate::cluster::{Owner, Target, Viewpoint};
 use crate::excerpt;
 use crate::file_roots::{FileRoots, is_within};
 use crate::place::{At, Place};
+use crate::reference::{Grantee, Reference};
 use crate::source::regular::FileKind;
 use crate::spec::egress_policy::EgressPolicyDocument;
 use crate::spec::hosted_api::HostedApiDocument;
@@ -491,8 +491,12 @@ impl Source {
                 Some(id) => Origin::Object { id: id.clone(), field: Arc::from(self.named(field)) },
                 None => self.origin(place),
             },
-            excerpt: excerpt::excerpt(self, place, severity).map(Arc::from),
+            excerpt: excerpt::excerpt(self.written(), place, severity).map(Arc::from),
         }
+    }
+
+    fn written(&self) -> excerpt::Written<'_> {
+        excerpt::Written { file: &self.file, first_line: self.first_line, text: &self.text }
     }
 
     /// What the user calls `field`.

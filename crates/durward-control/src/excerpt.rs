@@ -7,12 +7,22 @@ use std::ops::Range;
 use annotate_snippets::{AnnotationKind, Group, Level, Renderer, Snippet};
 use durward_model::verdict::Severity;
 
-use crate::document::Source;
 use crate::place::Place;
+
+/// Text of a document, and where it stands.
+#[derive(Clone, Copy, Debug)]
+pub struct Written<'a> {
+    /// Its file.
+    pub file: &'a str,
+    /// The line of the file at which it begins.
+    pub first_line: u32,
+    /// The text.
+    pub text: &'a str,
+}
 
 /// The lines around `place` with what is there underlined; `None` when the place is unknown.
 #[must_use]
-pub fn excerpt(source: &Source, place: Place, severity: Severity) -> Option<String> {
+pub fn excerpt(source: Written<'_>, place: Place, severity: Severity) -> Option<String> {
     if place.line == 0 {
         return None;
     }
@@ -23,14 +33,14 @@ pub fn excerpt(source: &Source, place: Place, severity: Severity) -> Option<Stri
     let (window, first_line, span) = window(source, place)?;
     let snippet = Snippet::source(window)
         .line_start(first_line)
-        .path(&*source.file)
+        .path(source.file)
         .annotation(AnnotationKind::Primary.span(span));
     Some(Renderer::plain().render(&[Group::with_level(level).element(snippet)]))
 }
 
 /// The line of `place` and one before it, so that rendering costs the same however long the text is.
-fn window(source: &Source, place: Place) -> Option<(&str, usize, Range<usize>)> {
-    let text = &*source.text;
+fn window(source: Written<'_>, place: Place) -> Option<(&str, usize, Range<usize>)> {
+    let text = source.text;
     let span = underlined(text, place)?;
     let line_start = text[..span.start].rfind('\n').map_or(0, |at| at + 1);
     let start = text[..line_start.saturating_sub(1)].rfind('\n').map_or(0, |at| at + 1);

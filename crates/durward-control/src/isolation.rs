@@ -149,7 +149,8 @@ fn misnamed(snapshot: &Snapshot, listener: &Listener) -> Option<Crossing> {
     })
 }
 
-/// A socket at all addresses serves nobody at an address that only others have.
+/// A socket at all addresses serves nobody at an address that only others have. A tenant has an address where it is served, and one that it shares
+/// with those who are served there, also while what it asked for there is broken.
 fn wildcards(snapshot: &Snapshot, found: &mut Vec<Crossing>) {
     let wildcards: Vec<_> =
         snapshot.binds.values().filter(|bind| bind.address.ip().is_unspecified()).collect();
@@ -160,17 +161,22 @@ fn wildcards(snapshot: &Snapshot, found: &mut Vec<Crossing>) {
     for tenant in snapshot.tenants.values() {
         let ingress = tenant.listeners.iter().map(|listener| listener.address.0);
         for address in ingress.chain(tenant.egress.iter().map(|egress| egress.0)) {
-            owners.insert(address, &tenant.id);
+            owners.insert(address, &tenant.id, false);
         }
     }
     for mapping in &snapshot.nat.mappings {
-        mapping.addresses.iter().for_each(|address| owners.insert(address.0, &mapping.tenant));
+        for address in &mapping.addresses {
+            owners.insert(address.0, &mapping.tenant, false);
+        }
     }
     for bind in wildcards {
-        for (address, tenants) in owners.iter() {
+        for (address, tenants, _) in owners.iter() {
             let dialled = Destination(SocketAddr::new(address, bind.address.port()));
             let Some((_, listener)) = bind.listener_at(dialled, address) else { continue };
-            if let (false, Some(owner)) = (tenants.contains(&listener.tenant), tenants.first()) {
+            let shares = bind.owners.is_shared(address)
+                && bind.owners.of(address).contains(&listener.tenant);
+            let has = shares || tenants.contains(&listener.tenant);
+            if let (false, Some(owner)) = (has, tenants.first()) {
                 found.push(Crossing::Foreign {
                     bind: bind.address.to_string(),
                     listener: listener.to_string(),

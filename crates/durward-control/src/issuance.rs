@@ -12,8 +12,8 @@ use durward_model::Secret;
 use durward_model::acme::{Answer, Challenge, Name};
 use serde::{Deserialize, Serialize};
 
-use crate::compile::{address, host_name};
 use crate::spec::ingress::{AcmeSpec, ChallengeSpec};
+use crate::words::{address, host_name};
 
 /// Directory URL of Let's Encrypt.
 pub const LETS_ENCRYPT: &str = "https://acme-v02.api.letsencrypt.org/directory";

@@ -16,10 +16,11 @@ use std::sync::Arc;
 use durward_model::verdict::Outcome;
 use durward_model::{DocumentKey, SharedMap, TenantId, Verdicts};
 
-use crate::change::{Change, Fact, Links, Reference};
+use crate::change::{Change, Fact, Links};
 use crate::cluster::{Cluster, Owner, Ownerless};
 use crate::document::Document;
 use crate::named_file::NamedFile;
+use crate::reference::Reference;
 use counts::Counted;
 pub use files::{Found, Place};
 use history::History;

@@ -17,8 +17,8 @@ use base64::engine::general_purpose::STANDARD_NO_PAD;
 use durward_model::ResourceId;
 use serde::{Deserialize, Deserializer, Serialize, Serializer};
 
-use crate::change::Reference;
 use crate::named_file::digest_of;
+use crate::reference::Reference;
 pub use frame::{FrameFault, Frames, LARGEST_FRAME, frame};
 pub use item::{Item, Untransferable};
 pub use received::{Received, ReceivedFault};

@@ -6,7 +6,8 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
-use durward_control::change::{Change, DocumentKey, Fact, Reference};
+use durward_control::change::{Change, DocumentKey, Fact};
+use durward_control::reference::Reference;
 use durward_model::{Kind, ResourceId};
 use tokio::sync::Notify;
 use tokio::time::{Instant, sleep_until};

@@ -13,7 +13,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
 use std::time::Duration;
 
-use durward_control::change::Reference;
+use durward_control::reference::Reference;
 use durward_model::Kind;
 use tokio::task::JoinSet;
 

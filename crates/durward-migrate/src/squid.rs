@@ -9,20 +9,21 @@ mod addresses;
 mod directives;
 mod document;
 mod doors;
+mod fault;
 mod kinds;
 mod lines;
 mod names;
+mod notes;
+mod options;
 mod ports;
 mod rules;
 mod tenants;
 mod verify;
 
-use std::collections::{BTreeMap, HashSet};
+use std::collections::BTreeMap;
 use std::net::IpAddr;
-use std::sync::Arc;
 
 use serde_json::{Value, json};
-use thiserror::Error;
 
 use super::{Effect, Migrated, Note};
 use access::Rule;
@@ -30,99 +31,12 @@ use acl::{Acl, Acls};
 use directives::Class;
 use document::{Passwords, Translated, Writer};
 use lines::{Line, Reader};
+use notes::Notes;
 use tenants::{Clients, Tenant};
 use verify::Comparison;
 
-/// What a squid.conf may leave open.
-#[derive(Clone, Debug, Default)]
-pub struct SquidOptions {
-    /// The addresses clients know, where `http_port` names none.
-    pub addresses: Vec<IpAddr>,
-    /// The addresses of clients for which no `tcp_outgoing_address` is there.
-    pub egress: Vec<IpAddr>,
-}
-
-/// The files that a squid.conf names.
-pub trait SquidFiles {
-    /// The text of a file.
-    ///
-    /// # Errors
-    /// When it cannot be read; the phrase says why.
-    fn read(&self, path: &str) -> Result<String, String>;
-
-    /// The files whose names match a pattern with `*`, `?` or `[…]`, in order.
-    ///
-    /// # Errors
-    /// When they cannot be listed; the phrase says why.
-    fn matching(&self, pattern: &str) -> Result<Vec<String>, String>;
-}
-
-/// Why there are no documents.
-#[derive(Clone, Debug, PartialEq, Eq, Error)]
-pub enum SquidFault {
-    /// No `http_port`, or none of use.
-    #[error(
-        "no http_port is for clients that are configured with a proxy: write one, or see egress.transparent for intercepted clients"
-    )]
-    NoDoor,
-    /// `http_port 3128`.
-    #[error(
-        "{file}:{line}: {door} is a port of every address: say with --address which one clients know"
-    )]
-    NoAddress {
-        /// The file.
-        file: Arc<str>,
-        /// The line.
-        line: usize,
-        /// What is written.
-        door: String,
-    },
-    /// Clients that would leave from whatever address the host has.
-    #[error(
-        "clients {clients} leave from an address that no tcp_outgoing_address names: say with --egress-address which one"
-    )]
-    NoEgress {
-        /// Their name.
-        clients: String,
-    },
-    /// No client is let in.
-    #[error("no http_access line lets a client in")]
-    NoClient,
-    /// A file that is included cannot be read; it might hold any line.
-    #[error("{file}:{line}: cannot include {path}: {why}")]
-    Include {
-        /// The file.
-        file: Arc<str>,
-        /// The line.
-        line: usize,
-        /// The file or pattern that is included.
-        path: String,
-        /// The reason.
-        why: String,
-    },
-    /// An `if` that depends on the process; it might hide any line.
-    #[error("{file}:{line}: {written:?} cannot be decided here: write true or false in its place")]
-    Condition {
-        /// The file.
-        file: Arc<str>,
-        /// The line.
-        line: usize,
-        /// The line as written.
-        written: String,
-    },
-    /// A document is not accepted.
-    #[error("{file}:{line}: the document of tenant {tenant} is not accepted: {why}")]
-    Invalid {
-        /// The file.
-        file: Arc<str>,
-        /// The line behind it.
-        line: usize,
-        /// The tenant.
-        tenant: String,
-        /// The finding of `validate`.
-        why: String,
-    },
-}
+pub use fault::SquidFault;
+pub use options::{SquidFiles, SquidOptions};
 
 /// The documents for the squid.conf `text`, which is called `file`.
 ///
@@ -335,53 +249,4 @@ fn left_out(lines: &[Line]) -> Vec<Note> {
 fn place(beside: &Line, line: &Line) -> String {
     let Line { file, number, .. } = line;
     if *file == beside.file { number.to_string() } else { format!("{file}:{number}") }
-}
-
-/// Notes as they come; what is true for several clients is said once.
-#[derive(Debug, Default)]
-struct Notes {
-    all: Vec<Note>,
-    known: HashSet<Note>,
-}
-
-impl Notes {
-    fn wider(&mut self, line: &Line, text: impl Into<String>) {
-        self.add(line, Effect::Wider, text.into());
-    }
-
-    fn narrower(&mut self, line: &Line, text: impl Into<String>) {
-        self.add(line, Effect::Narrower, text.into());
-    }
-
-    fn other_address(&mut self, line: &Line, text: impl Into<String>) {
-        self.add(line, Effect::OtherAddress, text.into());
-    }
-
-    fn elsewhere(&mut self, line: &Line, text: impl Into<String>) {
-        self.add(line, Effect::Elsewhere, text.into());
-    }
-
-    fn add(&mut self, line: &Line, effect: Effect, text: String) {
-        let note = Note { file: Arc::clone(&line.file), line: line.number, effect, text };
-        if self.known.insert(note.clone()) {
-            self.all.push(note);
-        }
-    }
-
-    fn has(&self, effect: Effect) -> bool {
-        self.all.iter().any(|note| note.effect == effect)
-    }
-
-    fn in_order(self, lines: &[Line]) -> Vec<Note> {
-        let places: BTreeMap<(&str, usize), usize> = lines
-            .iter()
-            .enumerate()
-            .rev()
-            .map(|(at, line)| ((&*line.file, line.number), at))
-            .collect();
-        let place = |note: &Note| places.get(&(&*note.file, note.line)).copied();
-        let mut all = self.all;
-        all.sort_by_key(|note| (place(note).unwrap_or(usize::MAX), note.effect));
-        all
-    }
 }

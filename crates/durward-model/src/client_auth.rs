@@ -2,6 +2,7 @@
 //!
 //! Deliberately absent: the verifier itself; this is what it must be built from.
 
+use std::fmt;
 use std::sync::Arc;
 
 use serde::Serialize;
@@ -55,5 +56,61 @@ impl ClientAuth {
             Self::Optional(_) => "optional",
             Self::Required(_) => "required",
         }
+    }
+}
+
+/// Holders of client certificates: by a name in the certificate.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+pub enum HolderMatch {
+    /// A common name, DNS name or URI.
+    Exact(String),
+    /// All that begin so: `spiffe://cluster.local/ns/acme/*`.
+    Prefix(String),
+}
+
+impl fmt::Display for HolderMatch {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Exact(name) => f.write_str(name),
+            Self::Prefix(prefix) => write!(f, "{prefix}*"),
+        }
+    }
+}
+
+impl HolderMatch {
+    /// Whether a name of a certificate is meant.
+    #[must_use]
+    pub fn matches(&self, name: &str) -> bool {
+        match self {
+            Self::Exact(exact) => exact == name,
+            Self::Prefix(prefix) => name.starts_with(prefix.as_str()),
+        }
+    }
+
+    pub(crate) fn overlaps(&self, other: &Self) -> bool {
+        match (self, other) {
+            (Self::Prefix(a), Self::Prefix(b)) => {
+                a.starts_with(b.as_str()) || b.starts_with(a.as_str())
+            }
+            (Self::Exact(name), either) | (either, Self::Exact(name)) => either.matches(name),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    // S2.15
+    #[test]
+    fn names_of_holders_overlap_as_they_match() {
+        let exact = |name: &str| HolderMatch::Exact(name.to_owned());
+        let prefix = |name: &str| HolderMatch::Prefix(name.to_owned());
+
+        assert!(prefix("spiffe://x/ns/acme/").matches("spiffe://x/ns/acme/sa/web"));
+        assert!(!prefix("spiffe://x/ns/acme/").matches("spiffe://x/ns/acme2/sa/web"));
+        assert!(prefix("spiffe://x/").overlaps(&prefix("spiffe://x/ns/acme/")));
+        assert!(exact("ci").overlaps(&exact("ci")) && !exact("ci").overlaps(&exact("cI")));
+        assert!(prefix("a").overlaps(&exact("ab")) && !prefix("ab").overlaps(&exact("a")));
     }
 }

@@ -2,12 +2,13 @@
 //!
 //! Deliberately absent: a tenant for clients that could be anybody's.
 
+mod proxies;
+
 use std::ops::Range;
 
 use serde::Serialize;
 
 use crate::address::Destination;
-use crate::egress::told_apart_as_proxies;
 use crate::listener::{Bind, DestinationMode, Listener, Service};
 
 /// What tells the tenants at one address and port apart.
@@ -84,7 +85,7 @@ impl Listener {
 pub fn told_apart(one: &Listener, other: &Listener) -> bool {
     match (&one.names, &other.names) {
         (Some(a), Some(b)) => one.opening() == other.opening() && !a.meet(b),
-        (None, None) => told_apart_as_proxies(one, other),
+        (None, None) => proxies::told_apart(one, other),
         _ => false,
     }
 }

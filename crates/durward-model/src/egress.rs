@@ -2,7 +2,6 @@
 //!
 //! Deliberately absent: resolving and dialling. The order is fixed: guard, deny, allow; nothing that matches is denied.
 
-pub mod door;
 pub mod guard;
 pub mod names;
 pub mod neighbours;
@@ -16,13 +15,13 @@ use std::sync::Arc;
 use ipnet::IpNet;
 use serde::Serialize;
 
-use crate::listener::ServerTls;
+use crate::client_auth::HolderMatch;
 use crate::origin::Origin;
 use crate::route::HostPattern;
 use crate::secret::Secret;
+use crate::server_tls::ServerTls;
 use crate::upstream::TrustRoots;
 
-pub use door::{HolderMatch, told_apart_as_proxies};
 pub use guard::Guarded;
 pub use names::{ListedName, NameList};
 pub use neighbours::{NO_HOST, Neighbours, Surroundings};

@@ -20,14 +20,15 @@ use crate::address::EgressAddress;
 use crate::client_auth::ClientAuth;
 use crate::link::LinkService;
 use crate::listener::{HttpService, Listener, Service};
-use crate::mapping::Transport;
 use crate::origin::Origin;
 use crate::path;
 use crate::request;
 use crate::route::{self, Action, RequestView, WeightedUpstream};
+use crate::server_name::server_name;
 use crate::snapshot::Snapshot;
-use crate::sni;
-use crate::tenant::{Tenant, TenantId};
+use crate::tenant::Tenant;
+use crate::tenant_id::TenantId;
+use crate::transport::Transport;
 use crate::upstream::Target;
 
 pub use shown::Shown;
@@ -296,7 +297,7 @@ impl Trail {
     ) -> Result<Option<String>, Ending> {
         let reads = listener.tls().is_some() || matches!(listener.service, Service::PassThrough(_));
         let Some(name) = question.sni.as_deref().filter(|_| reads) else { return Ok(None) };
-        sni::server_name(name).map_err(|fault| {
+        server_name(name).map_err(|fault| {
             self.refuse("certificate", None, "client_hello", format!("{name}: {fault}"))
         })
     }

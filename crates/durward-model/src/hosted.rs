@@ -7,14 +7,11 @@ use std::sync::Arc;
 
 use serde::Serialize;
 
-use crate::listener::ServerTls;
 use crate::names::ServerNames;
 use crate::origin::Origin;
-use crate::sni;
+use crate::server_name::server_name;
+use crate::server_tls::ServerTls;
 use crate::source_set::SourceSet;
-
-/// Application protocol that a tenant cluster's API proxy offers by ALPN in its outer TLS connection. No Kubernetes client offers it.
-pub const OUTER_PROTOCOL: &[u8] = b"durward-api/1";
 
 /// Hosted API server of a pass-through route.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
@@ -41,7 +38,7 @@ impl HostedApi {
     /// Returns true if an authority, as a PROXY header has it, is a name of this API server.
     #[must_use]
     pub fn is_authority(&self, authority: &str) -> bool {
-        matches!(sni::server_name(authority), Ok(Some(name)) if self.names.match_name(&name))
+        matches!(server_name(authority), Ok(Some(name)) if self.names.match_name(&name))
     }
 }
 

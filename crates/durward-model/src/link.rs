@@ -6,9 +6,9 @@ use std::sync::Arc;
 
 use serde::Serialize;
 
-use crate::egress::HolderMatch;
-use crate::listener::ServerTls;
+use crate::client_auth::HolderMatch;
 use crate::origin::Origin;
+use crate::server_tls::ServerTls;
 
 /// Listener for agents.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
@@ -34,7 +34,7 @@ impl LinkService {
     /// Returns the link called `name`, if a certificate with these names is its agent's.
     ///
     /// ```
-    /// # use durward_model::{Origin, egress::HolderMatch, link::{Link, LinkService}, listener::ServerTls, ClientAuth};
+    /// # use durward_model::{ClientAuth, Origin, client_auth::HolderMatch, link::{Link, LinkService}, server_tls::ServerTls};
     /// # let tls = ServerTls { certificates: vec![], client_auth: ClientAuth::Off, tls13_only: false, alpn: vec![] };
     /// let holders = vec![HolderMatch::Exact("agent.example".to_owned())];
     /// let link = Link { name: "onprem".into(), holders, origin: Origin::default() };

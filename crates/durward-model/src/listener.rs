@@ -12,19 +12,17 @@ use serde::Serialize;
 
 use crate::acme::Acme;
 use crate::address::{Destination, IngressAddress};
-use crate::certificate::Certificate;
-use crate::client_auth::ClientAuth;
 use crate::egress::ForwardService;
-use crate::hosted::{self, HostedApi};
 use crate::link::LinkService;
 use crate::names::{NameTable, ServerNames};
 use crate::origin::Origin;
 use crate::owners::AddressOwners;
+use crate::route::WeightedUpstream;
 use crate::route::table::RouteTable;
-use crate::route::{HostPattern, WeightedUpstream};
+use crate::server_tls::ServerTls;
 use crate::sni::SniTable;
 use crate::source_set::SourceSet;
-use crate::tenant::TenantId;
+use crate::tenant_id::TenantId;
 
 /// A socket to accept connections on, and the listeners reached through it.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
@@ -240,20 +238,6 @@ impl Default for IdentityHeaders {
     }
 }
 
-/// A name clients ask for by SNI and where its bytes go.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
-pub struct SniRoute {
-    /// The names; empty means a connection without SNI or with one no other route has.
-    pub hosts: Vec<HostPattern>,
-    /// Where to, by weight.
-    pub upstreams: Vec<WeightedUpstream>,
-    /// The Kubernetes API server that is hosted here; `None` for other servers.
-    #[serde(skip_serializing_if = "Option::is_none")]
-    pub hosted: Option<Arc<HostedApi>>,
-    /// Where it is written.
-    pub origin: Origin,
-}
-
 /// Bytes served by a listener.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
 pub struct TcpService {
@@ -261,45 +245,6 @@ pub struct TcpService {
     pub tls: Option<ServerTls>,
     /// Where to, by weight.
     pub upstreams: Vec<WeightedUpstream>,
-}
-
-/// TLS towards clients.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
-pub struct ServerTls {
-    /// The first answers when no other has the SNI; none while the only one has not been issued yet.
-    pub certificates: Vec<Arc<Certificate>>,
-    /// What is asked of clients.
-    pub client_auth: ClientAuth,
-    /// Refuse TLS 1.2.
-    pub tls13_only: bool,
-    /// Offered by ALPN, most wanted first.
-    pub alpn: Vec<Alpn>,
-}
-
-/// Application protocols offered by ALPN.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
-pub enum Alpn {
-    /// `h2`
-    Http2,
-    /// `http/1.1`
-    Http11,
-    /// The outer connection of a tenant cluster's API proxy.
-    ApiProxy,
-    /// `durward-link/1`
-    Link,
-}
-
-impl Alpn {
-    /// The protocol's identifier on the wire.
-    #[must_use]
-    pub fn id(self) -> &'static [u8] {
-        match self {
-            Self::Http2 => b"h2",
-            Self::Http11 => b"http/1.1",
-            Self::ApiProxy => hosted::OUTER_PROTOCOL,
-            Self::Link => b"durward-link/1",
-        }
-    }
 }
 
 /// What a listener speaks, in the words of documents.
@@ -388,42 +333,5 @@ impl Listener {
 impl fmt::Display for Listener {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         SocketAddr::new(self.address.0, self.port).fmt(f)
-    }
-}
-
-impl ServerTls {
-    /// The certificate for a client that asked for `sni` (lower case), as an index into `certificates`: one that names it, or the first.
-    #[must_use]
-    pub fn certificate_for(&self, sni: Option<&str>) -> usize {
-        let named = sni.and_then(|name| {
-            self.certificates.iter().position(|certificate| certificate.covers_host(name))
-        });
-        named.unwrap_or(0)
-    }
-}
-
-impl ServerTls {
-    /// The certificates for a client that asked for `sni` (lower case), as indices in order: those that name it, or the first and those
-    /// for the same names. They differ in their keys, and the client's algorithms decide among them.
-    pub fn alternatives(&self, sni: Option<&str>) -> impl Iterator<Item = usize> {
-        let first = self.certificate_for(sni);
-        let shown = self.certificates.get(first);
-        let named = sni.filter(|name| shown.is_some_and(|shown| shown.covers_host(name)));
-        let alike = move |at: &usize| match (named, &self.certificates[*at]) {
-            (Some(name), other) => other.covers_host(name),
-            (None, other) => {
-                let first = &self.certificates[first];
-                (&first.dns_names, &first.ip_names) == (&other.dns_names, &other.ip_names)
-            }
-        };
-        (first..self.certificates.len()).filter(alike)
-    }
-
-    /// Returns whether a client that asked for `sni` may ask for `host` on the same connection: each certificate that it may have been shown
-    /// for the one name is for the other, too. What is asked of clients is the same for all certificates of a listener.
-    #[must_use]
-    pub fn serves_alike(&self, sni: &str, host: &str) -> bool {
-        let mut shown = self.certificates.iter().filter(|shown| shown.covers_host(sni)).peekable();
-        shown.peek().is_some() && shown.all(|shown| shown.covers_host(host))
     }
 }

@@ -9,7 +9,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use ipnet::IpNet;
-use serde::{Deserialize, Serialize};
+use serde::Serialize;
 
 use crate::address::IngressAddress;
 use crate::egress::Transparent;
@@ -17,7 +17,8 @@ use crate::health::HealthCheck;
 use crate::origin::Origin;
 use crate::shared_map::SharedMap;
 use crate::source_set::SourceSet;
-use crate::tenant::TenantId;
+use crate::tenant_id::TenantId;
+use crate::transport::Transport;
 
 /// Everything the kernel plane serves.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize)]
@@ -80,17 +81,6 @@ pub enum Endpoints {
     At(Vec<SocketAddr>),
     /// At the port the client asked for.
     SamePort(Vec<IpAddr>),
-}
-
-/// A transport protocol with ports.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
-pub enum Transport {
-    /// TCP.
-    Tcp,
-    /// UDP.
-    Udp,
-    /// SCTP.
-    Sctp,
 }
 
 /// Ports from `first` to `last`, both included.
@@ -208,18 +198,6 @@ impl MappedPort {
     }
 }
 
-impl Transport {
-    /// The IP protocol number.
-    #[must_use]
-    pub const fn number(self) -> u8 {
-        match self {
-            Self::Tcp => 6,
-            Self::Udp => 17,
-            Self::Sctp => 132,
-        }
-    }
-}
-
 impl PortRange {
     /// The range, unless it is empty or begins at 0.
     #[must_use]
@@ -287,16 +265,6 @@ impl AddressRange {
 impl From<IpAddr> for AddressRange {
     fn from(address: IpAddr) -> Self {
         Self { first: address, last: address }
-    }
-}
-
-impl fmt::Display for Transport {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(match self {
-            Self::Tcp => "tcp",
-            Self::Udp => "udp",
-            Self::Sctp => "sctp",
-        })
     }
 }
 

@@ -12,7 +12,7 @@ use std::sync::Arc;
 use serde::Serialize;
 
 use crate::route::HostPattern;
-use crate::tenant::TenantId;
+use crate::tenant_id::TenantId;
 
 /// The names by which clients ask for a listener that shares its address and port: by SNI where TLS is spoken, else by `Host`.
 ///

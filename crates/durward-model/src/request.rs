@@ -5,7 +5,7 @@
 use std::borrow::Cow;
 use std::net::{IpAddr, Ipv6Addr};
 
-use crate::listener::ServerTls;
+use crate::server_tls::ServerTls;
 
 /// Returns the host as routes compare it: lower case, without a trailing dot. `host` has no port.
 #[must_use]

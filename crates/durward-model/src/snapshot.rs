@@ -2,6 +2,8 @@
 //!
 //! Deliberately absent: what was rejected; that is in the [`crate::Verdicts`] beside it.
 
+mod neighbours;
+
 use std::net::SocketAddr;
 use std::sync::Arc;
 
@@ -10,7 +12,8 @@ use serde::Serialize;
 use crate::listener::{Bind, Listener};
 use crate::mapping::NatModel;
 use crate::shared_map::SharedMap;
-use crate::tenant::{Tenant, TenantId};
+use crate::tenant::Tenant;
+use crate::tenant_id::TenantId;
 
 /// What is true now. Built by `compile`, never changed afterwards.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize)]

@@ -9,8 +9,9 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use durward_model::mapping::{
-    Affinity, Endpoints, MappedPort, NatModel, PortMapping, PortRange, SourceMode, Transport,
+    Affinity, Endpoints, MappedPort, NatModel, PortMapping, PortRange, SourceMode,
 };
+use durward_model::transport::Transport;
 use durward_model::{IngressAddress, Origin, SourceSet, TenantId};
 use durward_nat::{Nat, Options};
 use rustix::io::Errno;

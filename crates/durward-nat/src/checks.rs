@@ -20,7 +20,7 @@ use rustix::process::{Resource, getrlimit};
 
 use crate::desired::Ejected;
 use crate::desired::ejected::MappingId;
-use crate::engine::NatError;
+use crate::error::NatError;
 use crate::options::Options;
 use crate::watch::Waker;
 pub use claims::Owners;

@@ -12,7 +12,8 @@ use std::collections::BTreeMap;
 use std::net::IpAddr;
 
 use durward_model::TenantId;
-use durward_model::mapping::{NatModel, Transport};
+use durward_model::mapping::NatModel;
+use durward_model::transport::Transport;
 use ipnet::IpNet;
 
 use crate::interface::Interfaces;

@@ -9,21 +9,18 @@ mod reconcile;
 mod state;
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::io;
 use std::net::{IpAddr, SocketAddr};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::thread::JoinHandle;
 
 use durward_model::TenantId;
 use durward_model::mapping::NatModel;
-use rustix::io::Errno;
-use thiserror::Error;
 
 use crate::checks::{CheckedMapping, Checks, Owners, Wanted};
 use crate::conntrack::Statistics;
 use crate::desired::ejected::MappingId;
 use crate::desired::{Desired, Difference, Ejected};
-use crate::nftables::TableError;
+use crate::error::NatError;
 use crate::nftables::table::Count;
 use crate::options::{AssignedAddress, Options};
 use crate::report::{Health, MappingReport, Report};
@@ -40,38 +37,6 @@ pub struct Nat {
     /// Thread of the checks, started with the first mapping that has a check.
     checks: Mutex<Option<Checks>>,
     owners: Mutex<Arc<Owners>>,
-}
-
-/// Error of the kernel plane.
-#[derive(Debug, Error)]
-pub enum NatError {
-    /// nftables refused.
-    #[error("the packet filter cannot be changed")]
-    Table(#[from] TableError),
-    /// Routing or connection tracking refused.
-    #[error("{what} cannot be read or changed")]
-    Kernel {
-        /// Operation that failed.
-        what: &'static str,
-        /// Error of the kernel.
-        #[source]
-        errno: Errno,
-    },
-    /// A socket could not be opened.
-    #[error("no socket for {what}")]
-    Socket {
-        /// Purpose of the socket.
-        what: &'static str,
-        /// Error of the socket call.
-        #[source]
-        error: io::Error,
-    },
-    /// The options contradict themselves or the host.
-    #[error("{problem}")]
-    Options {
-        /// Description of the contradiction.
-        problem: String,
-    },
 }
 
 /// Counters for metrics.

@@ -8,6 +8,7 @@ pub mod checks;
 pub mod conntrack;
 pub mod desired;
 pub mod engine;
+mod error;
 mod hand_over;
 pub mod interface;
 pub mod local_address;
@@ -28,7 +29,8 @@ pub mod wiring;
 
 pub use checks::{CheckedEndpoint, CheckedMapping, Owners};
 pub use desired::{Desired, desired};
-pub use engine::{Nat, NatError};
+pub use engine::Nat;
+pub use error::NatError;
 pub use interface::Interfaces;
 pub use options::Options;
 pub use report::{Health, MappingReport, Report};

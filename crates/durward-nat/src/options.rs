@@ -59,7 +59,7 @@ pub struct LocalService {
     /// Address of the service.
     pub address: IpAddr,
     /// Transport protocol.
-    pub protocol: durward_model::mapping::Transport,
+    pub protocol: durward_model::transport::Transport,
     /// Port of the service.
     pub port: u16,
 }

@@ -6,7 +6,8 @@ use std::sync::Arc;
 use std::time::SystemTime;
 
 use durward_model::TenantId;
-use durward_model::mapping::{PortRange, Transport};
+use durward_model::mapping::PortRange;
+use durward_model::transport::Transport;
 
 /// Report on a model.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]

@@ -23,6 +23,9 @@ pub(crate) const GROUPS: u32 =
 
 /// Multicast group of neighbours, as a bit of the bind mask.
 pub(crate) const NEIGHBOURS: u32 = 1 << 2;
+/// Label of routes and rules of nodes that steer traffic to a gateway. Not the gateway's, which removes those with its own label that it does not
+/// know.
+pub(crate) const STEERED: u8 = 158;
 
 mod msg {
     pub(super) const NEWLINK: u16 = 16;
@@ -91,7 +94,7 @@ impl Rtnetlink {
             let Some(link) = links.get_mut(&interface).filter(|_| route.table == MAIN) else {
                 continue;
             };
-            link.tunnel |= by == crate::steer::PROTOCOL;
+            link.tunnel |= by == STEERED;
             match route.destination.prefix_len() {
                 0 if by != protocol => link.default_gateways.push(gateway),
                 0 => {}

@@ -17,9 +17,9 @@ use std::time::Duration;
 
 use ipnet::IpNet;
 
-use crate::engine::NatError;
+use crate::error::NatError;
 use crate::nftables::table::Count;
-use crate::rtnetlink::{GROUPS, NEIGHBOURS};
+use crate::rtnetlink::{GROUPS, NEIGHBOURS, STEERED};
 use crate::watch::{self, Waker};
 pub use desired::{Desired, Host, desired};
 use state::State;
@@ -102,9 +102,6 @@ pub struct Steer {
 /// Number of groups of routing rules.
 pub const RULE_GROUPS: u32 = 5;
 
-/// Label of routes and rules. Not the gateway plane's, which removes those with its own label that it does not know.
-pub const PROTOCOL: u8 = 158;
-
 impl Default for Options {
     fn default() -> Self {
         Self {
@@ -120,7 +117,7 @@ impl Default for Options {
             pass_mark: 0x40,
             routing_table: 10099,
             rule_priority: 994,
-            protocol: PROTOCOL,
+            protocol: STEERED,
             debounce: Duration::from_millis(50),
             audit: Duration::from_secs(60),
             timeout: Duration::from_secs(10),

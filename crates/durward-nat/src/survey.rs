@@ -10,7 +10,7 @@ use durward_model::mapping::NatModel;
 use ipnet::IpNet;
 use rustix::io::Errno;
 
-use crate::engine::NatError;
+use crate::error::NatError;
 use crate::hand_over;
 use crate::interface::{Interfaces, Link};
 use crate::nftables::{others, probe};

@@ -21,7 +21,7 @@ use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::io::Errno;
 
 use crate::conntrack::Conntrack;
-use crate::engine::NatError;
+use crate::error::NatError;
 use crate::netlink::{Family, Socket};
 use crate::nftables::listing::{self, Listing};
 use crate::nftables::table::{Ownership, TRACE_GROUP, is_trace};

@@ -8,7 +8,7 @@ use std::time::{Duration, Instant};
 
 use rustix::event::{EventfdFlags, PollFd, PollFlags, Timespec, eventfd, poll};
 
-use crate::engine::NatError;
+use crate::error::NatError;
 use crate::netlink::{Family, Message, Socket};
 use crate::nftables::table::{EVENT_GROUP, new_generation};
 

@@ -9,7 +9,7 @@ use std::time::Duration;
 use ipnet::IpNet;
 use rustix::io::Errno;
 
-use crate::engine::NatError;
+use crate::error::NatError;
 use crate::netlink::{Builder, Family, Socket, flags};
 use crate::options::AssignedAddress;
 use crate::policy_route::{Hop, Route, any};

@@ -14,7 +14,7 @@ use std::time::{Duration, Instant};
 use durward_model::address::canonical;
 use durward_model::discriminator::Opening;
 use durward_model::limits::Timeouts;
-use durward_model::listener::ServerTls;
+use durward_model::server_tls::ServerTls;
 use durward_model::{ClientAddr, Destination, DestinationMode, Listener, Service};
 use tokio::net::TcpStream;
 

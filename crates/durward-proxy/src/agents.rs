@@ -12,7 +12,7 @@ use durward_link::session::gateway::{self, Admission, Carrier};
 use durward_link::{Bounds, RouteSet, bounds};
 use durward_model::Service;
 use durward_model::link::LinkService;
-use durward_model::listener::Alpn;
+use durward_model::server_tls::Alpn;
 
 use crate::admitted::Admitted;
 use crate::connection::ConnectionFacts;

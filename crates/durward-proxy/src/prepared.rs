@@ -156,7 +156,7 @@ pub(crate) struct PreparedListener {
     pub(crate) listener: Arc<Listener>,
     /// Tenant of the listener.
     pub(crate) tenant: Arc<TenantRuntime>,
-    /// TLS configurations, one per certificate as in [`durward_model::listener::ServerTls::certificates`]; empty without TLS.
+    /// TLS configurations, one per certificate as in [`durward_model::server_tls::ServerTls::certificates`]; empty without TLS.
     pub(crate) server_configs: Vec<Arc<rustls::ServerConfig>>,
     /// TLS configurations for the API proxies of each pass-through route, one per certificate; empty where no route admits proxies.
     pub(crate) relays: Vec<Vec<Arc<rustls::ServerConfig>>>,

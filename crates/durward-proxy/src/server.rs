@@ -9,7 +9,7 @@ mod tests;
 
 use std::rc::Rc;
 
-use durward_model::listener::Alpn;
+use durward_model::server_tls::Alpn;
 
 use crate::admitted::Admitted;
 use crate::egress_proxy::socks;

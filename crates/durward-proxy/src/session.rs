@@ -3,7 +3,7 @@
 use durward_model::Service;
 use durward_model::egress::Taken;
 use durward_model::listener::Protocol;
-use durward_model::mapping::Transport;
+use durward_model::transport::Transport;
 
 use crate::admit::{Accepted, enter};
 use crate::admitted::Admitted;

@@ -10,12 +10,13 @@ use std::collections::{HashMap, VecDeque};
 use std::future::{Future, poll_fn};
 use std::mem;
 use std::net::SocketAddr;
-use std::pin::{Pin, pin};
+use std::pin::Pin;
 use std::rc::{Rc, Weak};
 use std::task::{Context, Poll, Waker};
 use std::time::{Duration, Instant};
 
 use durward_model::TenantId;
+use pin_project_lite::pin_project;
 
 /// Turns of one tenant per round.
 const MOST: u32 = 4;
@@ -67,19 +68,33 @@ pub(crate) fn is_over() -> bool {
     PRESENT.get().is_some_and(|turn| turn.moved >= BYTES || Instant::now() >= turn.until)
 }
 
-/// Runs one of many futures of a connection, which may all be ready at once: those for which the turn has no room wait for the next one. One runs in
-/// every turn, however long the connection's other work takes.
-pub(crate) async fn sliced<F: Future>(future: F) -> F::Output {
-    let mut future = pin!(future);
-    poll_fn(|cx| {
+pin_project! {
+    /// One of many futures of a connection, which may all be ready at once: those for which the turn has no room wait for the next one. One runs in
+    /// every turn, however long the connection's other work takes.
+    ///
+    /// A type of its own, for an `async fn` keeps its argument twice: as what it was called with, and where it is pinned.
+    pub(crate) struct Sliced<F> {
+        #[pin]
+        future: F,
+    }
+}
+
+/// Runs one of many futures of a connection.
+pub(crate) fn sliced<F: Future>(future: F) -> Sliced<F> {
+    Sliced { future }
+}
+
+impl<F: Future> Future for Sliced<F> {
+    type Output = F::Output;
+
+    fn poll(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<F::Output> {
         if is_over() && RAN.replace(true) {
             cx.waker().wake_by_ref();
             return Poll::Pending;
         }
         RAN.set(true);
-        future.as_mut().poll(cx)
-    })
-    .await
+        self.project().future.poll(cx)
+    }
 }
 
 /// Drops values that are costly to drop, such as streams with connections of their own, in as many turns as that takes.
@@ -324,21 +339,8 @@ impl QueueEntry {
     }
 
     /// Runs `future`, each poll as a turn of its queue.
-    pub(crate) async fn run<F: Future>(self: Rc<Self>, future: F) -> F::Output {
-        let mut future = pin!(future);
-        poll_fn(|cx| {
-            let now = Instant::now();
-            let alone = self.is_alone(now);
-            let Some(kept) = self.poll_turn(cx, alone.then_some(now)) else {
-                return Poll::Pending;
-            };
-            let until = now + if alone { TIME_ALONE } else { TIME };
-            let (polled, moved) = poll(future.as_mut(), cx, until);
-            let cost = u32::try_from(moved.div_ceil(BYTES)).unwrap_or(LONGEST);
-            self.queue.borrow().settle(kept, cost.max(1));
-            polled
-        })
-        .await
+    pub(crate) fn run<F: Future>(self: Rc<Self>, future: F) -> TakingTurns<F> {
+        TakingTurns { entry: self, future }
     }
 
     fn is_alone(&self, now: Instant) -> bool {
@@ -371,6 +373,33 @@ impl QueueEntry {
         }
         waiting.push_back((Rc::clone(self), cx.waker().clone()));
         None
+    }
+}
+
+pin_project! {
+    /// A connection's future, each poll of which is a turn of its queue. A type of its own for the reason of [`Sliced`].
+    pub(crate) struct TakingTurns<F> {
+        entry: Rc<QueueEntry>,
+        #[pin]
+        future: F,
+    }
+}
+
+impl<F: Future> Future for TakingTurns<F> {
+    type Output = F::Output;
+
+    fn poll(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<F::Output> {
+        let this = self.project();
+        let now = Instant::now();
+        let alone = this.entry.is_alone(now);
+        let Some(kept) = this.entry.poll_turn(cx, alone.then_some(now)) else {
+            return Poll::Pending;
+        };
+        let until = now + if alone { TIME_ALONE } else { TIME };
+        let (polled, moved) = poll(this.future, cx, until);
+        let cost = u32::try_from(moved.div_ceil(BYTES)).unwrap_or(LONGEST);
+        this.entry.queue.borrow().settle(kept, cost.max(1));
+        polled
     }
 }
 

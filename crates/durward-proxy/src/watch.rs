@@ -5,17 +5,18 @@
 use std::cell::{Cell, RefCell};
 use std::future::Future;
 use std::net::IpAddr;
-use std::pin::pin;
+use std::pin::Pin;
 use std::rc::{Rc, Weak};
 use std::sync::atomic::{
     AtomicBool, AtomicU8,
     Ordering::{Acquire, Relaxed, Release},
 };
 use std::sync::{Arc, PoisonError, RwLock};
-use std::task::{Poll, Waker};
+use std::task::{Context, Poll, Waker};
 use std::time::{Duration, Instant};
 
 use durward_model::{ServerNames, SourceSet};
+use pin_project_lite::pin_project;
 
 /// Interval of sweeps.
 pub(crate) const TICK: Duration = Duration::from_millis(100);
@@ -355,22 +356,37 @@ impl Watch {
     }
 
     /// Runs `future` until it is done or this watch fires.
-    pub(crate) async fn guard<F: Future>(&self, future: F) -> Result<F::Output, Expired> {
-        let mut future = pin!(future);
-        std::future::poll_fn(|cx| {
-            if let Poll::Ready(output) = future.as_mut().poll(cx) {
-                return Poll::Ready(Ok(output));
-            }
-            if let Some(expired) = self.entry.expired() {
-                return Poll::Ready(Err(expired));
-            }
-            let mut waker = self.entry.waker.borrow_mut();
-            if !waker.as_ref().is_some_and(|waker| waker.will_wake(cx.waker())) {
-                *waker = Some(cx.waker().clone());
-            }
-            Poll::Pending
-        })
-        .await
+    pub(crate) fn guard<F: Future>(&self, future: F) -> Guarded<'_, F> {
+        Guarded { watch: self, future }
+    }
+}
+
+pin_project! {
+    /// A future that ends when a watch fires. A type of its own, for an `async fn` keeps its argument twice.
+    pub(crate) struct Guarded<'w, F> {
+        watch: &'w Watch,
+        #[pin]
+        future: F,
+    }
+}
+
+impl<F: Future> Future for Guarded<'_, F> {
+    type Output = Result<F::Output, Expired>;
+
+    fn poll(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Self::Output> {
+        let this = self.project();
+        if let Poll::Ready(output) = this.future.poll(cx) {
+            return Poll::Ready(Ok(output));
+        }
+        let entry = &this.watch.entry;
+        if let Some(expired) = entry.expired() {
+            return Poll::Ready(Err(expired));
+        }
+        let mut waker = entry.waker.borrow_mut();
+        if !waker.as_ref().is_some_and(|waker| waker.will_wake(cx.waker())) {
+            *waker = Some(cx.waker().clone());
+        }
+        Poll::Pending
     }
 }
 

@@ -151,3 +151,13 @@ async fn what_a_hosted_api_admits_no_longer_ends_and_nothing_else_does() {
     retirement.narrow(&narrowing(None, true));
     assert_eq!(cut(), [false, true, true, false]);
 }
+
+#[test]
+fn what_a_watch_guards_is_kept_once() {
+    let watchdog = Rc::new(Watchdog::default());
+    let watch = watchdog.watch();
+    let large = std::future::ready([0_u8; 8192]);
+    let size = size_of_val(&large);
+
+    assert!(size_of_val(&watch.guard(large)) <= size + 2 * size_of::<usize>());
+}

@@ -17,7 +17,7 @@ use std::time::Duration;
 use clap::{Args, Parser, Subcommand, ValueEnum};
 use durward_control::spec::ingress::DestinationSpec;
 use durward_model::explain::Shown;
-use durward_model::mapping::Transport;
+use durward_model::transport::Transport;
 
 use crate::commands::explain::expect;
 use crate::output::Format;

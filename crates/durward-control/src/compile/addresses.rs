@@ -270,7 +270,7 @@ impl Addresses {
         let mut owners = AddressOwners::default();
         for (address, claims) in &self.claims {
             for claim in claims.granted.iter().filter(|claim| claim.role != Role::Listen) {
-                owners.insert(*address, &roster.entrants[claim.entrant].id);
+                owners.insert(*address, &roster.entrants[claim.entrant].id, claim.shared);
             }
         }
         owners

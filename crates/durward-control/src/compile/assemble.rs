@@ -29,7 +29,7 @@ use super::scope::Scope;
 use super::served_documents;
 use super::verdict::Served;
 use super::{Compiled, Input, Memory, Seen, transparent};
-use crate::change::Reference;
+use crate::reference::Reference;
 use crate::store::Store;
 use tenant::{Whole, both};
 
@@ -291,18 +291,22 @@ impl Decided {
             return same.map_or_else(|| Arc::new(self.owners.clone()), Arc::clone);
         };
         let gone = scope.tenants().filter_map(|tenant| memory.tenants.get_key_value(tenant));
-        let gone: BTreeSet<(IpAddr, &TenantId)> =
+        let gone: BTreeSet<(IpAddr, &TenantId, bool)> =
             gone.flat_map(|(tenant, past)| owned(tenant, &past.addresses)).collect();
         let come = self.owners.iter();
-        let come: BTreeSet<(IpAddr, &TenantId)> = come
-            .flat_map(|(address, tenants)| tenants.iter().map(move |tenant| (address, tenant)))
+        let come: BTreeSet<(IpAddr, &TenantId, bool)> = come
+            .flat_map(|(address, tenants, shared)| {
+                tenants.iter().map(move |tenant| (address, tenant, shared))
+            })
             .collect();
         if gone == come {
             return Arc::clone(&memory.owners);
         }
         let mut owners = AddressOwners::clone(&memory.owners);
-        gone.difference(&come).for_each(|(address, tenant)| owners.remove(*address, tenant));
-        come.difference(&gone).for_each(|(address, tenant)| owners.insert(*address, tenant));
+        gone.difference(&come).for_each(|(address, tenant, _)| owners.remove(*address, tenant));
+        for (address, tenant, shared) in come.difference(&gone) {
+            owners.insert(*address, tenant, *shared);
+        }
         Arc::new(owners)
     }
 
@@ -440,10 +444,10 @@ fn had(tenant: &TenantId, previous: Option<&Compiled>) -> Vec<(u64, Arc<PortMapp
 fn owned<'a>(
     tenant: &'a TenantId,
     held: &'a [Held],
-) -> impl Iterator<Item = (IpAddr, &'a TenantId)> {
+) -> impl Iterator<Item = (IpAddr, &'a TenantId, bool)> {
     // A tenant that has only a socket at an address does not own it: several tenants listen there.
     let own = held.iter().filter(|held| held.role != Role::Listen);
-    own.map(move |held| (held.address, tenant))
+    own.map(move |held| (held.address, tenant, held.shared))
 }
 
 /// Returns all through which the tenant's clients come in.

@@ -8,8 +8,9 @@ use std::net::{IpAddr, SocketAddr};
 use std::sync::{Arc, OnceLock};
 
 use durward_model::discriminator::{Opening, told_apart};
-use durward_model::mapping::{PortRange, Transport};
+use durward_model::mapping::PortRange;
 use durward_model::route::HostPattern;
+use durward_model::transport::Transport;
 use durward_model::{DestinationMode, Listener, ServerNames, SharedMap, TenantId};
 use ipnet::IpNet;
 

@@ -5,7 +5,7 @@ use std::net::IpAddr;
 use std::sync::Arc;
 
 use durward_model::ClientAuth;
-use durward_model::egress::HolderMatch;
+use durward_model::client_auth::HolderMatch;
 use durward_model::link::{Link, LinkService};
 
 use super::listener::Workshop;

@@ -5,9 +5,11 @@
 use std::sync::Arc;
 
 use durward_model::egress::Policy;
-use durward_model::listener::{HttpService, IdentityHeaders, ServerTls, SniRoute, TcpService};
+use durward_model::listener::{HttpService, IdentityHeaders, TcpService};
 use durward_model::route::table::RouteTable;
 use durward_model::route::{Action, HeaderRules, Redirect, RouteMatch, WeightedUpstream};
+use durward_model::server_tls::ServerTls;
+use durward_model::sni::SniRoute;
 use durward_model::{
     Acme, DestinationMode, IngressAddress, Listener, Route, Service, SourceSet, TenantId,
 };

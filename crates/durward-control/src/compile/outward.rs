@@ -7,7 +7,8 @@ use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
 
 use durward_model::ForwardService;
-use durward_model::egress::{HolderMatch, Host, HostMatch, Mode, NameServer, Parent, Policy, Rule};
+use durward_model::client_auth::HolderMatch;
+use durward_model::egress::{Host, HostMatch, Mode, NameServer, Parent, Policy, Rule};
 use durward_model::secret::Secret;
 
 use super::certificates::Files;

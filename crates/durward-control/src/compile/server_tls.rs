@@ -5,7 +5,7 @@
 use std::net::IpAddr;
 use std::sync::Arc;
 
-use durward_model::listener::{Alpn, ServerTls};
+use durward_model::server_tls::{Alpn, ServerTls};
 use durward_model::{Certificate, ClientAuth};
 
 use super::certificates::Purpose;

@@ -4,8 +4,8 @@
 
 use std::collections::BTreeMap;
 
-use durward_model::listener::SniRoute;
 use durward_model::route::HostPattern;
+use durward_model::sni::SniRoute;
 
 use super::report::{Field, Report};
 use super::route::{self, Carrying, Targets};

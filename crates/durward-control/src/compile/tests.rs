@@ -19,9 +19,10 @@ use durward_model::{Kind, ResourceId, Revision};
 
 use super::scope::LONG;
 use super::*;
-use crate::change::{Change, Fact, Reference};
+use crate::change::{Change, Fact};
 use crate::document::Source;
 use crate::named_file::NamedFile;
+use crate::reference::Reference;
 use crate::source::inventory::Inventory;
 use crate::spec::document;
 use objects::Objects;

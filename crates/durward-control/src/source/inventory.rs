@@ -8,9 +8,10 @@ use std::sync::Arc;
 
 use durward_model::DocumentKey;
 
-use crate::change::{Change, Fact, Links, Reference};
+use crate::change::{Change, Fact, Links};
 use crate::document::Document;
 use crate::named_file::FileBytes;
+use crate::reference::Reference;
 use crate::store::Store;
 
 /// Documents and files of one source.

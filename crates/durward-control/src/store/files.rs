@@ -6,10 +6,11 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use super::Store;
-use crate::change::{Fact, Reference};
+use crate::change::Fact;
 use crate::document::{FileFault, Source};
 use crate::file_roots::is_within;
 use crate::named_file::{Digest, MISSING, NamedFile};
+use crate::reference::Reference;
 
 /// Bytes that a document refers to.
 #[derive(Clone, Debug)]

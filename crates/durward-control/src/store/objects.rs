@@ -9,13 +9,14 @@ use std::sync::Arc;
 use durward_model::TenantId;
 
 use super::{Found, Place, Store, Touched};
-use crate::change::{Entries, Fact, Grantee, Reference, ServiceEndpoints};
+use crate::change::{Entries, Fact, ServiceEndpoints};
 use crate::cluster::{
     Cluster, ObjectFault, Owner, Ownerless, TENANT_LABEL, TLS_SECRET, Target, Viewpoint,
     tenant_label,
 };
 use crate::document::{Document, entry_target, service_target};
 use crate::named_file::digest_of;
+use crate::reference::{Grantee, Reference};
 use crate::spec::object_name::EntryName;
 use crate::spec::service::ServiceSpec;
 

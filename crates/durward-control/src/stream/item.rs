@@ -12,8 +12,9 @@ use serde::{Deserialize, Deserializer, Serialize, Serializer};
 use thiserror::Error;
 
 use super::ItemKey;
-use crate::change::{Entries, Fact, Grantee, Reference, ServiceEndpoints};
+use crate::change::{Entries, Fact, ServiceEndpoints};
 use crate::document::{Document, Source};
+use crate::reference::{Grantee, Reference};
 use crate::spec::document;
 
 /// A document of an object, or a fact.

@@ -5,8 +5,9 @@ use durward_model::{DocumentKey, Kind, Revision};
 use proptest::prelude::*;
 
 use super::*;
-use crate::change::{Change, Entries, Fact, Grantee};
+use crate::change::{Change, Entries, Fact};
 use crate::document::{Content, Document, Source};
+use crate::reference::Grantee;
 use crate::spec::smartnat::{self, MappingObject, SmartNatOptions};
 use crate::spec::{document, egress_policy};
 use crate::{Cluster, Store, compile};

@@ -9,9 +9,10 @@ use std::path::Path;
 use std::sync::Arc;
 
 use durward_control::Store;
-use durward_control::change::{Change, Fact, Grantee, Reference};
+use durward_control::change::{Change, Fact};
 use durward_control::cluster::{Cluster, TENANT_LABEL};
 use durward_control::document::{Document, Source};
+use durward_control::reference::{Grantee, Reference};
 use durward_control::spec::document;
 use durward_model::{Kind, ResourceId, Revision};
 

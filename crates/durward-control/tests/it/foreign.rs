@@ -19,7 +19,7 @@ use durward_control::spec::tenant::{API_VERSION, KIND, Metadata, TenantDocument,
 use durward_control::{Compiled, Document, Source, Store, compile};
 use durward_model::Kind;
 use durward_model::explain::{Ending, Question, Shown, explain};
-use durward_model::mapping::Transport;
+use durward_model::transport::Transport;
 
 use crate::certificates::NOW;
 

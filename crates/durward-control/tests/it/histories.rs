@@ -8,9 +8,10 @@
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
-use durward_control::change::{Change, Fact, Reference};
+use durward_control::change::{Change, Fact};
 use durward_control::cluster::TENANT_LABEL;
 use durward_control::document::Document;
+use durward_control::reference::Reference;
 use durward_control::spec::document;
 use durward_control::spec::smartnat::{self, MappingObject, SmartNatOptions};
 use durward_control::{Cluster, Compiled, Store, compile};

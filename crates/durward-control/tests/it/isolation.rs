@@ -1,5 +1,6 @@
 //! Random documents: compile never fails, nothing crosses, and newcomers never change what others have.
 
+use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::sync::Arc;
 
@@ -7,8 +8,8 @@ use durward_control::isolation::crossings;
 use durward_control::source::inventory::Inventory;
 use durward_control::spec::document;
 use durward_control::{Compiled, Document, Store, compile};
-use durward_model::Kind;
 use durward_model::verdict::Outcome;
+use durward_model::{Destination, Kind};
 use proptest::prelude::*;
 use proptest::sample::select;
 
@@ -148,6 +149,34 @@ fn an_unreadable_address_holds_no_egress_address_that_the_tenant_gave_up() {
 
     assert_eq!(crossings(&after.snapshot), []);
     assert_eq!(after.snapshot.tenants.len(), 2, "{:#?}", after.verdicts);
+}
+
+/// Both tenants say that they share the address, so a socket at all addresses may serve either of them there, also the one whose listener
+/// there is broken and was never served.
+#[test]
+fn a_tenant_shares_an_address_also_while_its_listener_there_is_broken() {
+    let document = |name: &str, ingress: &str| {
+        format!(
+            "apiVersion: durward.dev/v1alpha1\nkind: Tenant\nmetadata: {{name: {name}}}\nspec:\n  ingress: [{ingress}]\n"
+        )
+    };
+    let by_port = "{address: 198.51.100.1, port: 80, listen: {address: 0.0.0.0, port: 8081, destination: Port}, protocol: HTTP, redirectToHttps: true}";
+    let broken = |shared: &str| {
+        format!("{{address: 198.51.100.2, port: 81, protocol: HTPS{shared}, names: [a.example]}}")
+    };
+    let sound = "{address: 198.51.100.2, port: 82, protocol: HTTP, redirectToHttps: true, shared: true, names: [b.example]}";
+    let reached = |shared: &str| {
+        let texts = [document("a", &[by_port, &broken(shared)].join(", ")), document("b", sound)];
+        let compiled = compiled(&mut Store::default(), &texts, None);
+        assert_eq!(crossings(&compiled.snapshot), []);
+        let bind = &compiled.snapshot.binds[&"0.0.0.0:8081".parse().unwrap()];
+        let address = "198.51.100.2".parse().unwrap();
+        bind.listener_at(Destination(SocketAddr::new(address, 8081)), address).is_some()
+    };
+
+    assert!(reached(", shared: true"));
+    // Who does not share has the address alone, if it asked first.
+    assert!(reached(""), "a asked first");
 }
 
 proptest! {

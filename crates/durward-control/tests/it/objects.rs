@@ -9,9 +9,10 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::path::PathBuf;
 use std::sync::{Arc, LazyLock};
 
-use durward_control::change::{Change, DocumentKey, Entries, Fact, Grantee, Reference};
+use durward_control::change::{Change, DocumentKey, Entries, Fact};
 use durward_control::cluster::{Cluster, TENANT_LABEL};
 use durward_control::document::{Document, Source};
+use durward_control::reference::{Grantee, Reference};
 use durward_control::spec::document;
 use durward_control::{Compiled, Store, compile};
 use durward_model::verdict::{Outcome, Verdict};

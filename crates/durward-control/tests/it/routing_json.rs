@@ -5,7 +5,8 @@ use std::fs;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
-use durward_control::change::{Change, Entries, Fact, Reference};
+use durward_control::change::{Change, Entries, Fact};
+use durward_control::reference::Reference;
 use durward_control::spec::routing_json::{RoutingConfigMap, parse_config_map};
 use durward_control::{Cluster, Compiled, FileSource, RoutingJsonOptions, Store, compile};
 use durward_model::{ClientAuth, DestinationMode};

@@ -6,7 +6,8 @@ mod tests;
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
-use durward_control::change::{Fact, Reference};
+use durward_control::change::Fact;
+use durward_control::reference::Reference;
 
 use super::{Service, Slice, fact, service_of};
 use crate::load_balancers::LoadBalancer;

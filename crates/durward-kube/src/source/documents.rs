@@ -3,8 +3,9 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
-use durward_control::change::{Fact, Reference};
+use durward_control::change::Fact;
 use durward_control::cluster::is_isolated;
+use durward_control::reference::Reference;
 use durward_model::{Kind, ResourceId};
 
 use crate::object::{Labels, Metadata, Object, ObjectName};

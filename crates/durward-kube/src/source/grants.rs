@@ -6,7 +6,8 @@ use std::collections::btree_map::Entry;
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
-use durward_control::change::{Fact, Grantee, Reference};
+use durward_control::change::Fact;
+use durward_control::reference::{Grantee, Reference};
 use durward_model::{Kind, ResourceId};
 use serde::Deserialize;
 

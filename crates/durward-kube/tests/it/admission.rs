@@ -4,7 +4,8 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::Duration;
 
-use durward_control::change::{Change, Fact, Reference};
+use durward_control::change::{Change, Fact};
+use durward_control::reference::Reference;
 use durward_control::{Cluster, Store, compile};
 use durward_kube::object::Object;
 use durward_kube::{admission, crds};

@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use durward_control::change::Reference;
+use durward_control::reference::Reference;
 use durward_kube::source::Observed;
 use durward_kube::{Clients, Limits, Location, Source, Sources, crds};
 use durward_testkit::kubernetes::{ApiServer, TestEnv};

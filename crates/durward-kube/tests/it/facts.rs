@@ -3,7 +3,8 @@
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
-use durward_control::change::{Entries, Fact, Reference};
+use durward_control::change::{Entries, Fact};
+use durward_control::reference::Reference;
 use durward_kube::source::Reading;
 use durward_kube::{Source, Sources};
 use durward_testkit::kubernetes::{ApiServer, TestEnv};

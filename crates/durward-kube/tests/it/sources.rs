@@ -390,7 +390,7 @@ async fn an_object_that_could_not_be_decoded_and_goes_unseen_is_missed_by_the_ne
     };
     put(json!({"key": "YWJj"}));
     let mut source = cluster.source(&sources());
-    let reference = durward_control::change::Reference::Secret {
+    let reference = durward_control::reference::Reference::Secret {
         namespace: namespace.as_str().into(),
         name: "cert".into(),
     };

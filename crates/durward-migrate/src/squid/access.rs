@@ -5,11 +5,11 @@
 use std::collections::HashMap;
 use std::net::IpAddr;
 
-use super::Notes;
 use super::acl::{Acl, Acls};
 use super::addresses::Membership;
 use super::doors::Door;
 use super::lines::Line;
+use super::notes::Notes;
 
 /// Most combinations that one line may be taken apart into.
 const COMBINATIONS: usize = 256;

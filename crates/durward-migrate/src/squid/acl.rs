@@ -7,10 +7,10 @@ use std::sync::Arc;
 use durward_control::compile::is_host_name;
 use ipnet::IpNet;
 
-use super::Notes;
 use super::addresses::AddressSet;
 use super::lines::Line;
 use super::names::{Entry, NameSet, a_labels};
+use super::notes::Notes;
 use super::ports::Ports;
 
 /// An access list.

@@ -2,8 +2,8 @@
 
 mod tables;
 
-use super::Notes;
 use super::lines::Line;
+use super::notes::Notes;
 pub(super) use tables::PARENTS;
 use tables::{HARMLESS, LIMITS, REWRITES, TRANSLATED};
 

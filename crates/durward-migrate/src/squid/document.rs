@@ -7,12 +7,12 @@ use std::sync::Arc;
 
 use serde_json::{Value, json};
 
-use super::Notes;
 use super::access::Who;
 use super::acl::{Acl, Acls};
 use super::doors::Door;
 use super::lines::Line;
 use super::names::{Entry, NameSet};
+use super::notes::Notes;
 use super::rules::Written;
 use super::tenants::Tenant;
 

@@ -5,8 +5,9 @@ use std::sync::Arc;
 
 use super::acl::{Acl, Acls};
 use super::addresses::AddressSet;
+use super::fault::SquidFault;
 use super::lines::Line;
-use super::{Notes, SquidFault};
+use super::notes::Notes;
 
 /// An address and port that clients are configured with.
 #[derive(Clone, Debug)]

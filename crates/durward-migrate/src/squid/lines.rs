@@ -2,7 +2,8 @@
 
 use std::sync::Arc;
 
-use super::{SquidFault, SquidFiles};
+use super::fault::SquidFault;
+use super::options::SquidFiles;
 
 /// How deep files may include each other; Squid's own bound.
 const DEPTH: usize = 16;

@@ -7,8 +7,10 @@ use super::access::{self, Access, Client, Leaves, Leaving, Outgoing, Rule, Who};
 use super::acl::{Acl, Acls};
 use super::addresses::{self, AddressSet};
 use super::doors::Door;
+use super::fault::SquidFault;
 use super::lines::Line;
-use super::{Notes, SquidFault, SquidOptions};
+use super::notes::Notes;
+use super::options::SquidOptions;
 
 /// Clients that become one tenant.
 #[derive(Clone, Debug)]

@@ -19,9 +19,10 @@ use super::acl::{Acl, Acls};
 use super::addresses::{self, AddressSet};
 use super::document::Translated;
 use super::doors::Door;
+use super::fault::SquidFault;
 use super::kinds::{Kinds, NameKinds, name_kinds, port_kinds};
 use super::lines::Line;
-use super::{Notes, SquidFault};
+use super::notes::Notes;
 
 /// Most requests that one tenant's rules are asked about.
 const REQUESTS: usize = 200_000;

@@ -6,7 +6,7 @@ use durward_control::{Compiled, FileSource, compile};
 use durward_migrate::ingress::{IngressFault, IngressOptions, migrate};
 use durward_migrate::{Effect, Migrated};
 use durward_model::explain::{Ending, Question, Shown, explain};
-use durward_model::mapping::Transport;
+use durward_model::transport::Transport;
 use durward_testkit::certificates::{Authority, CertSpec};
 
 use crate::NOW;

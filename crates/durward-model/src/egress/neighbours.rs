@@ -6,14 +6,11 @@
 use std::cmp::Reverse;
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::{IpAddr, SocketAddr};
-use std::sync::Arc;
 
 use ipnet::IpNet;
 
-use crate::egress::{Guarded, guard};
-use crate::mapping::{Endpoints, NatModel};
-use crate::snapshot::Snapshot;
-use crate::tenant::{Tenant, TenantId};
+use crate::egress::guard::{self, Guarded};
+use crate::tenant_id::TenantId;
 
 /// All tenants' addresses and networks, and the sockets accepted on.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -39,64 +36,15 @@ pub struct Surroundings<'a> {
 pub static NO_HOST: BTreeSet<IpAddr> = BTreeSet::new();
 
 impl Neighbours {
-    /// Those of a snapshot.
-    #[must_use]
-    pub fn of(snapshot: &Snapshot) -> Self {
-        let mut neighbours = Self::default();
-        for tenant in snapshot.tenants.values() {
-            let ingress = tenant.listeners.iter().map(|listener| listener.address.0);
-            for address in tenant.egress.iter().map(|egress| egress.0).chain(ingress) {
-                neighbours.own(address.to_canonical().into(), &tenant.id);
-            }
-            for listener in &tenant.listeners {
-                neighbours.doors.insert(SocketAddr::new(listener.address.0, listener.port));
-            }
-        }
-        neighbours.doors.extend(snapshot.binds.keys().copied());
-        neighbours.add_pods(&snapshot.nat);
-        neighbours
-    }
-
-    /// Whether both snapshots have the same ones, as far as that can be told by looking at what changed alone.
-    #[must_use]
-    pub fn are_same(before: &Snapshot, now: &Snapshot) -> bool {
-        let places = |tenant: &Tenant| {
-            let doors = tenant.listeners.iter().map(|listener| listener.key());
-            (tenant.egress.clone(), doors.collect::<Vec<_>>())
-        };
-        let same = |(was, is): (&Arc<Tenant>, &Arc<Tenant>)| {
-            Arc::ptr_eq(was, is) || (was.id == is.id && places(was) == places(is))
-        };
-        Arc::ptr_eq(&before.nat, &now.nat)
-            && before.tenants.len() == now.tenants.len()
-            && before.tenants.values().zip(now.tenants.values()).all(same)
-            && before.binds.keys().eq(now.binds.keys())
-    }
-
-    /// What the kernel carries: mapped addresses, where they lead, and whose traffic leaves from a tenant's addresses.
-    fn add_pods(&mut self, nat: &NatModel) {
-        for mapping in &nat.mappings {
-            for address in &mapping.addresses {
-                self.own(address.0.to_canonical().into(), &mapping.tenant);
-            }
-            let endpoints = mapping.ports.iter().flat_map(|port| match &port.endpoints {
-                Endpoints::At(at) => at.iter().map(SocketAddr::ip).collect::<Vec<_>>(),
-                Endpoints::SamePort(at) => at.clone(),
-            });
-            for endpoint in endpoints {
-                self.own(endpoint.to_canonical().into(), &mapping.tenant);
-            }
-        }
-        for egress in &nat.egress {
-            for network in &egress.sources {
-                self.own(network.trunc(), &egress.tenant);
-            }
-        }
-    }
-
-    fn own(&mut self, network: IpNet, tenant: &TenantId) {
+    /// Notes that an address or network is a tenant's.
+    pub(crate) fn own(&mut self, network: IpNet, tenant: &TenantId) {
         self.lengths.insert(Reverse(network.prefix_len()));
         self.owners.entry(network).or_default().insert(tenant.clone());
+    }
+
+    /// Notes a socket that is accepted on.
+    pub(crate) fn add_door(&mut self, door: SocketAddr) {
+        self.doors.insert(door);
     }
 
     /// Whose an address is, by the smallest network it is in.

@@ -7,11 +7,11 @@ use super::*;
 use crate::address::IngressAddress;
 use crate::mapping::{
     Affinity, Endpoints, KernelEgress, MappedPort, NatModel, PortMapping, PortRange, SourceMode,
-    Transport,
 };
 use crate::snapshot::Snapshot;
 use crate::source_set::SourceSet;
-use crate::tenant::TenantId;
+use crate::tenant_id::TenantId;
+use crate::transport::Transport;
 
 fn host(text: &str) -> Host {
     Host::parse(text).unwrap()

@@ -7,7 +7,7 @@ use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 
 use serde::Serialize;
 
-use crate::mapping::Transport;
+use crate::transport::Transport;
 
 /// The port of loopback at which the kernel hands connections over.
 pub const PORT: u16 = 3129;

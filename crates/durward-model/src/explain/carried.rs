@@ -2,9 +2,10 @@
 
 use crate::client_auth::ClientAuth;
 use crate::explain::{Ending, Question, Trail, list};
-use crate::hosted::{self, HostedApi};
-use crate::listener::{Listener, ServerTls};
+use crate::hosted::HostedApi;
+use crate::listener::Listener;
 use crate::origin::Origin;
+use crate::server_tls::{API_PROXY, ServerTls};
 use crate::sni::SniTable;
 use crate::source_set::SourceSet;
 use crate::tenant::Tenant;
@@ -66,7 +67,7 @@ fn of_proxies(relay: Option<&ServerTls>) -> String {
     match relay.map(|relay| &relay.client_auth) {
         Some(ClientAuth::Required(trust)) => format!(
             "API proxies (ALPN {}) are admitted with a certificate from {}",
-            hosted::OUTER_PROTOCOL.escape_ascii(),
+            API_PROXY.escape_ascii(),
             list(&trust.subjects)
         ),
         _ => "no API proxies are admitted".to_owned(),

@@ -5,10 +5,9 @@
 use std::net::IpAddr;
 
 use super::{Ending, Kind, Question, Trail, list};
-use crate::mapping::{
-    Affinity, KernelEgress, MappedPort, NatModel, PortMapping, SourceMode, Transport,
-};
+use crate::mapping::{Affinity, KernelEgress, MappedPort, NatModel, PortMapping, SourceMode};
 use crate::snapshot::Snapshot;
+use crate::transport::Transport;
 
 impl Trail {
     /// How the kernel's share ends it; `None` when it is none of the kernel's business.

@@ -9,8 +9,8 @@ use crate::explain::door::known_at;
 use crate::explain::{Ending, Question, Trail, kind_of, list};
 use crate::listener::Listener;
 use crate::names;
+use crate::server_name::server_name;
 use crate::snapshot::Snapshot;
-use crate::sni;
 
 impl Trail {
     /// Returns the listener of the name that is asked for, if listeners are found by name there.
@@ -61,7 +61,7 @@ impl Trail {
             Some(Opening::Head) => Ok(self.host_asked_for(question)?.unwrap_or_else(unnamed)),
             Some(Opening::ClientHello) | None => {
                 let Some(asked) = question.sni.as_deref() else { return Ok(unnamed()) };
-                match sni::server_name(asked) {
+                match server_name(asked) {
                     Ok(name) => Ok(names::asked(name.as_deref(), listener.address.0).into_owned()),
                     Err(fault) => {
                         Err(self.refuse("name", None, "client_hello", format!("{asked}: {fault}")))

@@ -6,7 +6,7 @@ use std::str::FromStr;
 use serde::{Deserialize, Serialize};
 
 use crate::egress::ForwardService;
-use crate::tenant::TenantId;
+use crate::tenant_id::TenantId;
 
 /// Proof that a client shows.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]

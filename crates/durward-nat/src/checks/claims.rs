@@ -8,7 +8,8 @@ use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, UdpSocket};
 use std::sync::Arc;
 
 use durward_model::TenantId;
-use durward_model::mapping::{AddressRange, NatModel, PortRange, Transport};
+use durward_model::mapping::{AddressRange, NatModel, PortRange};
+use durward_model::transport::Transport;
 
 use crate::options::Options;
 

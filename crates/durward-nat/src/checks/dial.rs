@@ -16,7 +16,7 @@ use rustix::io::Errno;
 use socket2::{Domain, Protocol, Socket, Type};
 
 use super::schedule::{Outcome, Target};
-use crate::engine::NatError;
+use crate::error::NatError;
 use crate::watch::Waker;
 
 /// Time for an endpoint to end its side of a connection.

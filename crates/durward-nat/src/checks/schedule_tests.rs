@@ -1,9 +1,8 @@
 //! Tests of the schedule without sockets, with a simulated clock.
 
 use durward_model::health::Probe;
-use durward_model::mapping::{
-    Affinity, Endpoints, MappedPort, PortMapping, PortRange, SourceMode, Transport,
-};
+use durward_model::mapping::{Affinity, Endpoints, MappedPort, PortMapping, PortRange, SourceMode};
+use durward_model::transport::Transport;
 use durward_model::{IngressAddress, Origin, SourceSet};
 
 use super::super::slots::{COMMON, MORE, MOST, OWN};

@@ -126,9 +126,8 @@ mod tests {
     use std::sync::Arc;
 
     use durward_model::egress::{Others, Transparent};
-    use durward_model::mapping::{
-        Endpoints, MappedPort, NatModel, PortMapping, PortRange, Transport,
-    };
+    use durward_model::mapping::{Endpoints, MappedPort, NatModel, PortMapping, PortRange};
+    use durward_model::transport::Transport;
     use durward_model::{IngressAddress, Origin, SourceSet, TenantId};
 
     use super::*;

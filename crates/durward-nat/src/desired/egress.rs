@@ -9,7 +9,8 @@ use std::sync::Arc;
 use durward_model::TenantId;
 use durward_model::blocks::Blocks;
 use durward_model::egress::{Others, Transparent};
-use durward_model::mapping::{AddressRange, KernelEgress, NatModel, Transport};
+use durward_model::mapping::{AddressRange, KernelEgress, NatModel};
+use durward_model::transport::Transport;
 
 use super::Elements;
 use super::policy::{Leaving, Policy};

@@ -7,7 +7,8 @@ use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
 
 use durward_model::TenantId;
-use durward_model::mapping::{MappedPort, NatModel, PortMapping, Transport};
+use durward_model::mapping::{MappedPort, NatModel, PortMapping};
+use durward_model::transport::Transport;
 
 use super::mappings::{port_bytes, same_set};
 use crate::nftables::ruleset::Value;

@@ -8,8 +8,9 @@ use std::sync::Arc;
 
 use durward_model::SourceSet;
 use durward_model::mapping::{
-    Affinity, Endpoints, MappedPort, NatModel, PortMapping, PortRange, SourceMode, Transport,
+    Affinity, Endpoints, MappedPort, NatModel, PortMapping, PortRange, SourceMode,
 };
+use durward_model::transport::Transport;
 use ipnet::IpNet;
 
 use super::ejected::Out;

@@ -9,8 +9,9 @@ use durward_model::SourceSet;
 use durward_model::blocks::Blocks;
 use durward_model::egress::{Taken, Transparent};
 use durward_model::mapping::{
-    AddressRange, Affinity, KernelEgress, MappedPort, PortMapping, PortRange, Transport,
+    AddressRange, Affinity, KernelEgress, MappedPort, PortMapping, PortRange,
 };
+use durward_model::transport::Transport;
 use ipnet::IpNet;
 
 /// Connections that may go on.

@@ -7,9 +7,9 @@ use std::time::Instant;
 
 use durward_model::mapping::NatModel;
 
-use super::NatError;
 use super::state::State;
 use crate::desired::{Desired, Difference, Ejected, Policy, desired_without, diff};
+use crate::error::NatError;
 use crate::report::Report;
 use crate::sysctl::{self, REMEMBERED};
 

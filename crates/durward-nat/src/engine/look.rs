@@ -7,8 +7,9 @@ use durward_model::TenantId;
 use durward_model::mapping::{KernelEgress, NatModel, PortMapping};
 
 use super::state::{State, kernel};
-use super::{Carried, Leaving, NatError};
+use super::{Carried, Leaving};
 use crate::desired::Ejected;
+use crate::error::NatError;
 use crate::mark::{self, EGRESS};
 use crate::program::step::{Ip, interval, port_key};
 

@@ -7,12 +7,12 @@ use std::time::Instant;
 
 use durward_model::mapping::NatModel;
 
-use super::NatError;
 use super::reconcile::sysctls;
 use super::state::State;
 use crate::conntrack::hygiene;
 use crate::desired::patch::{Known, Patch, patch};
 use crate::desired::{Ejected, Policy};
+use crate::error::NatError;
 use crate::mark;
 use crate::nftables::TableError;
 use crate::report::Report;

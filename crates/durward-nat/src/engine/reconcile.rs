@@ -9,12 +9,12 @@ use std::time::{Duration, Instant};
 
 use rustix::io::Errno;
 
-use super::NatError;
 use super::state::{State, adopted_numbers, kernel};
 use crate::announce::{Announcer, AnnouncingInterface, Mac};
 use crate::conntrack::Flow;
 use crate::conntrack::hygiene;
 use crate::desired::{Desired, Ejected, Policy, desired_without};
+use crate::error::NatError;
 use crate::hand_over;
 use crate::interface::Link;
 use crate::mark::{self, EGRESS};

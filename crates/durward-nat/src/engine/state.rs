@@ -10,10 +10,11 @@ use durward_model::mapping::NatModel;
 use durward_model::{SharedMap, TenantId};
 use rustix::io::Errno;
 
-use super::{Counters, NatError};
+use super::Counters;
 use crate::announce::{Announcer, AnnouncingInterface};
 use crate::conntrack::Conntrack;
 use crate::desired::{Ejected, Policy, counted_tenant};
+use crate::error::NatError;
 use crate::interface::{Interfaces, full_match};
 use crate::mark;
 use crate::nftables::probe;

@@ -158,17 +158,6 @@ impl fmt::Display for Changes {
 }
 
 impl Changes {
-    /// Formats one line per change; elements of Durward's own sets in words.
-    pub(crate) fn in_words(&self) -> String {
-        struct Words<'a>(&'a Changes);
-        impl fmt::Display for Words<'_> {
-            fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-                self.0.write(f, Detail::All, crate::program::words::change)
-            }
-        }
-        Words(self).to_string()
-    }
-
     /// Formats one line per change; `words` describes an element of a set, or returns nothing for a set that is the same everywhere, whose elements
     /// are not listed when it is created.
     pub(crate) fn write(

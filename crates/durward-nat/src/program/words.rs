@@ -2,12 +2,14 @@
 //!
 //! An element that is not understood is shown as its bytes.
 
+use std::fmt;
 use std::net::{IpAddr, SocketAddr};
 
 use crate::mark;
+use crate::nftables::changes::Detail;
 use crate::nftables::ruleset::{Entry, Value};
 use crate::nftables::words::protocol;
-use crate::nftables::{Element, Verdict};
+use crate::nftables::{Changes, Element, Verdict};
 
 /// Formats an element of `set` on one line.
 pub(crate) fn element(set: &str, key: &[u8], element: &Element) -> String {
@@ -17,6 +19,17 @@ pub(crate) fn element(set: &str, key: &[u8], element: &Element) -> String {
 /// Formats a changed element; `None` in a set that is the same everywhere.
 pub(crate) fn change(set: &str, key: &[u8], one: &Element) -> Option<String> {
     (set != super::TWINS).then(|| element(set, key, one))
+}
+
+/// Formats one line per change of a table; elements of Durward's own sets in words.
+pub(crate) fn changes(changes: &Changes) -> String {
+    struct Words<'a>(&'a Changes);
+    impl fmt::Display for Words<'_> {
+        fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+            self.0.write(f, Detail::All, change)
+        }
+    }
+    Words(changes).to_string()
 }
 
 fn in_words(set: &str, key: &[u8], element: &Element) -> Option<String> {

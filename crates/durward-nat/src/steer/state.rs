@@ -15,12 +15,13 @@ use super::strays::{Steered, is_stray};
 use super::tunnel::Tunnel;
 use super::{Options, Side, address_towards};
 use crate::conntrack::{Conntrack, Flow};
-use crate::engine::NatError;
+use crate::error::NatError;
 use crate::netlink::Message;
 use crate::nftables::table::{Count, Ownership};
 use crate::nftables::{Changes, Table};
 use crate::options::AssignedAddress;
 use crate::policy_route::Routing;
+use crate::program::words;
 use crate::rtnetlink::Rtnetlink;
 use crate::rtnetlink::tunnel::{HeldTunnel, index, is_neighbour};
 use crate::sysctl::{self, REMEMBERED, Sysctl, Wrong};
@@ -83,7 +84,7 @@ impl State {
         {
             new.elements.clone_from(&old.elements);
         }
-        let mut text = Changes::between(&ruleset, &wanted.ruleset).in_words();
+        let mut text = words::changes(&Changes::between(&ruleset, &wanted.ruleset));
         let (before, after) = (self.held(held.as_ref())?.lines(), wanted.lines());
         for (sign, these, those) in [('+', &after, &before), ('-', &before, &after)] {
             for line in these.iter().filter(|line| !those.contains(line)) {

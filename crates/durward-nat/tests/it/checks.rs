@@ -10,7 +10,8 @@ use std::thread;
 use std::time::{Duration, Instant};
 
 use durward_model::health::{HealthCheck, Probe};
-use durward_model::mapping::{NatModel, PortMapping, Transport};
+use durward_model::mapping::{NatModel, PortMapping};
+use durward_model::transport::Transport;
 use durward_nat::{CheckedEndpoint, Nat, Owners};
 use durward_testkit::netns::{Namespace, add_address, in_namespace, ip};
 

@@ -2,7 +2,8 @@
 //!
 //! Deliberately absent: time, which `bench/nat` measures.
 
-use durward_model::mapping::{PortMapping, Transport};
+use durward_model::mapping::PortMapping;
+use durward_model::transport::Transport;
 use durward_nat::nftables::Ruleset;
 use durward_nat::{Interfaces, desired};
 

@@ -5,9 +5,8 @@ use std::net::{IpAddr, Ipv4Addr};
 use std::sync::Arc;
 
 use durward_model::egress::{Others, Transparent};
-use durward_model::mapping::{
-    Affinity, Endpoints, NatModel, PortMapping, PortRange, SourceMode, Transport,
-};
+use durward_model::mapping::{Affinity, Endpoints, NatModel, PortMapping, PortRange, SourceMode};
+use durward_model::transport::Transport;
 use durward_nat::desired::diff;
 use durward_nat::interface::External;
 use durward_nat::nftables::Ruleset;

@@ -2,7 +2,8 @@
 
 use std::io::ErrorKind;
 
-use durward_model::mapping::{SourceMode, Transport};
+use durward_model::mapping::SourceMode;
+use durward_model::transport::Transport;
 use durward_nat::{Nat, Options};
 use durward_testkit::netns::in_namespace;
 

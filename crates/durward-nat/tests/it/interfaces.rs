@@ -278,7 +278,8 @@ fn addresses_are_put_on_announced_and_taken_away_by_the_kernel_when_nobody_renew
 #[test]
 fn ranges_of_ports_lead_to_one_port_or_to_the_same() {
     in_namespace("interfaces::ranges_of_ports_lead_to_one_port_or_to_the_same", || {
-        use durward_model::mapping::{Endpoints, PortRange, Transport};
+        use durward_model::mapping::{Endpoints, PortRange};
+        use durward_model::transport::Transport;
         let lab = Lab::new();
         for number in [9000, 7000, 7005, 7009] {
             lab.serve(number);

@@ -12,8 +12,8 @@ use std::time::Duration;
 
 use durward_model::mapping::{
     Affinity, Endpoints, KernelEgress, MappedPort, NatModel, PortMapping, PortRange, SourceMode,
-    Transport,
 };
+use durward_model::transport::Transport;
 use durward_model::{IngressAddress, Origin, SourceSet, TenantId};
 use durward_nat::options::GatewayRule;
 use durward_nat::{Nat, Options, Report};

@@ -6,8 +6,9 @@ use std::time::Duration;
 
 use durward_model::health::{HealthCheck, Probe};
 use durward_model::mapping::{
-    Affinity, Endpoints, MappedPort, NatModel, PortMapping, PortRange, SourceMode, Transport,
+    Affinity, Endpoints, MappedPort, NatModel, PortMapping, PortRange, SourceMode,
 };
+use durward_model::transport::Transport;
 use durward_nat::desired::ejected::MappingId;
 use durward_nat::desired::patch::{Known, Patch, patch};
 use durward_nat::desired::{Ejected, desired_without, diff};

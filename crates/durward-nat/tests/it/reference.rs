@@ -7,9 +7,8 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::net::{IpAddr, SocketAddr, UdpSocket};
 use std::time::{Duration, Instant};
 
-use durward_model::mapping::{
-    Affinity, Endpoints, MappedPort, PortMapping, PortRange, SourceMode, Transport,
-};
+use durward_model::mapping::{Affinity, Endpoints, MappedPort, PortMapping, PortRange, SourceMode};
+use durward_model::transport::Transport;
 use durward_nat::Nat;
 use durward_testkit::netns::{Namespace, add_address, in_namespace, sysctl};
 use proptest::prelude::*;

@@ -5,9 +5,10 @@
 use std::sync::Arc;
 
 use durward_model::address::canonical;
-use durward_model::listener::ServerTls;
-use durward_model::sni::{self, SniTable};
-use durward_model::{HostedApi, Service, hosted};
+use durward_model::server_name::server_name;
+use durward_model::server_tls::{API_PROXY, ServerTls};
+use durward_model::sni::SniTable;
+use durward_model::{HostedApi, Service};
 use tokio::io::AsyncReadExt;
 use tokio::net::TcpStream;
 
@@ -38,7 +39,7 @@ pub(super) struct Hello {
 impl Hello {
     /// Takes a parsed ClientHello and its bytes.
     pub(super) fn new(hello: ClientHello, early: Vec<u8>) -> Self {
-        let is_proxy = hello.alpn.iter().any(|protocol| protocol == hosted::OUTER_PROTOCOL);
+        let is_proxy = hello.alpn.iter().any(|protocol| protocol == API_PROXY);
         Self { name: hello.server_name, early, is_proxy }
     }
 }
@@ -50,7 +51,7 @@ impl Visit {
     /// Returns the listener of the hosted API server that a PROXY header's authority names. What others than hosted API servers are called decides SNI.
     pub(super) fn by_authority(&self) -> Option<Arc<PreparedListener>> {
         let authority = self.proxied.authority.as_deref()?;
-        let name = sni::server_name(authority).ok()??;
+        let name = server_name(authority).ok()??;
         let listener = self.listener_of(Some(&name)).ok()?;
         routes(&listener)?.hosted(authority)?;
         Some(listener)
@@ -119,7 +120,7 @@ impl Visit {
         let of_tls: (_, &ServerTls) = (&*listener.listener, tls);
         let mut secured = self.handshake(stream, &early, of_tls, configs).await?;
         let agreed = secured.tls.as_ref().is_some_and(|tls| tls.sni == name)
-            && secured.io.alpn() == Some(hosted::OUTER_PROTOCOL);
+            && secured.io.alpn() == Some(API_PROXY);
         if !agreed {
             // Another name in the library's reading than in ours would be another tenant's.
             let detail = "server name or protocol that can be read in two ways";

@@ -4,6 +4,7 @@
 
 use std::future::poll_fn;
 use std::net::SocketAddr;
+use std::pin::pin;
 
 use durward_model::ForwardService;
 use durward_model::egress::{Asked, Host};
@@ -69,12 +70,12 @@ pub(crate) async fn serve<'a, D: Downstream>(
     let (core, view) = (&http.core, &http.view);
     if tunnel {
         let opening = gate::tunnel(core, view, &service.policy, asked, &mut passage);
-        let opened = wait_for(opening, down, &clock).await;
+        let opened = wait_for(pin!(opening), down, &clock).await;
         account.passage = Some(passage);
         return visitor.tunnel(down, account, response, (opened?, host)).await;
     }
     let checking = gate::check(core, view, &service.policy, asked, &mut passage);
-    let cleared = wait_for(checking, down, &clock).await;
+    let cleared = wait_for(pin!(checking), down, &clock).await;
     account.passage = Some(passage);
     anonymise(&mut account.request);
     let mut cleared = cleared?;

@@ -4,7 +4,7 @@
 //! absent: buffering bodies for retries.
 
 use std::future::{Future, poll_fn};
-use std::pin::pin;
+use std::pin::{Pin, pin};
 use std::task::Poll;
 use std::time::Instant;
 
@@ -130,31 +130,28 @@ async fn connect<D: Downstream>(
     }
     match way {
         Way::Upstream(_, index) => {
-            let acquiring =
-                acquire(upstreams, view.access(), index, client(http, &account.chain), tried);
+            let client = client(http, &account.chain);
+            let acquiring = pin!(acquire(upstreams, view.access(), index, client, tried));
             wait_for(acquiring, down, clock).await
         }
         Way::Outside(cleared, asked) if cleared.parent.is_some() => {
-            let reached = wait_for(
-                dial::connect(core, view, cleared, asked, account.passage.as_ref()),
-                down,
-                clock,
-            )
-            .await?;
+            let dialling = dial::connect(core, view, cleared, asked, account.passage.as_ref());
+            let reached = wait_for(pin!(dialling), down, clock).await?;
             // A peer that sends before the request is no HTTP server.
             let quiet = reached.side.early.is_empty();
             let fault = Refusal::BadResponse { detail: "response before its request" };
             quiet.then_some((Carrier::Http1(reached.side.io), reached.lease)).ok_or(fault)
         }
         Way::Outside(cleared, _) => {
-            wait_for(carry(upstreams, view.access(), &cleared.addresses, tried), down, clock).await
+            let acquiring = pin!(carry(upstreams, view.access(), &cleared.addresses, tried));
+            wait_for(acquiring, down, clock).await
         }
     }
 }
 
 /// Waits for a connection as long as the client stays connected.
 pub(crate) async fn wait_for<D: Downstream, T>(
-    acquired: impl Future<Output = Result<T, Refusal>>,
+    mut acquired: Pin<&mut impl Future<Output = Result<T, Refusal>>>,
     down: &mut D,
     clock: &Clock<'_>,
 ) -> Result<T, Refusal> {
@@ -163,7 +160,6 @@ pub(crate) async fn wait_for<D: Downstream, T>(
         Some(_) => clock.arm(std::time::Duration::MAX),
         None => clock.watch.arm(None, false),
     }
-    let mut acquired = pin!(acquired);
     let connected = poll_fn(|cx| match acquired.as_mut().poll(cx) {
         Poll::Pending if down.poll_gone(cx).is_ready() => Poll::Ready(Err(Refusal::ClientClosed)),
         polled => polled,

@@ -211,7 +211,7 @@ fn server_name(mut value: Reader<'_>) -> Result<Option<String>, &'static str> {
         return Err("server name list");
     }
     let name = std::str::from_utf8(name).map_err(|_| "server name")?;
-    durward_model::sni::server_name(name).map_err(|_| "server name")
+    durward_model::server_name::server_name(name).map_err(|_| "server name")
 }
 
 /// Parses `application_layer_protocol_negotiation` (RFC 7301 section 3.1).

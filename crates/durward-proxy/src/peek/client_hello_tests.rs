@@ -187,7 +187,7 @@ fn captured() -> Vec<Captured> {
     let mut bytes = Vec::new();
     let authority = durward_testkit::certificates::Authority::new("root");
     let mut config = durward_testkit::certificates::client_config(&authority, None);
-    config.alpn_protocols = vec![durward_model::hosted::OUTER_PROTOCOL.to_vec()];
+    config.alpn_protocols = vec![durward_model::server_tls::API_PROXY.to_vec()];
     let name = "api.a.example".try_into().unwrap();
     let mut connection = rustls::ClientConnection::new(std::sync::Arc::new(config), name).unwrap();
     connection.write_tls(&mut bytes).unwrap();

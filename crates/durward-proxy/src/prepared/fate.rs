@@ -6,8 +6,8 @@ use std::collections::HashMap;
 use std::sync::Arc;
 
 use durward_model::client_auth::ClientTrust;
-use durward_model::listener::ServerTls;
 use durward_model::route::HostPattern;
+use durward_model::server_tls::ServerTls;
 use durward_model::sni::SniTable;
 use durward_model::{
     ClientAuth, DestinationMode, HostedApi, Listener, ServerNames, Service, SourceSet, Tenant,

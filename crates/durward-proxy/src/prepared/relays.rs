@@ -3,7 +3,8 @@
 use std::collections::HashMap;
 use std::sync::Arc;
 
-use durward_model::listener::{ServerTls, SniRoute};
+use durward_model::server_tls::ServerTls;
+use durward_model::sni::SniRoute;
 use durward_model::sni::SniTable;
 use durward_model::{Listener, Service};
 use rustls::ServerConfig;

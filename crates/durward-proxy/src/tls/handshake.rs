@@ -6,7 +6,7 @@ use std::sync::Arc;
 use std::time::Instant;
 
 use durward_model::Listener;
-use durward_model::listener::ServerTls;
+use durward_model::server_tls::ServerTls;
 use rustls::server::{Accepted, Acceptor, ClientHello};
 use rustls::{CipherSuite, HandshakeKind, ProtocolVersion, ServerConnection, SignatureScheme};
 use rustls_pki_types::UnixTime;

@@ -7,7 +7,7 @@ use std::sync::{Arc, OnceLock};
 
 use durward_model::Certificate;
 use durward_model::certificate::{KeyEncoding, PrivateKey};
-use durward_model::listener::{Alpn, ServerTls};
+use durward_model::server_tls::{Alpn, ServerTls};
 use rustls::crypto::CryptoProvider;
 use rustls::crypto::aws_lc_rs::Ticketer;
 use rustls::server::danger::ClientCertVerifier;

@@ -1,5 +1,7 @@
 //! Rounds and turns, with tasks that count their runs.
 
+use std::pin::pin;
+
 use futures_util::stream::{FuturesUnordered, StreamExt};
 use tokio::task::{LocalSet, spawn_local};
 
@@ -284,4 +286,16 @@ async fn a_newcomer_waits_for_one_long_round_of_who_had_the_core_to_itself() {
     assert!(modest[0] <= one_round, "waited for {}", modest[0]);
     let longest = modest.windows(2).map(|pair| pair[1] - pair[0] - 1).max().unwrap();
     assert!(longest <= one_round, "waited for {longest}");
+}
+
+/// Wrappers copy what they wrap each time it is called with, and hold it as long as a connection lives: a future of many KiB only once.
+#[test]
+fn what_takes_turns_is_kept_once() {
+    let large = || std::future::ready([0_u8; 8192]);
+    let size = size_of_val(&large());
+    let turns = Rc::<Turns>::default();
+
+    assert_eq!(size_of_val(&sliced(large())), size);
+    let taking = QueueEntry::new(turns.of(&tenant("one"))).run(large());
+    assert!(size_of_val(&taking) <= size + 2 * size_of::<usize>());
 }

@@ -10,10 +10,10 @@ use std::time::Duration;
 use durward_model::certificate::{KeyEncoding, PrivateKey};
 use durward_model::client_auth::ClientTrust;
 use durward_model::limits::Limits;
-use durward_model::listener::{
-    Alpn, HttpService, IdentityHeaders, ServerTls, SniRoute, TcpService,
-};
+use durward_model::listener::{HttpService, IdentityHeaders, TcpService};
 use durward_model::route::{Action, HeaderRules, HostPattern, Route, RouteMatch, WeightedUpstream};
+use durward_model::server_tls::{Alpn, ServerTls};
+use durward_model::sni::SniRoute;
 use durward_model::upstream::{Balance, Endpoint, Retry, Target, UpstreamIndex, UpstreamProtocol};
 use durward_model::{
     Bind, Certificate, ClientAuth, DestinationMode, EgressAddress, IngressAddress, Listener,

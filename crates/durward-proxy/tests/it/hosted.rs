@@ -8,9 +8,10 @@ use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
-use durward_model::hosted::OUTER_PROTOCOL;
-use durward_model::listener::{Alpn, ServerTls, SniRoute};
 use durward_model::route::{HostPattern, WeightedUpstream};
+use durward_model::server_tls::API_PROXY;
+use durward_model::server_tls::{Alpn, ServerTls};
+use durward_model::sni::SniRoute;
 use durward_model::upstream::UpstreamIndex;
 use durward_model::{ClientAuth, HostedApi, Origin as Place, ServerNames, Service, SourceSet};
 use durward_testkit::certificates::{
@@ -154,7 +155,7 @@ async fn outer(
     name: &str,
 ) -> io::Result<TlsStream<TcpStream>> {
     let mut config = client_config(gateway, credential);
-    config.alpn_protocols = vec![OUTER_PROTOCOL.to_vec()];
+    config.alpn_protocols = vec![API_PROXY.to_vec()];
     let stream = tcp_connect(address, None).await?;
     let name = name.to_owned().try_into().unwrap();
     TlsConnector::from(Arc::new(config)).connect(name, stream).await
@@ -179,7 +180,7 @@ async fn tenant_proxy(address: SocketAddr, gateway: &Authority, api: &Api) -> So
     let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
     let local = listener.local_addr().unwrap();
     let mut config = client_config(gateway, Some(&api.credential));
-    config.alpn_protocols = vec![OUTER_PROTOCOL.to_vec()];
+    config.alpn_protocols = vec![API_PROXY.to_vec()];
     let (connector, host) = (TlsConnector::from(Arc::new(config)), api.host);
     tokio::spawn(async move {
         while let Ok((mut client, peer)) = listener.accept().await {

@@ -12,7 +12,7 @@ use std::time::Duration;
 use clap::{Args, Subcommand};
 use durward_control::spec::smartnat::SmartNatOptions;
 use durward_kube::smartnat;
-use durward_model::mapping::Transport;
+use durward_model::transport::Transport;
 use durward_nat::Options;
 use durward_nat::interface::full_match;
 use durward_nat::options::{AssignedAddress, GatewayRule, LocalService};

@@ -11,7 +11,7 @@ use std::time::Duration;
 
 use durward_model::Snapshot;
 use durward_model::explain::{Ending, Kind, Question};
-use durward_model::mapping::Transport;
+use durward_model::transport::Transport;
 
 use crate::cli::{Admin, Explain};
 use crate::commands::check::running;

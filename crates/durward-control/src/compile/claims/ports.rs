@@ -7,7 +7,8 @@ use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
 
 use durward_model::Listener;
-use durward_model::mapping::{PortMapping, PortRange, Transport};
+use durward_model::mapping::{PortMapping, PortRange};
+use durward_model::transport::Transport;
 
 use crate::compile::claim_table::covers;
 use crate::compile::mapping::Applicant;

@@ -6,8 +6,9 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use durward_model::health::Probe;
-use durward_model::listener::{Alpn, ServerTls, SniRoute};
 use durward_model::route::{HostPattern, WeightedUpstream};
+use durward_model::server_tls::{Alpn, ServerTls};
+use durward_model::sni::SniRoute;
 use durward_model::upstream::{UpstreamIndex, UpstreamProtocol, UpstreamTls};
 use durward_model::{
     Acme, Certificate, HostedApi, IngressAddress, Listener, ServerNames, Service, SourceSet,

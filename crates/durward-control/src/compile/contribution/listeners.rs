@@ -3,9 +3,11 @@
 use std::collections::{BTreeSet, HashMap};
 use std::sync::Arc;
 
-use durward_model::listener::{HttpService, ServerTls, SniRoute};
+use durward_model::listener::HttpService;
 use durward_model::route::table::RouteTable;
 use durward_model::route::{HostPattern, RouteMatch};
+use durward_model::server_tls::ServerTls;
+use durward_model::sni::SniRoute;
 use durward_model::sni::SniTable;
 use durward_model::{Listener, Origin, Route, ServerNames, Service};
 

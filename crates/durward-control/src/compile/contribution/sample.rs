@@ -3,9 +3,10 @@
 use std::net::SocketAddr;
 use std::sync::Arc;
 
-use durward_model::listener::{HttpService, SniRoute};
+use durward_model::listener::HttpService;
 use durward_model::route::table::RouteTable;
 use durward_model::route::{Action, Forward, HeaderRules, RouteMatch, WeightedUpstream};
+use durward_model::sni::SniRoute;
 use durward_model::upstream::{Endpoint, Target, UpstreamIndex, UpstreamProtocol};
 use durward_model::{
     Acme, DestinationMode, IngressAddress, Listener, Route, ServerNames, Service, SourceSet,

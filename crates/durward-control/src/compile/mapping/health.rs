@@ -3,7 +3,8 @@
 //! The kernel leads packets to endpoints and reads none of them, so there is nothing to ask for by HTTP or TLS.
 
 use durward_model::health::{HealthCheck, Probe};
-use durward_model::mapping::{MappedPort, Transport};
+use durward_model::mapping::MappedPort;
+use durward_model::transport::Transport;
 
 use crate::compile::report::{Field, Report};
 use crate::compile::upstream;

@@ -2,7 +2,8 @@
 
 use std::net::{IpAddr, SocketAddr};
 
-use durward_model::mapping::{Endpoints, MappedPort, PortRange, Transport};
+use durward_model::mapping::{Endpoints, MappedPort, PortRange};
+use durward_model::transport::Transport;
 
 use crate::cluster::ObjectFault;
 use crate::compile::report::{Field, Report};

@@ -6,9 +6,10 @@ use std::sync::atomic::Ordering::Relaxed;
 use std::sync::{Arc, PoisonError};
 
 use super::{FileSource, Turn};
-use crate::change::{Change, Reference};
+use crate::change::Change;
 use crate::feed::Feed;
 use crate::named_file::NamedFile;
+use crate::reference::Reference;
 use crate::source::inventory::Inventory;
 use crate::source::patience::Overdue;
 use crate::store::Store;

@@ -5,9 +5,10 @@ use std::sync::Condvar;
 use std::time::Duration;
 
 use super::*;
-use crate::change::{Fact, Reference};
+use crate::change::Fact;
 use crate::compile::compile;
 use crate::feed::Feed;
+use crate::reference::Reference;
 use crate::source::patience::Hook;
 
 fn tenant(name: &str, authority: &Path) -> String {

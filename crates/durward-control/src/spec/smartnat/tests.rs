@@ -1,10 +1,12 @@
-use durward_model::mapping::{SourceMode, Transport};
+use durward_model::mapping::SourceMode;
+use durward_model::transport::Transport;
 use durward_model::{DocumentKey, SourceSet};
 
 use super::*;
-use crate::change::{Change, Fact, Reference};
+use crate::change::{Change, Fact};
 use crate::cluster::{Cluster, TENANT_LABEL};
 use crate::compile::{Compiled, compile};
+use crate::reference::Reference;
 use crate::store::Store;
 
 fn good() -> Value {

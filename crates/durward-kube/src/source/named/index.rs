@@ -5,7 +5,8 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
-use durward_control::change::{Entries, Fact, Reference};
+use durward_control::change::{Entries, Fact};
+use durward_control::reference::Reference;
 use serde::Deserialize;
 
 use crate::object::{Head, Metadata, ObjectName};

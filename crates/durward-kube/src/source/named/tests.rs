@@ -7,7 +7,8 @@ use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
 use std::time::Duration;
 
 use bytes::Bytes;
-use durward_control::change::{Fact, Reference};
+use durward_control::change::Fact;
+use durward_control::reference::Reference;
 use http::{Request, Response};
 use http_body_util::Full;
 use kube::client::Body;

@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use durward_model::hosted::OUTER_PROTOCOL;
+use durward_model::server_tls::API_PROXY;
 use durward_model::{DestinationMode, HostedApi, SourceSet};
 use durward_proxy::Proxy;
 use durward_proxy::access_log::Sink;
@@ -85,7 +85,7 @@ async fn behind_a_balancer_an_api_proxys_own_address_is_judged_and_its_header_ke
     let proxy = Proxy::start(Options { access_log, ..options() }).unwrap();
     assert_served(&proxy.apply(snapshot(1, &mode, &wanted)));
     let mut config = client_config(&gateway, Some(&api.credential));
-    config.alpn_protocols = vec![OUTER_PROTOCOL.to_vec()];
+    config.alpn_protocols = vec![API_PROXY.to_vec()];
     let connector = TlsConnector::from(Arc::new(config));
     let ask = async |node: &str| {
         let mut stream = tcp_connect(bind, None).await.unwrap();

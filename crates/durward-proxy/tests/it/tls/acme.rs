@@ -5,7 +5,7 @@ use std::path::PathBuf;
 use std::sync::Arc;
 
 use durward_model::acme::{Answer, Challenge, Name, Order};
-use durward_model::listener::ServerTls;
+use durward_model::server_tls::ServerTls;
 use durward_model::{Acme, Origin, Secret};
 use durward_testkit::certificates::{Authority, CertSpec, Identity};
 use durward_testkit::client::RawHttp;

@@ -184,7 +184,8 @@ fn key(path: &Path) -> Result<[u8; KEY], String> {
 mod tests {
     use std::collections::BTreeMap;
 
-    use durward_control::change::{Fact, Reference};
+    use durward_control::change::Fact;
+    use durward_control::reference::Reference;
 
     use super::*;
 

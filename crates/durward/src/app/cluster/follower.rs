@@ -4,8 +4,9 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 use std::time::Duration;
 
-use durward_control::change::{Change, Reference};
+use durward_control::change::Change;
 use durward_control::document::Document;
+use durward_control::reference::Reference;
 use durward_control::stream::ObjectReport;
 use durward_control::{Store, compile};
 use durward_kube::object::Object;

@@ -3,8 +3,9 @@
 use std::collections::BTreeSet;
 use std::sync::Arc;
 
-use durward_control::change::{Change, Fact, Reference};
+use durward_control::change::{Change, Fact};
 use durward_control::document::Document;
+use durward_control::reference::Reference;
 use durward_control::spec::routing_json::{
     RoutingConfigMap, RoutingJsonOptions, file_of_config_map, parse_config_map,
 };

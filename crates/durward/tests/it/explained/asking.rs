@@ -4,7 +4,7 @@ use std::collections::HashSet;
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 
 use durward_model::explain::{Question, Shown};
-use durward_model::mapping::Transport;
+use durward_model::transport::Transport;
 use durward_testkit::client::{RawHttp, RawResponse, tls_over};
 use durward_testkit::secrets;
 use tokio::net::{TcpSocket, TcpStream};

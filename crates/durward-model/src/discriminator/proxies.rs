@@ -2,57 +2,14 @@
 //!
 //! Deliberately absent: a tenant for clients that could be anybody's.
 
-use std::fmt;
-
-use serde::Serialize;
-
 use crate::client_auth::ClientAuth;
-use crate::egress::ForwardService;
+use crate::egress::{Credential, ForwardService};
 use crate::listener::{Listener, Service};
 use crate::source_set::SourceSet;
 
-/// Holders of client certificates: by a name in the certificate.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
-pub enum HolderMatch {
-    /// A common name, DNS name or URI.
-    Exact(String),
-    /// All that begin so: `spiffe://cluster.local/ns/acme/*`.
-    Prefix(String),
-}
-
-impl fmt::Display for HolderMatch {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match self {
-            Self::Exact(name) => f.write_str(name),
-            Self::Prefix(prefix) => write!(f, "{prefix}*"),
-        }
-    }
-}
-
-impl HolderMatch {
-    /// Whether a name of a certificate is meant.
-    #[must_use]
-    pub fn matches(&self, name: &str) -> bool {
-        match self {
-            Self::Exact(exact) => exact == name,
-            Self::Prefix(prefix) => name.starts_with(prefix.as_str()),
-        }
-    }
-
-    fn overlaps(&self, other: &Self) -> bool {
-        match (self, other) {
-            (Self::Prefix(a), Self::Prefix(b)) => {
-                a.starts_with(b.as_str()) || b.starts_with(a.as_str())
-            }
-            (Self::Exact(name), either) | (either, Self::Exact(name)) => either.matches(name),
-        }
-    }
-}
-
 /// Whether two tenants' listeners at one address and port can stand beside each other: both are proxies and say so, and no client is both
 /// tenants'. Sources decide before TLS; certificates and credentials only after, so what comes before must be the same.
-#[must_use]
-pub fn told_apart_as_proxies(one: &Listener, other: &Listener) -> bool {
+pub(super) fn told_apart(one: &Listener, other: &Listener) -> bool {
     let (Service::Forward(a), Service::Forward(b)) = (&one.service, &other.service) else {
         return false;
     };
@@ -79,7 +36,7 @@ fn by_certificate(a: &ForwardService, b: &ForwardService) -> bool {
 }
 
 fn by_credential(a: &ForwardService, b: &ForwardService) -> bool {
-    let differ = |x: &crate::egress::Credential| b.credentials.iter().all(|y| x.sha256 != y.sha256);
+    let differ = |x: &Credential| b.credentials.iter().all(|y| x.sha256 != y.sha256);
     !a.credentials.is_empty() && !b.credentials.is_empty() && a.credentials.iter().all(differ)
 }
 
@@ -91,9 +48,9 @@ mod tests {
 
     use super::*;
     use crate::address::IngressAddress;
-    use crate::egress::{Credential, Policy};
+    use crate::egress::Policy;
     use crate::origin::Origin;
-    use crate::tenant::TenantId;
+    use crate::tenant_id::TenantId;
 
     fn door(tenant: &str, sources: Option<&[&str]>, secrets: &[u8]) -> Listener {
         let credentials =
@@ -124,18 +81,13 @@ mod tests {
     // S2.15 S2.47
     #[test]
     fn proxies_share_a_door_where_no_client_could_be_both() {
-        let by_source = |a: &[&str], b: &[&str]| {
-            told_apart_as_proxies(&door("a", Some(a), &[]), &door("b", Some(b), &[]))
-        };
-        let by_secret =
-            |a: &[u8], b: &[u8]| told_apart_as_proxies(&door("a", None, a), &door("b", None, b));
+        let by_source =
+            |a: &[&str], b: &[&str]| told_apart(&door("a", Some(a), &[]), &door("b", Some(b), &[]));
+        let by_secret = |a: &[u8], b: &[u8]| told_apart(&door("a", None, a), &door("b", None, b));
 
         assert!(by_source(&["172.16.28.0/24"], &["172.16.29.0/24"]));
         assert!(!by_source(&["172.16.28.0/22"], &["172.16.29.0/24"]));
-        assert!(!told_apart_as_proxies(
-            &door("a", Some(&["172.16.28.0/24"]), &[]),
-            &door("b", None, &[])
-        ));
+        assert!(!told_apart(&door("a", Some(&["172.16.28.0/24"]), &[]), &door("b", None, &[])));
         assert!(by_secret(&[1, 2], &[3]));
         assert!(!by_secret(&[1, 2], &[2]));
         assert!(!by_secret(&[1], &[]));
@@ -143,19 +95,6 @@ mod tests {
         if let Service::Forward(service) = &mut alone.service {
             service.shared = false;
         }
-        assert!(!told_apart_as_proxies(&door("a", Some(&["172.16.28.0/24"]), &[]), &alone));
-    }
-
-    // S2.15
-    #[test]
-    fn names_of_holders_overlap_as_they_match() {
-        let exact = |name: &str| HolderMatch::Exact(name.to_owned());
-        let prefix = |name: &str| HolderMatch::Prefix(name.to_owned());
-
-        assert!(prefix("spiffe://x/ns/acme/").matches("spiffe://x/ns/acme/sa/web"));
-        assert!(!prefix("spiffe://x/ns/acme/").matches("spiffe://x/ns/acme2/sa/web"));
-        assert!(prefix("spiffe://x/").overlaps(&prefix("spiffe://x/ns/acme/")));
-        assert!(exact("ci").overlaps(&exact("ci")) && !exact("ci").overlaps(&exact("cI")));
-        assert!(prefix("a").overlaps(&exact("ab")) && !prefix("ab").overlaps(&exact("a")));
+        assert!(!told_apart(&door("a", Some(&["172.16.28.0/24"]), &[]), &alone));
     }
 }
