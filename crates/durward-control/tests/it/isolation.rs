@@ -162,21 +162,25 @@ fn a_tenant_shares_an_address_also_while_its_listener_there_is_broken() {
     };
     let by_port = "{address: 198.51.100.1, port: 80, listen: {address: 0.0.0.0, port: 8081, destination: Port}, protocol: HTTP, redirectToHttps: true}";
     let broken = |shared: &str| {
-        format!("{{address: 198.51.100.2, port: 81, protocol: HTPS{shared}, names: [a.example]}}")
+        format!(
+            "{{address: 198.51.100.2, port: 81, protocol: HTTPS, certificate: {{file: nowhere}}, redirectToHttps: true{shared}, names: [a.example]}}"
+        )
     };
     let sound = "{address: 198.51.100.2, port: 82, protocol: HTTP, redirectToHttps: true, shared: true, names: [b.example]}";
     let reached = |shared: &str| {
+        let mut store = Store::default();
+        let before = [document("a", by_port), document("b", sound)];
+        let before = compiled(&mut store, &before, None);
         let texts = [document("a", &[by_port, &broken(shared)].join(", ")), document("b", sound)];
-        let compiled = compiled(&mut Store::default(), &texts, None);
-        assert_eq!(crossings(&compiled.snapshot), []);
-        let bind = &compiled.snapshot.binds[&"0.0.0.0:8081".parse().unwrap()];
+        let after = compiled(&mut store, &texts, Some(&before));
+        assert_eq!(crossings(&after.snapshot), []);
+        let bind = &after.snapshot.binds[&"0.0.0.0:8081".parse().unwrap()];
         let address = "198.51.100.2".parse().unwrap();
         bind.listener_at(Destination(SocketAddr::new(address, 8081)), address).is_some()
     };
 
     assert!(reached(", shared: true"));
-    // Who does not share has the address alone, if it asked first.
-    assert!(reached(""), "a asked first");
+    assert!(!reached(""), "b has the address, and a does not share it");
 }
 
 proptest! {

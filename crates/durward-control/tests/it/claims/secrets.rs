@@ -103,7 +103,7 @@ fn a_credential_is_one_tenants_whatever_stands_beside_it_in_the_file() {
         assert_eq!(errors.len(), 1, "{text:?}: {errors:#?}");
         assert_eq!(&*errors[0].reason, "SecretTaken", "{text:?}");
         let sentence = &errors[0].sentence;
-        assert!(sentence.contains("of tenant v (") && !sentence.contains("ab"), "{sentence}");
+        assert!(sentence.contains("of tenant v (") && !sentence.contains("abab"), "{sentence}");
         let x = after.snapshot.tenants.get(&id("x"));
         assert!(x.is_none_or(|x| x.listeners.is_empty()), "{text:?}");
 
