@@ -63,7 +63,7 @@ pub(crate) async fn serve(admitted: Admitted) {
         _ if agent.denied.is_some() => agent.denied.take(),
         Ok(Ok(())) => None,
         Ok(Err(refusal)) => Some(refusal),
-        Err(_) => Some(Refusal::Draining),
+        Err(_) => Some(Refusal::closing(&watch)),
     };
     let outcome =
         Outcome { kind: "link", upstream: None, bytes: (0, 0), refusal: refusal.as_ref() };

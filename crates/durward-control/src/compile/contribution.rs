@@ -50,6 +50,8 @@ pub(crate) struct AddedListener {
     pub(crate) mode: DestinationMode,
     /// True if other tenants that also say so may use its address.
     pub(crate) shared: bool,
+    /// True if the socket is the operator's to choose: that of the tenant's own entry at the same address and port, where there is one.
+    pub(crate) follows: bool,
     pub(crate) written: Written,
 }
 

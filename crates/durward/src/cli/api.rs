@@ -74,10 +74,10 @@ pub(crate) struct ApiProxy {
     pub(crate) carrier: CarrierArgs,
     #[command(flatten)]
     pub(crate) way: WayArgs,
-    /// Connections at once; more are closed [default: as many as there are descriptors]
+    /// Connections at once; more are closed [default: half of the descriptors, less 64]
     #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(1..))]
     pub(crate) max_connections: Option<u32>,
-    /// Connections at once of one client address; more are closed [default: no limit]
+    /// Connections at once of one client address; more are closed [default: a quarter of --max-connections, at most 7000]
     #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(1..))]
     pub(crate) max_connections_per_client: Option<u32>,
     /// Time without a byte in either direction after which a connection is closed; watches are silent for long

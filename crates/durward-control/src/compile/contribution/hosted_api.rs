@@ -53,8 +53,10 @@ pub(super) fn read(
     }
     let id = PartId::of(document)?;
     let mut reading = Reading { report, files, spec, name: id.qualified() };
-    if matches!(document.owner, Owner::OfNamespace(_)) {
+    let is_tenants = matches!(document.owner, Owner::OfNamespace(_));
+    if is_tenants {
         reading.only_services();
+        reading.no_socket();
     }
     reading.of_the_installer();
     let parts = reading.parts();
@@ -73,7 +75,8 @@ pub(super) fn read(
         ..listener
     };
     let written = Written { field: Arc::from("address"), place: spec.address.place };
-    let added = AddedListener { listener: Arc::new(listener), mode, shared, written };
+    let listener = Arc::new(listener);
+    let added = AddedListener { listener, mode, shared, follows: is_tenants, written };
     let origin = report.source().origin(hosted.metadata.name.place);
     Some(Contribution { upstreams, listeners: vec![added], ..Contribution::new(origin) })
 }
@@ -376,6 +379,15 @@ impl Reading<'_, '_, '_, '_> {
             let field = Field::SPEC.name(name);
             let sentence = "are given by the operator alone: name a service, or let the operator write it in a file or in the gateway's own namespace";
             self.report.error("EndpointsForeign", first.place, &field.name("endpoints"), sentence);
+        }
+    }
+
+    /// Refuses `listen` in an object of a tenant's namespace: whoever writes it opens ports of the host, says whose PROXY headers are believed, and keeps
+    /// others from the socket.
+    fn no_socket(&mut self) {
+        if let Some(listen) = &self.spec.listen {
+            let sentence = "is given by the operator alone: leave it out, and the socket is that of the Tenant's own entry at the same address and port, or let the operator write the object in a file or in the gateway's own namespace";
+            self.report.error("ListenForeign", listen.place, &Field::SPEC.name("listen"), sentence);
         }
     }
 

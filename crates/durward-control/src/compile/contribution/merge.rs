@@ -3,6 +3,7 @@
 //! An object that cannot be put beside what is there is left out as a whole, and told why; what was served of it before stands in where it can.
 //! Deliberately absent: other tenants; whether a listener may have its address is decided afterwards.
 
+use std::borrow::Cow;
 use std::collections::HashMap;
 use std::net::IpAddr;
 use std::sync::Arc;
@@ -185,9 +186,10 @@ impl<'r, 'u> Together<'r, 'u> {
     /// Gives an object what it asks for, or what it had.
     fn ask(&mut self, at: usize, applicant: &mut Applicant<'_>) {
         if let Some(current) = applicant.current.clone() {
-            match self.conflict(&current) {
+            let fitted = self.fitted(&current);
+            match self.conflict(&fitted) {
                 None => {
-                    self.take(at, &current);
+                    self.take(at, &fitted);
                     applicant.served = Some(current);
                     return;
                 }
@@ -197,12 +199,29 @@ impl<'r, 'u> Together<'r, 'u> {
                 }
             }
         }
-        if let Some(former) = applicant.former.clone()
-            && self.conflict(&former).is_none()
-        {
-            self.take(at, &former);
-            applicant.served = Some(former);
+        if let Some(former) = applicant.former.clone() {
+            let fitted = self.fitted(&former);
+            if self.conflict(&fitted).is_none() {
+                self.take(at, &fitted);
+                applicant.served = Some(former);
+            }
         }
+    }
+
+    /// Returns an object with its listeners at the sockets of the tenant's own entries, where they follow them.
+    fn fitted<'o>(&self, asked: &'o Contribution) -> Cow<'o, Contribution> {
+        let mut fitted = Cow::Borrowed(asked);
+        for (at, added) in asked.listeners.iter().enumerate().filter(|(_, added)| added.follows) {
+            let own = self.listeners.get(&added.listener.key());
+            let Some((mode, alone)) = own.and_then(|own| Some((&own.mode, own.alone.as_ref()?)))
+            else {
+                continue;
+            };
+            let listener = Listener { bind: alone.bind, ..Listener::clone(&added.listener) };
+            let added = &mut fitted.to_mut().listeners[at];
+            (added.mode, added.listener) = (mode.clone(), Arc::new(listener));
+        }
+        fitted
     }
 
     fn conflict(&self, asked: &Contribution) -> Option<Conflict> {

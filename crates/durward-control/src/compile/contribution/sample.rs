@@ -55,6 +55,7 @@ pub(super) fn with_listener(
         shared: names.is_some(),
         listener: Arc::new(listener(tenant, (address, port), names, service, &origin)),
         mode: DestinationMode::Bound,
+        follows: false,
         written: Written { field: Arc::from("listener"), place: Place::default() },
     });
     contribution
