@@ -137,6 +137,8 @@ struct Entry {
     /// True once the connection was closed to make room; never reset.
     crowded: Cell<bool>,
     waker: RefCell<Option<Waker>>,
+    /// Waker of the connection's work that ends when it should take nothing new.
+    leaving: RefCell<Option<Waker>>,
 }
 
 impl Entry {
@@ -188,6 +190,7 @@ impl Watchdog {
             fired: Cell::new(None),
             crowded: Cell::new(false),
             waker: RefCell::new(None),
+            leaving: RefCell::new(None),
         });
         self.watches.borrow_mut().push(Rc::downgrade(&entry));
         Watch { entry, watchdog: Rc::clone(self) }
@@ -230,9 +233,17 @@ impl Watchdog {
             if entry.fired.get().is_some() {
                 wake.extend(entry.waker.borrow_mut().take());
             }
+            if entry.leaving.borrow().is_some() && self.asks_to_leave(&entry) {
+                wake.extend(entry.leaving.borrow_mut().take());
+            }
             true
         });
         wake.into_iter().for_each(Waker::wake);
+    }
+
+    fn asks_to_leave(&self, entry: &Entry) -> bool {
+        let retirement = entry.retirement.borrow();
+        self.draining.get() || retirement.as_ref().is_some_and(|(by, _)| by.changed())
     }
 
     fn judge(&self, entry: &Entry, now: Instant) -> Option<Expired> {
@@ -302,7 +313,19 @@ impl Watch {
 
     /// Returns true if the connection should end after the exchange it is in.
     pub(crate) fn closing(&self) -> bool {
-        self.watchdog.draining.get() || self.asks(Retirement::changed)
+        self.watchdog.asks_to_leave(&self.entry)
+    }
+
+    /// Completes when the connection should end after the exchange it is in. For one task of the connection.
+    pub(crate) async fn leaving(&self) {
+        std::future::poll_fn(|cx| {
+            if self.closing() {
+                return Poll::Ready(());
+            }
+            *self.entry.leaving.borrow_mut() = Some(cx.waker().clone());
+            Poll::Pending
+        })
+        .await;
     }
 
     /// Returns true if the connection ends only because its core drains: its next request would be served.
