@@ -111,7 +111,8 @@ impl Limits {
     #[must_use]
     pub fn within(self, descriptors: usize) -> Self {
         // One towards the client, and one towards the gateway.
-        let all = self.connections.unwrap_or_else(|| (descriptors.saturating_sub(SPARE) / 2).max(1));
+        let all =
+            self.connections.unwrap_or_else(|| (descriptors.saturating_sub(SPARE) / 2).max(1));
         let per_client = self.per_client.unwrap_or_else(|| (all / 4).clamp(1, PER_CLIENT));
         Self { connections: Some(all), per_client: Some(per_client), ..self }
     }

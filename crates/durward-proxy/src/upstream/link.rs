@@ -315,10 +315,7 @@ impl Attempt<'_> {
             UpstreamProtocol::Tcp => StreamKind::Tcp,
         };
         let waits = Cell::new(false);
-        let unread = || {
-            let hold = self.upstreams.memory.hold(&self.tenant.usage, Kind::Upstreams);
-            Some(Box::new(Unread(hold)) as Box<dyn Account>)
-        };
+        let unread = || Some(self.unread());
         let opening = async {
             let (mut stream, attached) =
                 link.open(self.upstreams.core, (&target, kind), unread, &waits).await?;
@@ -357,6 +354,11 @@ impl Attempt<'_> {
             bound: false,
         };
         Ok(Connected { io, ticket, took })
+    }
+
+    /// Returns the account of what a stream holds unread.
+    fn unread(&self) -> Box<dyn Account> {
+        Box::new(Unread(self.upstreams.memory.hold(&self.tenant.usage, Kind::Upstreams)))
     }
 }
 

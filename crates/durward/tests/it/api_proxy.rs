@@ -19,7 +19,7 @@ use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _, copy_bidirectional};
 use tokio::net::{TcpListener, TcpStream};
 use tokio_rustls::{TlsAcceptor, TlsConnector};
 
-use crate::support::{admin_address, durward, get, output, spawn, status, stderr, stdout};
+use crate::support::{durward, get, output, status, stderr, stdout};
 
 const DEADLINE: Duration = Duration::from_secs(60);
 const NAME: &str = "acme.k8s.test";

@@ -57,17 +57,17 @@ impl Load {
 // S3.84+ S3.85
 #[test]
 fn replacing_an_agent_under_load_loses_no_request() {
-    replace_under_load(Origin::http1(HERE), "HTTP1");
+    replace_under_load(&Origin::http1(HERE), "HTTP1");
 }
 
 // S3.84+ S3.85+
 #[test]
 fn replacing_an_agent_under_load_over_http2_loses_no_request() {
-    replace_under_load(Origin::h2c(HERE), "HTTP2");
+    replace_under_load(&Origin::h2c(HERE), "HTTP2");
 }
 
 /// Replaces the agent three times while requests come, to an app that speaks `protocol`.
-fn replace_under_load(origin: Origin, protocol: &str) {
+fn replace_under_load(origin: &Origin, protocol: &str) {
     let world = World::new();
     let tenant = world.tenant("acme");
     let document = tenant.document(origin.address(), nowhere());
