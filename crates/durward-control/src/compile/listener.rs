@@ -53,6 +53,11 @@ pub(crate) fn key(spec: &IngressSpec) -> Option<(std::net::IpAddr, u16)> {
     Some((address, port)).filter(|(_, port)| *port > 0)
 }
 
+/// Returns whether hosted API servers without an address may be served at an entry.
+fn hosts_apis(spec: &IngressSpec) -> bool {
+    spec.accept_hosted_apis.is_some_and(|accepts| accepts.value)
+}
+
 fn default_port(spec: &IngressSpec) -> Option<u16> {
     match protocol(spec) {
         ProtocolSpec::Https | ProtocolSpec::Tls | ProtocolSpec::Link => Some(443),
@@ -99,6 +104,7 @@ impl Workshop<'_, '_, '_, '_> {
             names,
             allowed_sources: sources,
             service: service?,
+            hosts_apis: hosts_apis(spec),
             acme: std::mem::take(&mut self.acme),
             origin: self.report.source().origin(spec.place),
         };
@@ -171,6 +177,12 @@ impl Workshop<'_, '_, '_, '_> {
             );
         }
         let links = spec.links.first().filter(|_| protocol != ProtocolSpec::Link);
+        let apis = spec.accept_hosted_apis.filter(|_| protocol != ProtocolSpec::Tls);
+        refuse(
+            "acceptHostedApis",
+            apis.map(|at| at.place),
+            "means nothing here: only protocol TLS passes the TLS of API servers through",
+        );
         refuse(
             "links",
             links.map(|at| at.place),
@@ -342,7 +354,8 @@ impl Workshop<'_, '_, '_, '_> {
         if self.report.errors() > before {
             return None;
         }
-        if routes.is_empty() {
+        // An entry that is there for hosted API servers gets its routes from them.
+        if routes.is_empty() && !hosts_apis(spec) {
             self.report.error(
                 "NoRoute",
                 spec.place,
