@@ -4,6 +4,7 @@
 
 mod cases;
 mod commands;
+mod foreign;
 mod policies;
 mod programmed;
 mod restarts;
