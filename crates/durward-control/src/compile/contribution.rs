@@ -14,7 +14,7 @@ use std::net::SocketAddr;
 use std::sync::Arc;
 
 use durward_model::egress::Rule;
-use durward_model::listener::SniRoute;
+use durward_model::sni::SniRoute;
 use durward_model::{
     DestinationMode, IngressAddress, Kind, Listener, Origin, ServerNames, Service, TenantId,
     Upstream,

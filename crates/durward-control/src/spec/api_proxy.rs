@@ -425,7 +425,7 @@ pub fn shown(host: &str, port: u16) -> String {
 }
 
 fn is_host(name: &str) -> bool {
-    matches!(durward_model::sni::server_name(name), Ok(Some(_)))
+    matches!(durward_model::server_name::server_name(name), Ok(Some(_)))
 }
 
 #[cfg(test)]

@@ -5,8 +5,8 @@
 use std::sync::Arc;
 
 use durward_model::health::Probe;
-use durward_model::listener::SniRoute;
 use durward_model::route::{HostPattern, WeightedUpstream};
+use durward_model::sni::SniRoute;
 use durward_model::upstream::UpstreamIndex;
 use durward_model::{HostedApi, ServerNames, SourceSet, Upstream};
 

@@ -1,7 +1,7 @@
 //! Objects of other controllers that name hosted API servers: in the namespace of a tenant, for names that an entry of the tenant holds.
 
 use durward_control::document::Document;
-use durward_model::listener::SniRoute;
+use durward_model::sni::SniRoute;
 use durward_model::verdict::Outcome;
 use durward_model::{Kind, ResourceId, Service};
 use serde_json::{Value, json};
