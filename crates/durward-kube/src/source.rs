@@ -151,13 +151,8 @@ impl Source {
                 Reflector::new(client.clone(), scope, sink, watch, sources.absent_pause);
             tasks.spawn(reflector.run());
         }
-        for (kind, resource) in FOREIGN_APIS.iter().filter(|_| sources.foreign_apis) {
-            let scope = Scope { namespace: sources.namespace.clone(), ..Scope::all(resource) };
-            let sink = ForeignApis::new(*kind, resource, Arc::clone(&gather));
-            let watch = health.of_start(resource);
-            first.push(Arc::clone(&watch));
-            let reflector =
-                Reflector::new(client.clone(), scope, sink, watch, sources.absent_pause);
+        for (watch, reflector) in foreign_apis(client, sources, &gather, &health) {
+            first.push(watch);
             tasks.spawn(reflector.run());
         }
         // Where one namespace is served, no right on any other is needed.
@@ -294,6 +289,24 @@ impl Source {
     pub fn named(&self) -> [NamedReport; 2] {
         [self.secrets.report(), self.config_maps.report()]
     }
+}
+
+/// Returns the watches of kinds of other controllers that name hosted API servers, if these are read.
+fn foreign_apis(
+    client: &kube::Client,
+    sources: &Sources,
+    gather: &Arc<Gather>,
+    health: &Health,
+) -> impl Iterator<Item = (Arc<WatchHealth>, Reflector<ForeignApis>)> {
+    let read = FOREIGN_APIS.iter().filter(move |_| sources.foreign_apis);
+    read.map(move |(kind, resource)| {
+        let scope = Scope { namespace: sources.namespace.clone(), ..Scope::all(resource) };
+        let sink = ForeignApis::new(*kind, resource, Arc::clone(gather));
+        let watch = health.of_start(resource);
+        let (client, pause) = (client.clone(), sources.absent_pause);
+        let reflector = Reflector::new(client, scope, sink, Arc::clone(&watch), pause);
+        (watch, reflector)
+    })
 }
 
 /// The kinds that are documents.

@@ -90,6 +90,7 @@ impl Workshop<'_, '_, '_, '_> {
             &field.name("allowedSources"),
         );
         self.unfitting(spec, field);
+        self.hosted_apis_unfitting(spec, field);
         let names = self.names(spec, address, field);
         let service = self.service(spec, address, field);
         if self.report.errors() > before {
@@ -177,12 +178,6 @@ impl Workshop<'_, '_, '_, '_> {
             );
         }
         let links = spec.links.first().filter(|_| protocol != ProtocolSpec::Link);
-        let apis = spec.accept_hosted_apis.filter(|_| protocol != ProtocolSpec::Tls);
-        refuse(
-            "acceptHostedApis",
-            apis.map(|at| at.place),
-            "means nothing here: only protocol TLS passes the TLS of API servers through",
-        );
         refuse(
             "links",
             links.map(|at| at.place),
@@ -191,6 +186,16 @@ impl Workshop<'_, '_, '_, '_> {
         if protocol == ProtocolSpec::Https {
             let place = spec.redirect_to_https.filter(|redirect| redirect.value).map(|at| at.place);
             refuse("redirectToHttps", place, "means nothing here: this listener is https already");
+        }
+    }
+
+    fn hosted_apis_unfitting(&mut self, spec: &IngressSpec, field: &Field<'_>) {
+        let Some(accepts) = spec.accept_hosted_apis else { return };
+        if protocol(spec) != ProtocolSpec::Tls {
+            let sentence =
+                "means nothing here: only protocol TLS passes the TLS of API servers through";
+            let field = field.name("acceptHostedApis");
+            self.report.error("FieldUnfitting", accepts.place, &field, sentence);
         }
     }
 

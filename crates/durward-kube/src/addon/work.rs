@@ -131,7 +131,8 @@ impl Work {
         if stale.iter().any(|object| object["kind"] == "RoleBinding") {
             cluster.hand_back().await.map_err(|error| of_cluster(&error))?;
         }
-        let workload = objects.last().ok_or(("Invalid", "nothing to install".to_owned()))?;
+        let workload =
+            objects.last().ok_or_else(|| ("Invalid", "nothing to install".to_owned()))?;
         let readiness = cluster.readiness(workload).await.map_err(|error| of_cluster(&error))?;
         drop(permit);
         Ok(readiness)

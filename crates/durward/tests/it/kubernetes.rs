@@ -4,7 +4,6 @@
 
 mod cases;
 mod commands;
-mod foreign;
 mod policies;
 mod programmed;
 mod restarts;

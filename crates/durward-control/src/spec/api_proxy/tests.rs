@@ -37,89 +37,92 @@ fn a_plan_has_defaults_and_takes_every_override() {
     assert_eq!(plan_of("idleTimeout: 1h"), Ok(None));
 }
 
+/// What does not fit, and what is said of it.
+const UNFITTING: &[(&str, &str)] = &[
+    ("mode: Slice", "spec.mode needs apiProxy"),
+    ("kubeconfigSecretName: k", "spec.kubeconfigSecretName needs apiProxy"),
+    ("apiProxy: {certificateSecretName: c}", "spec.apiProxy needs kubeconfigSecretName"),
+    (
+        "kubeconfigSecretName: ../k, mode: Slice, apiProxy: {certificateSecretName: c}",
+        "spec.kubeconfigSecretName \"../k\" is no name",
+    ),
+    (
+        "kubeconfigSecretName: k, mode: Slice, apiProxy: {certificateSecretName: a/c}",
+        "spec.apiProxy.certificateSecretName \"a/c\" is no name",
+    ),
+    (
+        "kubeconfigSecretName: k, apiProxy: {certificateSecretName: c}",
+        "spec.apiProxy.advertiseAddresses is missing",
+    ),
+    (
+        "kubeconfigSecretName: k, apiProxy: {certificateSecretName: c, advertiseAddresses: [127.0.0.1]}",
+        "advertiseAddresses[0] 127.0.0.1 cannot be an endpoint",
+    ),
+    (
+        "kubeconfigSecretName: k, apiProxy: {certificateSecretName: c, advertiseAddresses: ['fe80::1']}",
+        "advertiseAddresses[0] fe80::1 cannot",
+    ),
+    (
+        "kubeconfigSecretName: k, apiProxy: {certificateSecretName: c, advertiseAddresses: [10.96.0.9], serviceCidrs: [10.96.0.0/16]}",
+        "10.96.0.9 is in 10.96.0.0/16",
+    ),
+    (
+        "kubeconfigSecretName: k, apiProxy: {certificateSecretName: c, advertiseAddresses: [172.31.0.1], replicas: 2}",
+        "spec.apiProxy.replicas does not fit",
+    ),
+    (
+        "kubeconfigSecretName: k, mode: Slice, apiProxy: {certificateSecretName: c, replicas: 0}",
+        "spec.apiProxy.replicas is 0",
+    ),
+    (
+        "kubeconfigSecretName: k, mode: Slice, apiProxy: {certificateSecretName: c, advertiseAddresses: [172.31.0.1]}",
+        "is for mode Advertised",
+    ),
+    (
+        "kubeconfigSecretName: k, mode: Slice, apiProxy: {certificateSecretName: c, servingSecretName: s}",
+        "spec.apiProxy.servingSecretName is for mode Reoriginate",
+    ),
+    (
+        "kubeconfigSecretName: k, mode: Reoriginate, apiProxy: {certificateSecretName: c}",
+        "spec.apiProxy.servingSecretName is missing",
+    ),
+    (
+        "kubeconfigSecretName: k, mode: Slice, apiProxy: {certificateSecretName: c, image: 'a b'}",
+        "spec.apiProxy.image \"a b\" is no name",
+    ),
+    (
+        "kubeconfigSecretName: k, mode: Slice, apiProxy: {certificateSecretName: c, gateways: ['a b']}",
+        "spec.apiProxy.gateways[0] \"a b\" is not HOST",
+    ),
+    (
+        "kubeconfigSecretName: k, mode: Slice, apiProxy: {certificateSecretName: c, gateways: ['a:0']}",
+        "is not HOST",
+    ),
+    (
+        "kubeconfigSecretName: k, mode: Slice, apiProxy: {certificateSecretName: c, internalEndpoint: '--x'}",
+        "internalEndpoint",
+    ),
+    (
+        "kubeconfigSecretName: k, mode: Slice, apiProxy: {certificateSecretName: c, hostAliases: [{ip: a, hostnames: []}]}",
+        "spec.apiProxy.hostAliases[0].ip",
+    ),
+    (
+        "kubeconfigSecretName: k, mode: Slice, apiProxy: {certificateSecretName: c, hostAliases: [{ip: 10.0.0.1, hostnames: ['a\\nb']}]}",
+        "hostAliases[0].hostnames[0]",
+    ),
+    (
+        "kubeconfigSecretName: k, mode: Slice, apiProxy: {certificateSecretName: c, podCidrs: [10.0.0.0/33]}",
+        "spec.apiProxy.podCidrs[0]",
+    ),
+    (
+        "kubeconfigSecretName: k, mode: Slice, apiProxy: {certificateSecretName: c, port: 0}",
+        "spec.apiProxy.port is 0",
+    ),
+];
+
 #[test]
 fn what_does_not_fit_is_said_of_its_field() {
-    for (spec, wanted) in [
-        ("mode: Slice", "spec.mode needs apiProxy"),
-        ("kubeconfigSecretName: k", "spec.kubeconfigSecretName needs apiProxy"),
-        ("apiProxy: {certificateSecretName: c}", "spec.apiProxy needs kubeconfigSecretName"),
-        (
-            "kubeconfigSecretName: ../k, mode: Slice, apiProxy: {certificateSecretName: c}",
-            "spec.kubeconfigSecretName \"../k\" is no name",
-        ),
-        (
-            "kubeconfigSecretName: k, mode: Slice, apiProxy: {certificateSecretName: a/c}",
-            "spec.apiProxy.certificateSecretName \"a/c\" is no name",
-        ),
-        (
-            "kubeconfigSecretName: k, apiProxy: {certificateSecretName: c}",
-            "spec.apiProxy.advertiseAddresses is missing",
-        ),
-        (
-            "kubeconfigSecretName: k, apiProxy: {certificateSecretName: c, advertiseAddresses: [127.0.0.1]}",
-            "advertiseAddresses[0] 127.0.0.1 cannot be an endpoint",
-        ),
-        (
-            "kubeconfigSecretName: k, apiProxy: {certificateSecretName: c, advertiseAddresses: ['fe80::1']}",
-            "advertiseAddresses[0] fe80::1 cannot",
-        ),
-        (
-            "kubeconfigSecretName: k, apiProxy: {certificateSecretName: c, advertiseAddresses: [10.96.0.9], serviceCidrs: [10.96.0.0/16]}",
-            "10.96.0.9 is in 10.96.0.0/16",
-        ),
-        (
-            "kubeconfigSecretName: k, apiProxy: {certificateSecretName: c, advertiseAddresses: [172.31.0.1], replicas: 2}",
-            "spec.apiProxy.replicas does not fit",
-        ),
-        (
-            "kubeconfigSecretName: k, mode: Slice, apiProxy: {certificateSecretName: c, replicas: 0}",
-            "spec.apiProxy.replicas is 0",
-        ),
-        (
-            "kubeconfigSecretName: k, mode: Slice, apiProxy: {certificateSecretName: c, advertiseAddresses: [172.31.0.1]}",
-            "is for mode Advertised",
-        ),
-        (
-            "kubeconfigSecretName: k, mode: Slice, apiProxy: {certificateSecretName: c, servingSecretName: s}",
-            "spec.apiProxy.servingSecretName is for mode Reoriginate",
-        ),
-        (
-            "kubeconfigSecretName: k, mode: Reoriginate, apiProxy: {certificateSecretName: c}",
-            "spec.apiProxy.servingSecretName is missing",
-        ),
-        (
-            "kubeconfigSecretName: k, mode: Slice, apiProxy: {certificateSecretName: c, image: 'a b'}",
-            "spec.apiProxy.image \"a b\" is no name",
-        ),
-        (
-            "kubeconfigSecretName: k, mode: Slice, apiProxy: {certificateSecretName: c, gateways: ['a b']}",
-            "spec.apiProxy.gateways[0] \"a b\" is not HOST",
-        ),
-        (
-            "kubeconfigSecretName: k, mode: Slice, apiProxy: {certificateSecretName: c, gateways: ['a:0']}",
-            "is not HOST",
-        ),
-        (
-            "kubeconfigSecretName: k, mode: Slice, apiProxy: {certificateSecretName: c, internalEndpoint: '--x'}",
-            "internalEndpoint",
-        ),
-        (
-            "kubeconfigSecretName: k, mode: Slice, apiProxy: {certificateSecretName: c, hostAliases: [{ip: a, hostnames: []}]}",
-            "spec.apiProxy.hostAliases[0].ip",
-        ),
-        (
-            "kubeconfigSecretName: k, mode: Slice, apiProxy: {certificateSecretName: c, hostAliases: [{ip: 10.0.0.1, hostnames: ['a\\nb']}]}",
-            "hostAliases[0].hostnames[0]",
-        ),
-        (
-            "kubeconfigSecretName: k, mode: Slice, apiProxy: {certificateSecretName: c, podCidrs: [10.0.0.0/33]}",
-            "spec.apiProxy.podCidrs[0]",
-        ),
-        (
-            "kubeconfigSecretName: k, mode: Slice, apiProxy: {certificateSecretName: c, port: 0}",
-            "spec.apiProxy.port is 0",
-        ),
-    ] {
+    for (spec, wanted) in UNFITTING {
         let faults = plan_of(spec).unwrap_err();
 
         assert!(faults.iter().any(|fault| fault.contains(wanted)), "{spec}: {faults:#?}");

@@ -84,7 +84,7 @@ pub(super) fn api(metadata: Metadata, spec: Spec, kind: Kind) -> ForeignApi {
         let field = format!("controlPlane.{name}.hostname");
         let host = At::new(without_port(&written).to_owned(), written.place);
         let at = |port: Option<At<u16>>, usual, field: &str| {
-            let port = port.unwrap_or(At::new(usual, written.place));
+            let port = port.unwrap_or_else(|| At::new(usual, written.place));
             vec![backend(&metadata.name, port, field)]
         };
         let konnectivity = addons.konnectivity.as_ref().map(|addon| {

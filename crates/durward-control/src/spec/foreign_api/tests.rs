@@ -2,7 +2,7 @@ use serde_json::json;
 
 use super::*;
 
-fn api(kind: Kind, spec: Value) -> ForeignApi {
+fn api(kind: Kind, spec: &Value) -> ForeignApi {
     let object = json!({"apiVersion": "x", "kind": "x", "metadata": {"name": "t1"}, "spec": spec});
     read(kind, &object.to_string()).unwrap()
 }
@@ -45,7 +45,7 @@ fn a_control_plane_has_the_host_of_its_ingress_and_the_service_of_its_name() {
         "addons": {"tcpProxy": {}, "coreDNS": {}, "konnectivity": {"server": {"port": 8133}, "agent": {}}},
     });
 
-    let read = api(Kind::StewardControlPlane, steward);
+    let read = api(Kind::StewardControlPlane, &steward);
 
     assert_eq!(
         routes(&read),
@@ -65,8 +65,8 @@ fn a_control_plane_says_which_networks_may_connect_and_needs_no_other_field() {
         "addons": {"konnectivity": {}},
     });
 
-    let kamaji = api(Kind::KamajiControlPlane, spec.clone());
-    let steward = api(Kind::StewardControlPlane, spec);
+    let kamaji = api(Kind::KamajiControlPlane, &spec);
+    let steward = api(Kind::StewardControlPlane, &spec);
 
     for read in [&kamaji, &steward] {
         assert_eq!(routes(read), [route("t1.example.com", &["t1:6443*1"])]);
@@ -118,7 +118,7 @@ fn what_traefik_would_do_to_connections_is_refused_and_not_left_out() {
         "tls": {"passthrough": true},
     });
 
-    let read = api(Kind::IngressRouteTcp, spec);
+    let read = api(Kind::IngressRouteTcp, &spec);
 
     assert_eq!(routes(&read)[0], route("a.example", &["a:https*3", "b:6443*1"]));
     assert_eq!(
@@ -144,14 +144,14 @@ fn a_tls_route_has_names_and_weighted_services() {
         ],
     });
 
-    let read = api(Kind::TlsRoute, spec);
+    let read = api(Kind::TlsRoute, &spec);
 
     assert_eq!(routes(&read), [route("a.example b.example", &["a:6443*9", "b:6443*1"])]);
     assert_eq!(faults(&read), [(true, "rules[1]")]);
     assert_eq!(read.services().nth(1).unwrap().namespace.as_ref().unwrap().value, "other");
     let odd = api(
         Kind::TlsRoute,
-        json!({"hostnames": ["a.example"], "rules": [{"backendRefs": [
+        &json!({"hostnames": ["a.example"], "rules": [{"backendRefs": [
         {"group": "example.com", "kind": "Bucket", "name": "a"}, {"name": "b"}]}]}),
     );
     assert_eq!(
@@ -199,7 +199,7 @@ fn more_than_a_hundred_names_are_refused() {
     let backends = [json!({"name": "a", "port": 6443})];
     let spec = json!({"hostnames": names, "rules": [{"backendRefs": backends}]});
 
-    let read = api(Kind::TlsRoute, spec);
+    let read = api(Kind::TlsRoute, &spec);
 
     assert_eq!(read.faults[0].reason, "TooMany");
 }
