@@ -254,6 +254,7 @@ impl PreparedListener {
             names: None,
             allowed_sources: None,
             service,
+            hosts_apis: false,
             acme: durward_model::Acme::default(),
             origin: durward_model::Origin::default(),
         };

@@ -67,6 +67,7 @@ mod tests {
             allowed_sources: sources.map(blocks),
             names: None,
             service: Service::Forward(service),
+            hosts_apis: false,
             acme: crate::Acme::default(),
             origin: Origin::default(),
         }

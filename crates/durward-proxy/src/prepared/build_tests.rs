@@ -69,6 +69,7 @@ fn snapshot(config: &Config) -> Snapshot {
             names: None,
             allowed_sources: sources(door.sources),
             service: Service::Tcp(TcpService { tls: None, upstreams: Vec::new() }),
+            hosts_apis: false,
             acme: durward_model::Acme::default(),
             origin: Origin::default(),
         })

@@ -53,6 +53,7 @@ fn listener(change: impl FnOnce(&mut Listener, &mut ServerTls)) -> Listener {
         names: None,
         allowed_sources: None,
         service: Service::PassThrough(Vec::new().into()),
+        hosts_apis: false,
         acme: durward_model::Acme::default(),
         origin: Origin::default(),
     };

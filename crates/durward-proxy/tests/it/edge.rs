@@ -84,6 +84,7 @@ impl Wanted {
             names: None,
             allowed_sources: None,
             service,
+            hosts_apis: false,
             acme: durward_model::Acme::default(),
             origin: Origin::default(),
         });

@@ -56,6 +56,7 @@ pub(super) fn with_listener(
         listener: Arc::new(listener(tenant, (address, port), names, service, &origin)),
         mode: DestinationMode::Bound,
         follows: false,
+        by_names: false,
         written: Written { field: Arc::from("listener"), place: Place::default() },
     });
     contribution
@@ -98,6 +99,7 @@ fn listener(
         names,
         allowed_sources: None,
         service,
+        hosts_apis: false,
         acme: Acme::default(),
         origin: origin.clone(),
     }
