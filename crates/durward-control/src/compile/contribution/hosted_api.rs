@@ -112,6 +112,10 @@ impl Reading<'_, '_, '_, '_> {
         let konnectivity = spec.konnectivity.as_ref().map(|konnectivity| {
             let field = &Field::SPEC.name("konnectivity");
             let name = self.host(&konnectivity.name, &field.name("name"));
+            if name.as_ref().is_some_and(|name| names.contains(name)) {
+                let sentence = "is a name of the API server, whose clients would reach the konnectivity server: give the konnectivity server a name of its own";
+                self.report.error("BadHost", konnectivity.name.place, &field.name("name"), sentence);
+            }
             let written = UpstreamSpec {
                 endpoints: konnectivity.endpoints.clone(),
                 service: konnectivity.service.clone(),

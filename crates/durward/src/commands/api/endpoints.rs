@@ -1,5 +1,6 @@
 //! The endpoints of `default/kubernetes`, for `durward api check`.
 
+use std::collections::BTreeMap;
 use std::net::IpAddr;
 use std::path::Path;
 
@@ -12,15 +13,14 @@ use crate::commands::check::Category;
 use crate::failure::Failure;
 
 /// Looks who writes them, and where they lead.
-pub(super) async fn check(kubeconfig: &Path, arguments: &ApiCheck) -> Result<Category, Failure> {
+pub(super) async fn check(kubeconfig: &Path, arguments: &ApiCheck) -> Category {
     let mut category = Category::new("endpoints of kubernetes");
-    let location = Location::Kubeconfig { file: Some(kubeconfig.to_owned()), context: None };
-    let clients = super::clients(location).await?;
-    let objects = match timeout(arguments.timeout, slice::read(&clients.watch)).await {
-        Ok(objects) => objects.map_err(|error| super::unreachable(&error))?,
-        Err(_) => {
-            let message = "the API server of the tenant's cluster does not answer".to_owned();
-            return Err(Failure::Unreachable { message });
+    let objects = match read(kubeconfig, arguments).await {
+        Ok(objects) => objects,
+        Err(failure) => {
+            let sentence = format!("they cannot be read: {failure}");
+            category.error(sentence, "give --kubeconfig a file with which kubectl reaches the tenant's cluster from here, or leave it out");
+            return category;
         }
     };
     for (target, object) in &objects {
@@ -37,7 +37,22 @@ pub(super) async fn check(kubeconfig: &Path, arguments: &ApiCheck) -> Result<Cat
             ),
         ),
     }
-    Ok(category)
+    category
+}
+
+async fn read(
+    kubeconfig: &Path,
+    arguments: &ApiCheck,
+) -> Result<BTreeMap<Target, Option<Seen>>, Failure> {
+    let location = Location::Kubeconfig { file: Some(kubeconfig.to_owned()), context: None };
+    let clients = super::clients(location).await?;
+    match timeout(arguments.timeout, slice::read(&clients.watch)).await {
+        Ok(objects) => objects.map_err(|error| super::unreachable(&error)),
+        Err(_) => {
+            let message = "the API server of the tenant's cluster does not answer".to_owned();
+            Err(Failure::Unreachable { message })
+        }
+    }
 }
 
 fn addresses(target: Target, object: &Seen, arguments: &ApiCheck, category: &mut Category) {
