@@ -257,6 +257,18 @@ fn api_check(pki: &Pki, at: SocketAddr, more: &[&str]) -> (Option<i32>, String) 
     (output.status.code(), stdout(&output) + &stderr(&output))
 }
 
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_kubeconfig_that_cannot_be_used_is_one_finding_of_check_among_others() {
+    let pki = Pki::new();
+    let api = api_server(&pki).await;
+    let missing = pki.file("admin.conf");
+
+    let (code, text) = api_check(&pki, api, &["--kubeconfig", &missing]);
+
+    assert_eq!(code, Some(1), "{text}");
+    assert!(text.contains("answers TLS for") && text.contains("× they cannot be read: "), "{text}");
+}
+
 // S4.22 S4.33+ S4.23+ S4.19+
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn check_names_what_is_missing_in_the_certificate_and_what_overlaps() {
