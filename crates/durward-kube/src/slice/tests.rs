@@ -495,13 +495,17 @@ fn nothing_is_written_before_everything_was_read_or_while_no_proxy_is_ready() {
 #[test]
 fn the_last_proxy_that_goes_leaves_no_address_behind() {
     let mut keeper = Keeper::new(options(1));
-    let own = by(MANAGER, &[address(1)], "1");
-    let mut seen = observation(SECOND, &[], Some(own));
-    seen.own_ready = false;
+    let going =
+        |at, primary| Observation { own_ready: false, ..observation(at, &[], Some(primary)) };
+    let mark = keeper.mark().to_owned();
 
-    let step = keeper.step(&seen);
+    let first = keeper.step(&going(SECOND, by(MANAGER, &[address(1)], "1")));
+    let marked = marked(by(MANAGER, &[address(1)], "2"), &mark, &[address(1)]);
+    let second = keeper.step(&going(5 * SECOND, marked));
 
-    assert_eq!(contents(&step), [(Target::Primary, Family::V4, vec![])]);
+    // The mark comes first, so that no other proxy writes the address again.
+    assert!(matches!(&first.writes[..], [Write::Mark { .. }]), "{:?}", first.writes);
+    assert_eq!(contents(&second), [(Target::Primary, Family::V4, vec![])]);
 }
 
 #[test]
