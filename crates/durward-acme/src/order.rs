@@ -91,7 +91,7 @@ pub struct Request {
     pub method: Method,
     /// Profile of the authority, such as `shortlived`.
     pub profile: Option<String>,
-    /// Leaf in DER that the new certificate replaces; authorities without renewal information are not told of it.
+    /// Leaf in DER that the new certificate replaces; sent only to authorities that offer renewal information.
     pub replaces: Option<Vec<u8>>,
 }
 

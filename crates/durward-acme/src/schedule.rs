@@ -21,7 +21,7 @@ pub struct Pace {
     pub refused: Duration,
     /// Shortest time between two certificates for the same names.
     pub between_certificates: Duration,
-    /// Longest time until certificates and renewal information are looked at again.
+    /// Longest time until certificates and renewal information are checked again.
     pub look: Duration,
 }
 

@@ -1,4 +1,4 @@
-//! An agent's carriers: one for control and as many for data as the gateway wants, each dialled anew when it ends or drains.
+//! An agent's carriers: one for control and as many for data as the gateway wants, each dialled again when it ends or drains.
 //!
 //! A carrier that the gateway wants to be left is replaced first: the new one is up before the old one takes no more streams.
 
@@ -313,7 +313,7 @@ impl agent::Host for Host {
 
 impl Host {
     fn tell(&self, news: News) {
-        // Nobody listens any more once the carrier has been replaced.
+        // The receiver is gone once the carrier has been replaced.
         let _ = self.news.send(news);
     }
 }

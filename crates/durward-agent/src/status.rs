@@ -1,4 +1,4 @@
-//! State of an agent, for people and metrics.
+//! Status of an agent, for `durward agent status` and metrics.
 
 use std::collections::BTreeMap;
 use std::fmt::Write;

@@ -18,7 +18,7 @@ pub enum AddressFault {
         "{0} is a link-local address: the API refuses it in endpoints; use a private one such as 172.31.255.1"
     )]
     LinkLocal(IpAddr),
-    /// Packets to it would belong to somebody else.
+    /// The address is public, so it may belong to another host.
     #[error(
         "{0} is not a private address: use one of 10.0.0.0/8, 172.16.0.0/12, 192.168.0.0/16, 100.64.0.0/10 or fc00::/7"
     )]

@@ -162,7 +162,7 @@ pub async fn shown(
     }
 }
 
-/// Goes on with the handshake until the certificate was looked at, which ends it. Returns the protocol that the server chose.
+/// Runs the handshake up to the verification of the certificate, which ends it. Returns the protocol that the server chose.
 async fn handshake(
     address: SocketAddr,
     mut session: ClientConnection,
@@ -193,7 +193,7 @@ async fn handshake(
     }
 }
 
-/// Takes note of the chain and then ends the handshake: the connection can carry nothing.
+/// Records the chain and then ends the handshake: the connection can carry nothing.
 #[derive(Debug)]
 struct Look {
     seen: Mutex<Vec<CertificateDer<'static>>>,

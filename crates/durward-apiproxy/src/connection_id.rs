@@ -4,7 +4,7 @@ use std::fmt;
 use std::hash::{BuildHasher as _, RandomState};
 use std::sync::atomic::{AtomicU64, Ordering};
 
-/// Source of identifiers: unique within the process, and with a random part that tells processes apart.
+/// Source of identifiers: unique within the process, and with a random part that differs between processes.
 #[derive(Debug)]
 pub(crate) struct ConnectionIds {
     process: u64,

@@ -1,4 +1,4 @@
-//! The gateways: which of them answer, and a connection to one that does.
+//! Checks which gateways answer, and connects to one that does.
 //!
 //! Each address of each gateway is checked by what a connection needs of it: the whole handshake of the outer connection. A connection goes to the first gateway that is
 //! healthy; the next one is tried at once when one refuses, and beside it when one does not answer.
@@ -30,7 +30,7 @@ const HEALTHY_CHECKS: u32 = 6;
 /// A reason why a gateway cannot be reached.
 #[derive(Debug, Error)]
 pub enum DialError {
-    /// Its name has no address.
+    /// The name has no address.
     #[error("{target} cannot be resolved: {error}")]
     Resolve {
         /// The gateway.
@@ -41,7 +41,7 @@ pub enum DialError {
     /// No TCP connection.
     #[error("TCP connection to {endpoint} failed: {error}")]
     Connect {
-        /// Where it should have gone.
+        /// Endpoint that was dialled.
         endpoint: Endpoint,
         /// The system's error.
         error: io::Error,
@@ -49,7 +49,7 @@ pub enum DialError {
     /// No TCP connection, for lack of descriptors, ports or memory on this host.
     #[error("no TCP connection to {endpoint} can be opened on this host: {error}")]
     Local {
-        /// Where it should have gone.
+        /// Endpoint that was dialled.
         endpoint: Endpoint,
         /// The system's error.
         error: io::Error,
@@ -138,9 +138,9 @@ pub enum Health {
 pub struct GatewayReport {
     /// The gateway, as it was configured.
     pub target: Target,
-    /// Its endpoints with their states.
+    /// Endpoints with their states.
     pub endpoints: Vec<(Endpoint, Health)>,
-    /// Why its name could not be resolved the last time.
+    /// Error of the last attempt to resolve its name.
     pub resolve_error: Option<String>,
 }
 

@@ -20,7 +20,7 @@ const LONGEST_HEAD: usize = 16 << 10;
 pub struct HttpProxy {
     /// Address of the proxy.
     pub target: Target,
-    /// Whether the proxy is spoken to in TLS.
+    /// True if the proxy is reached over TLS.
     pub tls: bool,
     /// Value of `Proxy-Authorization`.
     authorization: Option<Arc<str>>,

@@ -7,7 +7,7 @@ use std::sync::{Mutex, PoisonError};
 
 use crate::gateways::GatewayReport;
 
-/// How a connection of an API client ended. The label values are a closed set.
+/// Outcome of a connection of an API client. The label values are a closed set.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub enum Outcome {
     /// Both sides ended it.

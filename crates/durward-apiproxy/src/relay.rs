@@ -38,7 +38,7 @@ impl Carried {
     }
 }
 
-/// How a relay ended.
+/// Reason why a relay ended.
 #[derive(Debug)]
 pub(crate) enum End {
     /// Both sides said that they have no more to send.

@@ -8,7 +8,7 @@ use std::net::{IpAddr, SocketAddr};
 
 use crate::settings::{Malformed, Target};
 
-/// Where a connection goes.
+/// Destination of a connection.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub enum Endpoint {
     /// An address that is connected to.
@@ -26,7 +26,7 @@ impl std::fmt::Display for Endpoint {
     }
 }
 
-/// How names become addresses.
+/// Name resolution.
 #[derive(Clone, Debug, Default)]
 pub struct Resolution {
     /// Addresses of names, as in a pod's `hostAliases`.

@@ -202,7 +202,7 @@ struct Client {
     since: Instant,
 }
 
-/// How a connection went.
+/// Result of a connection, for the log.
 struct Served {
     outcome: Outcome,
     gateway: Option<String>,

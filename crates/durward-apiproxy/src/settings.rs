@@ -12,29 +12,29 @@ use crate::resolve::Resolution;
 /// ALPN protocol of the outer connection: an API client never offers it, so one port of the gateway serves both.
 pub const ALPN: &[u8] = b"durward-api/1";
 
-/// How the proxy works.
+/// Settings of the proxy.
 #[derive(Clone, Debug)]
 pub struct Settings {
     /// Name of the hosted API server: SNI of the outer connection, and AUTHORITY of the PROXY header. Lower case.
     pub server_name: String,
     /// Gateways in the order of preference.
     pub gateways: Vec<Target>,
-    /// How the gateways' names become addresses.
+    /// Resolution of the gateways' names.
     pub resolution: Resolution,
     /// Proxy of the network that connections to the gateways go through.
     pub http_proxy: Option<HttpProxy>,
-    /// What travels to the gateway.
+    /// Protocol spoken to the gateway.
     pub carrier: Carrier,
     /// Bounds.
     pub limits: Limits,
 }
 
-/// What travels to the gateway.
+/// Protocol spoken to the gateway.
 #[derive(Clone, Debug)]
 pub enum Carrier {
     /// Outer TLS, then a PROXY v2 header and the client's bytes untouched.
     OuterTls {
-        /// How the gateway proves what it is.
+        /// Verification of the gateway's certificate.
         trust: Trust,
         /// Client certificate shown to the gateway.
         identity: IdentityFiles,
@@ -45,17 +45,17 @@ pub enum Carrier {
     Reoriginate {
         /// Certificate of the API server, shown to clients.
         serving: IdentityFiles,
-        /// How the API server behind the ingress controller proves what it is.
+        /// Verification of the API server behind the ingress controller.
         trust: Trust,
     },
 }
 
-/// How a TLS server is verified. Each variant verifies something: there is none that verifies nothing.
+/// Verification of a TLS server. No variant turns verification off.
 #[derive(Clone, Debug)]
 pub enum Trust {
     /// A chain to one of the authorities in this PEM file, and the server's name.
     Authorities(PathBuf),
-    /// The server's public key has one of these SHA-256 digests (of its `SubjectPublicKeyInfo`, DER). Name and chain are not looked at.
+    /// The server's public key has one of these SHA-256 digests (of its `SubjectPublicKeyInfo`, DER). Name and chain are not checked.
     Pins(Vec<KeyPin>),
 }
 

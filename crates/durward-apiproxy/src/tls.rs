@@ -32,7 +32,7 @@ pub enum TlsFault {
     File {
         /// The file.
         file: PathBuf,
-        /// What is wrong with it.
+        /// Error, as a phrase.
         fault: String,
     },
     /// Certificate and key do not belong together, or are of a kind that is not supported.
@@ -42,7 +42,7 @@ pub enum TlsFault {
         certificate: PathBuf,
         /// File of the key.
         key: PathBuf,
-        /// What is wrong with them.
+        /// Error, as a phrase.
         fault: String,
     },
 }

@@ -173,7 +173,7 @@ pub struct Change {
     pub deletes: Vec<DocumentKey>,
     /// Facts that are new or not what they were; `None` for those that no document of the source asks for any more.
     pub facts: Vec<(Reference, Option<Fact>)>,
-    /// Where links in the paths of files lead, if that is not what it was.
+    /// Targets of symbolic links in the paths of files, if they changed.
     pub links: Option<Arc<Links>>,
 }
 

@@ -91,7 +91,7 @@ impl Viewpoint {
 /// An object that a document refers to.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Target {
-    /// Its kind, namespace and name.
+    /// Kind, namespace and name.
     pub id: ResourceId,
     /// The port, of a Service.
     pub port: Option<Arc<str>>,
@@ -180,7 +180,7 @@ impl Owner {
 /// Reason why an object belongs to no tenant. The phrases follow the name of its namespace.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) enum Ownerless {
-    /// Nobody reads an API server.
+    /// No API server is read.
     NotRead,
     /// The namespace was not read yet.
     Unread,
@@ -241,7 +241,7 @@ impl fmt::Display for Ownerless {
 /// Reason why a document cannot have an object that it names.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum ObjectFault {
-    /// Nobody reads an API server.
+    /// No API server is read.
     NotRead,
     /// The object, or what decides whether it may be had, was not read yet; named by the phrase.
     Unread(String),
@@ -322,7 +322,7 @@ impl ObjectFault {
         matches!(self, Self::NamespaceForeign { .. } | Self::GrantMissing(..))
     }
 
-    /// Returns whether there is nothing to connect to any more: the addresses that the Service had may be another's by now.
+    /// Returns whether there is nothing to connect to any more: the addresses that the Service had may belong to another Service now.
     #[must_use]
     pub fn leaves_no_endpoints(&self) -> bool {
         let is_gone = matches!(

@@ -63,17 +63,17 @@ use contribution::Contribution;
 use part::Pasts;
 use scope::Scope;
 
-/// What came of one compile, and what the next one needs to know of it.
+/// Result of one compile, and the state that the next one starts from.
 #[derive(Clone, Debug, Default)]
 pub struct Compiled {
-    /// What is served. Unchanged, it is the same `Arc` as in the compile before.
+    /// Snapshot to serve. Unchanged, it is the same `Arc` as in the compile before.
     pub snapshot: Arc<Snapshot>,
-    /// What became of each document.
+    /// Verdict on each document.
     pub verdicts: Verdicts,
     memory: Memory,
 }
 
-/// What later compiles need to know.
+/// State kept from one compile to the next.
 #[derive(Clone, Debug, Default)]
 pub(crate) struct Memory {
     tenants: Tenants,
@@ -84,7 +84,7 @@ pub(crate) struct Memory {
     owners: Arc<AddressOwners>,
     /// Tenants that are not served as their documents say: the next compile may find them something.
     unsettled: BTreeSet<TenantId>,
-    /// True if these find nothing as long as nobody asks for anything else: they were compiled again, and nothing changed.
+    /// True if these find nothing as long as no claim changes: they were compiled again, and nothing changed.
     at_rest: bool,
     /// The next place in the order of arrival.
     newcomers: u64,
@@ -98,11 +98,11 @@ pub(crate) struct Memory {
 #[derive(Clone, Debug, Default)]
 struct Seen {
     version: u64,
-    /// True if the tenants of all documents could be told.
+    /// True if the tenants of all documents could be determined.
     told: bool,
     /// True if all of it was compiled; false while it is only what an earlier process had.
     complete: bool,
-    /// The time at which all of it was last looked at.
+    /// Time of the last compile of all documents.
     at: i64,
 }
 

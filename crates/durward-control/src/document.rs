@@ -39,9 +39,9 @@ pub struct Document {
     pub revision: Revision,
     /// Time of creation by the clock of an API server, in RFC 3339; `None` for documents of files, which may write one down themselves.
     pub created: Option<Arc<str>>,
-    /// Its text, and where that comes from.
+    /// Text, and where that comes from.
     pub source: Arc<Source>,
-    /// What it says.
+    /// Content.
     pub content: Content,
     /// The tenant it belongs to. The store finds it out, for it takes the labels of namespaces.
     pub(crate) owner: Owner,
@@ -115,7 +115,7 @@ impl Document {
             && same_findings(&self.content, &other.content)
     }
 
-    /// Returns the tenant that the document is about or belongs to, where that can be told.
+    /// Returns the tenant that the document is about or belongs to, if it can be determined.
     #[must_use]
     pub fn tenant(&self) -> Option<TenantId> {
         match &self.owner {
@@ -313,7 +313,7 @@ pub(crate) fn service_target(spec: &ServiceSpec, viewpoint: &Viewpoint) -> Resul
     Ok(Target { id, port: Some(Arc::from(port)) })
 }
 
-/// What a document says.
+/// Content of a document.
 #[derive(Clone, Debug)]
 pub enum Content {
     /// A tenant.
@@ -393,13 +393,13 @@ pub(crate) fn is_part(kind: Kind) -> bool {
     kind.is_foreign_api() || matches!(kind, PortMapping | EgressPolicy | HostedApi | Namespace)
 }
 
-/// What a document says of itself that adds to a tenant.
+/// Head of a document that adds to a tenant.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct PartHead<'a> {
     pub(crate) metadata: &'a Metadata,
-    /// Its tenant, as written.
+    /// Tenant, as written.
     pub(crate) tenant: Option<&'a At<String>>,
-    /// Where the tenant is written, or else where it begins to say something.
+    /// Position of the tenant field, or of the first content if there is none.
     pub(crate) place: Place,
 }
 
@@ -408,7 +408,7 @@ pub(crate) struct PartHead<'a> {
 pub struct Broken {
     /// The tenant or mapping it is about, when that much is clear.
     pub name: Option<String>,
-    /// What is wrong.
+    /// Findings.
     pub findings: Vec<Finding>,
 }
 
@@ -427,7 +427,7 @@ pub struct Source {
     pub bases: Vec<PathBuf>,
     /// The file or directory through which every user of the host could change the document.
     pub writable_by_all: Option<Arc<str>>,
-    /// What the fields of an adapted document are called where the user wrote them: longest prefix of ours, theirs.
+    /// Field names of an adapted document as the user wrote them: (our longest prefix, theirs).
     pub field_names: Vec<(String, String)>,
     /// The directories that files may be named in beside `bases`.
     pub roots: Arc<FileRoots>,
@@ -435,7 +435,7 @@ pub struct Source {
     pub object: Option<ResourceId>,
 }
 
-/// Why a document cannot have a file it names.
+/// Reason why a document cannot use a file that it names.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum FileFault {
     /// The path is outside of the directories the document may name files in.
@@ -512,7 +512,7 @@ impl Source {
         excerpt::Written { file: &self.file, first_line: self.first_line, text: &self.text }
     }
 
-    /// What the user calls `field`.
+    /// Returns the name of `field` as the user wrote it.
     fn named(&self, field: &str) -> String {
         let theirs = self
             .field_names

@@ -12,7 +12,7 @@ use crate::place::Place;
 /// Text of a document, and where it stands.
 #[derive(Clone, Copy, Debug)]
 pub struct Written<'a> {
-    /// Its file.
+    /// File.
     pub file: &'a str,
     /// The line of the file at which it begins.
     pub first_line: u32,
@@ -49,7 +49,7 @@ fn window(source: Written<'_>, place: Place) -> Option<(&str, usize, Range<usize
     Some((&text[start..end], line, span.start - start..span.end - start))
 }
 
-/// What to underline: at most to the end of the line, and the whole word when only its beginning is known.
+/// Returns the range to underline: at most to the end of the line, and the whole word if only its beginning is known.
 fn underlined(text: &str, place: Place) -> Option<Range<usize>> {
     let start = if place.start == 0 && place.line > 1 {
         line_start(text, place.line)

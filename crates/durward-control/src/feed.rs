@@ -6,7 +6,7 @@ use tokio::sync::watch;
 
 use crate::change::Change;
 
-/// Changes that sources have said and nobody has applied yet. Of several changes of one thing the last one counts.
+/// Changes that sources have reported and that are not applied yet. Of several changes of one thing the last one counts.
 #[derive(Debug)]
 pub struct Feed {
     waiting: Mutex<Change>,
@@ -20,7 +20,7 @@ impl Default for Feed {
 }
 
 impl Feed {
-    /// Adds a change; whoever applies changes is woken. Sources that share a feed say nothing of each other's documents and facts.
+    /// Adds a change and wakes the receiver. Sources that share a feed must not report each other's documents and facts.
     pub fn say(&self, change: Change) {
         if change.is_empty() {
             return;
@@ -47,7 +47,7 @@ impl Feed {
         self.waiting().is_empty()
     }
 
-    /// Returns a receiver that is told when there is something to take.
+    /// Returns a receiver that is notified when there are changes to take.
     #[must_use]
     pub fn subscribe(&self) -> watch::Receiver<()> {
         self.news.subscribe()

@@ -1,4 +1,4 @@
-//! What a field is called in findings: `spec.ingress[0].address`.
+//! Names of fields in findings: `spec.ingress[0].address`.
 //!
 //! Deliberately absent: what it is called where a user wrote it in another form; the source of a document knows that.
 

@@ -5,7 +5,7 @@
 use crate::issuance::Issuance;
 use std::path::{Component, Path, PathBuf};
 
-/// What the operator allows, and how relative paths are made absolute.
+/// Directories that the operator allows, and the base of relative paths.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct FileRoots {
     working_directory: PathBuf,

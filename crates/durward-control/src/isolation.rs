@@ -29,7 +29,7 @@ pub enum Crossing {
     Listener {
         /// The listener.
         listener: String,
-        /// Whose it says it is.
+        /// Tenant that it names as its owner.
         owner: TenantId,
         /// The tenant that holds it.
         holder: TenantId,
@@ -39,11 +39,11 @@ pub enum Crossing {
     Upstream {
         /// The listener.
         listener: String,
-        /// Whose it is.
+        /// Owning tenant.
         tenant: TenantId,
         /// The position referred to.
         index: usize,
-        /// How many the tenant has.
+        /// Number of upstreams that the tenant has.
         count: usize,
     },
     /// An upstream reached from an address that is not its tenant's, or from none.
@@ -51,7 +51,7 @@ pub enum Crossing {
     Source {
         /// The upstream.
         upstream: String,
-        /// Whose it is.
+        /// Owning tenant.
         tenant: TenantId,
         /// The address, or `nowhere`.
         source_address: String,
@@ -71,7 +71,7 @@ pub enum Crossing {
         name: String,
         /// The address and port.
         listener: String,
-        /// Whose it is.
+        /// Owning tenant.
         tenant: TenantId,
     },
     /// A socket at all addresses that serves a tenant at an address of another.
@@ -83,7 +83,7 @@ pub enum Crossing {
         listener: String,
         /// The address.
         address: String,
-        /// Who holds it.
+        /// Tenant that holds the address.
         owner: TenantId,
     },
 }

@@ -22,7 +22,7 @@ pub const LETS_ENCRYPT_STAGING: &str = "https://acme-staging-v02.api.letsencrypt
 /// Profile in which Let's Encrypt issues IP addresses.
 const SHORT_LIVED: &str = "shortlived";
 
-/// What the operator decides about certificates by ACME.
+/// Operator's settings for certificates by ACME.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Issuance {
     /// Directory of the files.

@@ -1,4 +1,4 @@
-//! The content of a file that documents name, and whether everybody may change it.
+//! The content of a file that documents name, and whether every user of the host may change it.
 //!
 //! The digest outlives the bytes: of a file that only rejected documents name, nothing but the digest is kept between loads.
 

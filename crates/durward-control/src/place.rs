@@ -16,7 +16,7 @@ pub struct Place {
     pub line: u32,
     /// The first byte within the document.
     pub start: u32,
-    /// How many bytes; 0 when only the beginning is known.
+    /// Length in bytes; 0 if only the beginning is known.
     pub len: u32,
 }
 
@@ -32,7 +32,7 @@ impl Place {
         }
     }
 
-    /// What is written here; `None` when only the beginning is known.
+    /// Returns the text at this position; `None` if only the beginning is known.
     #[must_use]
     pub fn of(self, text: &str) -> Option<&str> {
         let (start, len) = (self.start as usize, self.len as usize);
@@ -63,7 +63,7 @@ impl From<Location> for Place {
 pub struct At<T> {
     /// The value.
     pub value: T,
-    /// Where it is written.
+    /// Position in the text.
     pub place: Place,
 }
 

@@ -1,4 +1,4 @@
-//! The last compile, and the channel everybody who serves it listens on.
+//! Publishes the last compile on a watch channel to all that serve it.
 //!
 //! Deliberately absent: watching files; whoever does calls `reload`.
 

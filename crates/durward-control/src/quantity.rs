@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use thiserror::Error;
 
-/// Why a text is not a quantity.
+/// Reason why a text is not a quantity.
 #[derive(Clone, Debug, PartialEq, Eq, Error)]
 pub enum QuantityFault {
     /// Not a duration.
@@ -14,13 +14,13 @@ pub enum QuantityFault {
         "{written:?} is not a duration: write a number with a unit, like 500ms, 10s, 5m, 1h30m or 2d"
     )]
     Duration {
-        /// What was written.
+        /// Text as written.
         written: String,
     },
     /// Not a size.
     #[error("{written:?} is not a size: write a number with a unit, like 512B, 64KiB, 1MB or 2GiB")]
     Size {
-        /// What was written.
+        /// Text as written.
         written: String,
     },
     /// Not a rate.
@@ -28,15 +28,15 @@ pub enum QuantityFault {
         "{written:?} is not a rate: write a size per second, like 10MiB/s, or bits, like 100Mbit/s"
     )]
     Rate {
-        /// What was written.
+        /// Text as written.
         written: String,
     },
     /// Out of range.
     #[error("{written:?} is out of range: {limit}")]
     Range {
-        /// What was written.
+        /// Text as written.
         written: String,
-        /// What is allowed.
+        /// Range that is allowed.
         limit: &'static str,
     },
 }

@@ -15,21 +15,21 @@ pub enum Reference {
     Secret {
         /// The namespace it is in.
         namespace: Arc<str>,
-        /// Its name.
+        /// Name.
         name: Arc<str>,
     },
     /// A `ConfigMap`.
     ConfigMap {
         /// The namespace it is in.
         namespace: Arc<str>,
-        /// Its name.
+        /// Name.
         name: Arc<str>,
     },
     /// The ready endpoints of a port of a Service.
     Service {
         /// The namespace it is in.
         namespace: Arc<str>,
-        /// Its name.
+        /// Name.
         name: Arc<str>,
         /// The port's name or number, as the document has it.
         port: Arc<str>,

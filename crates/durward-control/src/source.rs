@@ -1,4 +1,4 @@
-//! Where configuration comes from: files now; other sources say the same changes.
+//! Sources of configuration: files now; other sources report the same changes.
 //!
 //! Deliberately absent: writing. Nothing under a configuration is ever changed.
 

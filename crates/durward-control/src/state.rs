@@ -1,4 +1,4 @@
-//! What must survive the process: who holds what, and the last good documents. Written to a file and given to a younger process.
+//! State that must survive the process: the holders of claims, and the last good documents. Written to a file and handed over to a younger process.
 //!
 //! Of other files it holds nothing but hashes: of the public parts of keys, and of secrets that clients or the gateway show.
 
@@ -20,7 +20,7 @@ const MOST_TEXT: usize = 64 << 20;
 /// The largest state that is read, in bytes.
 pub const LARGEST: u64 = 256 << 20;
 
-/// Who holds what, and the last good documents.
+/// Holders of claims, and the last good documents.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
 pub struct State {
@@ -49,7 +49,7 @@ pub(crate) struct Text {
     pub(crate) object: Option<ResourceId>,
 }
 
-/// What a tenant holds.
+/// Claims that a tenant holds.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
 pub(crate) struct TenantState {
@@ -95,10 +95,10 @@ pub(crate) struct TenantState {
     pub(crate) keys: Vec<(String, bool)>,
 }
 
-/// A document that stands in for mistakes in a later one.
+/// Document that supplies parts which are broken in a later one.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub(crate) struct EarlierState {
-    /// Its position among the texts.
+    /// Position among the texts.
     pub(crate) document: usize,
     /// The listeners that are served as it says.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
@@ -130,7 +130,7 @@ pub(crate) enum RoleState {
     Listen,
 }
 
-/// What an object holds that adds to a tenant.
+/// Claims that an object holds which adds to a tenant.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
 pub(crate) struct PartState {
@@ -163,7 +163,7 @@ fn is_mapping(kind: &Kind) -> bool {
     *kind == Kind::PortMapping
 }
 
-/// Why bytes are not a state.
+/// Reason why bytes are not a state.
 #[derive(Debug, Error)]
 pub enum StateFault {
     /// The bytes are not JSON of this form.

@@ -39,7 +39,7 @@ pub struct Store {
     of_tenants: SharedMap<TenantId, Keys>,
     /// Objects in the namespaces of each tenant, as far as they count.
     counted: SharedMap<TenantId, Arc<Counted>>,
-    /// Documents whose tenant cannot be told.
+    /// Documents whose tenant cannot be determined.
     strays: BTreeSet<DocumentKey>,
     links: Arc<Links>,
     /// The cluster whose API server is read, if one is.
@@ -168,7 +168,7 @@ impl Store {
                 touched.tenants.insert(tenant.clone());
                 add(&mut self.of_tenants, tenant, key.clone());
             }
-            // An object of nobody's namespace is told so, and concerns no tenant.
+            // An object in a namespace without a tenant gets a finding, and concerns no tenant.
             None if matches!(document.owner, Owner::Nobody(_)) => {}
             None => drop(self.strays.insert(key.clone())),
         }
@@ -293,7 +293,7 @@ impl Store {
         self.of_tenants.get(tenant).into_iter().flat_map(|keys| &**keys)
     }
 
-    /// Returns the keys of the documents whose tenant cannot be told.
+    /// Returns the keys of the documents whose tenant cannot be determined.
     pub(crate) fn strays(&self) -> &BTreeSet<DocumentKey> {
         &self.strays
     }

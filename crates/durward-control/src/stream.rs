@@ -73,7 +73,7 @@ pub enum FromGateway {
     Have(Vec<(ItemKey, ItemDigest)>),
     /// The sender has named all that it holds: what differs is to follow.
     Follow,
-    /// What became of an object.
+    /// Result for an object.
     Report(Box<ObjectReport>),
 }
 
@@ -86,7 +86,7 @@ pub struct SourceState {
     pub faults: Vec<(String, String)>,
     /// Objects that are read.
     pub objects: usize,
-    /// Why the last status could not be written.
+    /// Error of the last status write that failed.
     pub unwritten: Option<String>,
     /// When the cache was written that is said in place of what the API server says, in seconds since the Unix epoch.
     #[serde(default)]

@@ -14,7 +14,7 @@ use ipnet::IpNet;
 
 use crate::quantity;
 
-/// An address somebody can have: not unspecified, not multicast, not broadcast. An IPv4-mapped one is the IPv4 one.
+/// Parses the address of a host: not unspecified, not multicast, not broadcast. An IPv4-mapped one is the IPv4 one.
 pub(crate) fn address(text: &str) -> Result<IpAddr, String> {
     let address = local_address(text)?;
     if address.is_unspecified() {

@@ -89,7 +89,7 @@ pub fn yaml(gateway: &str) -> Result<String, serde_saphyr::ser::Error> {
     Ok(text)
 }
 
-/// What a mapping must say.
+/// Returns the rules for a mapping.
 fn of_mapping(gateway: &str) -> Vec<Rule<'static>> {
     let mut rules = of_part(gateway);
     rules.push(Rule(
@@ -100,7 +100,7 @@ fn of_mapping(gateway: &str) -> Vec<Rule<'static>> {
     rules
 }
 
-/// What an object in a namespace must say of its tenant.
+/// Returns the rules for the tenant that an object in a namespace names.
 fn of_part(gateway: &str) -> Vec<Rule<'static>> {
     let label = label_of("namespaceObject");
     vec![
@@ -121,7 +121,7 @@ fn of_part(gateway: &str) -> Vec<Rule<'static>> {
     ]
 }
 
-/// What a tenant may name that is an object.
+/// Returns the rules for objects that a `Tenant` object may name.
 fn of_tenant() -> Vec<Rule<'static>> {
     let is_entry =
         |name: &str| format!("({name}.startsWith('secret:') || {name}.startsWith('configMap:'))");

@@ -42,7 +42,7 @@ fn jittered(ceiling: Duration, random: u64) -> Duration {
     Duration::from_nanos(random % nanos.saturating_add(1).max(1))
 }
 
-/// Returns a number that nobody can foresee: the standard library seeds its hash tables with the system's randomness.
+/// Returns an unpredictable number: the standard library seeds its hash tables with the system's randomness.
 pub(crate) fn random() -> u64 {
     RandomState::new().build_hasher().finish()
 }

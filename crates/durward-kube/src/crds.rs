@@ -19,7 +19,7 @@ struct Column {
     name: &'static str,
     r#type: &'static str,
     path: &'static str,
-    /// Whether it is there only with `-o wide`.
+    /// True if the column is shown only with `-o wide`.
     wide: bool,
 }
 

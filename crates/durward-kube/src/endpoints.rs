@@ -54,7 +54,7 @@ pub(crate) struct Slice {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Readiness {
     Ready,
-    /// It ends, but still answers: better than nothing.
+    /// Terminating but still serving: used only if there is nothing better.
     ServingTerminating,
     Not,
 }
@@ -142,7 +142,7 @@ impl Slice {
 }
 
 impl Conditions {
-    /// What is not said counts as the API defines: ready, serving as ready, not terminating.
+    /// Conditions that are not set have the defaults of the API: ready, serving as ready, not terminating.
     fn readiness(&self) -> Readiness {
         let ready = self.ready.unwrap_or(true);
         let serving = self.serving.unwrap_or(ready);

@@ -48,7 +48,7 @@ impl Watch {
 #[derive(Default)]
 pub struct WatchHealth(Mutex<Report>);
 
-/// Whether a watch is up.
+/// State of a watch.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub enum Phase {
     /// Not everything was read yet.
@@ -65,7 +65,7 @@ pub enum Phase {
 /// State of a watch at one moment, and what was counted since the start.
 #[derive(Clone, Debug, Default)]
 pub struct Report {
-    /// Whether the watch is up.
+    /// State of the watch.
     pub phase: Phase,
     /// Everything was read at least once, or the server has no such kind.
     pub synced: bool,
@@ -79,7 +79,7 @@ pub struct Report {
     pub failures: u64,
     /// Objects that could not be decoded, with the reason; the form they had before is kept.
     pub undecodable: BTreeMap<ObjectName, String>,
-    /// Why the last attempt failed; `None` while the watch is up.
+    /// Error of the last attempt; `None` while the watch is up.
     pub last_error: Option<String>,
 }
 

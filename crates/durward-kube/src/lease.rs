@@ -1,6 +1,6 @@
 //! A Lease, which one of several gateways holds: the one that writes statuses.
 //!
-//! Who holds it is decided by a pure step. No clock is compared with another's: a holder counts as gone when its Lease has not changed for its duration by our own clock.
+//! The holder is decided by a pure step. No clock is compared with another's: a holder counts as gone when its Lease has not changed for its duration by our own clock.
 
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
@@ -56,7 +56,7 @@ struct Seen {
     transitions: u64,
 }
 
-/// What to do about a Lease.
+/// Next action on a Lease.
 #[derive(Clone, Debug, PartialEq, Eq)]
 enum Step {
     /// There is none: make it.
@@ -67,7 +67,7 @@ enum Step {
     Wait,
 }
 
-/// What was seen of a Lease.
+/// Observed state of a Lease.
 #[derive(Default)]
 struct Election {
     /// Version of another's Lease, and since when it is that one.
@@ -121,7 +121,7 @@ impl Lease {
         Self { shared: Arc::new(Shared { client, options, held: Mutex::default() }) }
     }
 
-    /// Claims the Lease for ever, and says whether it is held. Who may not use Leases is told so once, and counts as holder: it may be the only one.
+    /// Claims the Lease for ever, and says whether it is held. A process that may not use Leases reports it once and counts as holder: it may be the only one.
     pub(crate) async fn claim(self, says: watch::Sender<bool>) {
         let (mut election, mut renewed) = (Election::default(), None::<Instant>);
         let mut is_warned = false;

@@ -46,12 +46,12 @@ pub struct LoadBalancer {
     pub has: Vec<Arc<str>>,
 }
 
-/// What is to be said of a Service.
+/// Status for a Service.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Answer {
-    /// It has these addresses.
+    /// Ingress addresses of the Service.
     Serves(Vec<IpAddr>),
-    /// It has none, for this reason: a word and a sentence.
+    /// No address, for this reason: a word and a sentence.
     Refuses(&'static str, String),
 }
 
@@ -147,7 +147,7 @@ impl LoadBalancer {
 pub struct LoadBalancerWriter {
     client: kube::Client,
     events: Arc<tokio::sync::Mutex<Events>>,
-    /// What was said last of each, and the task that writes it.
+    /// Status that was written last for each Service, and the task that writes it.
     said: Mutex<HashMap<ObjectName, Said>>,
 }
 

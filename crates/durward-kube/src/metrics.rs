@@ -1,4 +1,4 @@
-//! What is counted here, as families of metrics. Their text is written by the program that has the others.
+//! Metrics of this crate, as families. The program that serves all metrics writes their text.
 
 use tokio::time::Instant;
 
@@ -7,12 +7,12 @@ use crate::health::{Health, Phase, Report};
 use crate::source::NamedReport;
 use crate::status::WriterReport;
 
-/// Whether a metric may fall.
+/// Kind of a metric.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Metric {
-    /// It only grows.
+    /// Only grows.
     Counter,
-    /// It goes up and down.
+    /// Rises and falls.
     Gauge,
 }
 
@@ -21,9 +21,9 @@ pub enum Metric {
 pub struct Family {
     /// The name, without the suffix `_total` of counters.
     pub name: &'static str,
-    /// What it counts.
+    /// Help text.
     pub help: &'static str,
-    /// Whether it may fall.
+    /// Kind: counter or gauge.
     pub metric: Metric,
     /// The values, each with its labels. Labels have few values: kinds and words from here.
     pub samples: Vec<(Vec<(&'static str, &'static str)>, f64)>,

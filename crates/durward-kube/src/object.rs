@@ -133,17 +133,17 @@ pub(crate) struct Head {
 /// An object of one of our own kinds.
 #[derive(Clone, Debug)]
 pub struct Object {
-    /// Its identity.
+    /// Identity.
     pub id: ResourceId,
-    /// Its version: uid and generation.
+    /// Version: uid and generation.
     pub revision: Revision,
-    /// Its metadata.
+    /// Metadata.
     pub metadata: Metadata,
-    /// What it says, as a document of the same form as those in files.
+    /// Text, as a document of the same form as those in files.
     pub text: Arc<str>,
     /// The conditions in its status.
     pub conditions: Vec<Condition>,
-    /// What a `Mapping` of SmartNat has beside that.
+    /// Additional fields of a SmartNat `Mapping`.
     pub mapping: Option<Arc<Mapping>>,
 }
 
@@ -219,7 +219,7 @@ impl Object {
     /// Decodes an object of one of our kinds.
     ///
     /// # Errors
-    /// Fails if its metadata is not that of an object. What its `spec` says is not looked at.
+    /// Fails if its metadata is not that of an object. Its `spec` is not checked.
     pub fn decode(kind: Kind, api_version: &str, json: &str) -> Result<Self, serde_json::Error> {
         let Whole { metadata, spec, status } = serde_json::from_str(json)?;
         let spec = match spec {

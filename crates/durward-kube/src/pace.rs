@@ -20,14 +20,14 @@ const QUIET: Duration = Duration::from_millis(5);
 /// Longest time that an event waits for others.
 const LONGEST: Duration = Duration::from_millis(50);
 
-/// What was seen since the last time: each thing once, in its last state.
+/// Changes observed since the last time: each item once, in its last state.
 #[derive(Clone, Debug, Default)]
 pub struct Observed {
     /// Objects that are new or changed.
     pub upserts: Vec<Object>,
     /// Objects that are gone.
     pub deletes: Vec<ResourceId>,
-    /// Facts that are new or changed; `None` for those that nobody asks for any more.
+    /// Facts that are new or changed; `None` for those that no document refers to any more.
     pub facts: Vec<(Reference, Option<Fact>)>,
 }
 

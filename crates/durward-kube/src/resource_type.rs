@@ -16,7 +16,7 @@ pub struct ResourceType {
     pub kind: &'static str,
     /// Name in paths.
     pub plural: &'static str,
-    /// Whether its objects are in namespaces.
+    /// True if its objects are namespaced.
     pub namespaced: bool,
 }
 

@@ -30,7 +30,7 @@ const AT_ONCE: usize = 8;
 #[derive(Clone)]
 pub struct Revisions {
     client: kube::Client,
-    /// Where the revisions of objects are that have no namespace.
+    /// Namespace for the revisions of objects that have none.
     namespace: Arc<str>,
 }
 
@@ -44,7 +44,7 @@ pub(crate) struct Accepted<'a> {
 /// A revision that was accepted earlier.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Former {
-    /// Its generation.
+    /// Generation.
     pub generation: u64,
     /// The document, as [`crate::object::Object::text`] had it.
     pub text: Arc<str>,
@@ -251,7 +251,7 @@ fn in_turns<'a>(objects: impl IntoIterator<Item = &'a Object>) -> Vec<&'a Object
     turns.into_iter().map(|(_, object)| object).collect()
 }
 
-/// Returns the name of a place. It has the object's uid, so an object that is made anew does not find those of the one before it.
+/// Returns the name of a place. It has the object's uid, so an object that is created again does not find those of its predecessor.
 fn name(id: &ResourceId, uid: &str, place: &str) -> String {
     format!("{}-{uid}-{place}", id.kind.as_str().to_ascii_lowercase())
 }

@@ -110,7 +110,7 @@ pub struct SliceOptions {
 pub struct Observation {
     /// Time since any fixed moment.
     pub now: Duration,
-    /// Whether this proxy can serve.
+    /// True if this proxy can serve.
     pub own_ready: bool,
     /// Addresses of proxies that their Service counts as ready; `None` until they were read.
     pub members: Option<BTreeSet<IpAddr>>,
@@ -121,17 +121,17 @@ pub struct Observation {
 /// An object as it was read.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Seen {
-    /// Its resource version.
+    /// Resource version.
     pub version: Arc<str>,
     /// Family of a slice.
     pub family: Option<Family>,
-    /// Its addresses, whatever their conditions.
+    /// Addresses, whatever their conditions.
     pub addresses: BTreeSet<IpAddr>,
-    /// Whether everything else about its endpoints, ports and labels is as a keeper writes it.
+    /// True if everything else about its endpoints, ports and labels is as a keeper writes it.
     pub in_form: bool,
     /// Proxies that have withdrawn their addresses, by the key of their annotation.
     pub withdrawn: BTreeMap<String, BTreeSet<IpAddr>>,
-    /// Whether it has the label of keepers.
+    /// True if it has the label of keepers.
     pub kept: bool,
     /// Field manager that wrote the endpoints last.
     pub writer: Option<Arc<str>>,
@@ -141,7 +141,7 @@ pub struct Seen {
     pub ports: BTreeSet<u16>,
 }
 
-/// Somebody else writes the same endpoints over and over.
+/// Another writer that rewrites the same endpoints over and over.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Contest {
     /// Field manager of the other writer.

@@ -29,7 +29,7 @@ pub const FINALIZER: &str = "mapping.finalizers.aureacentral.com";
 /// Longest name of a field manager.
 const LONGEST_MANAGER: usize = 128;
 
-/// How Mappings are read, and how they are let go.
+/// Settings for SmartNat Mappings: reading them, and removing their finalizers.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Options {
     /// Meaning of what they say.
@@ -58,14 +58,14 @@ impl Options {
     }
 }
 
-/// What a `Mapping` has beside its metadata.
+/// Fields of a `Mapping` beside its metadata.
 #[derive(Clone, Debug)]
 pub struct Mapping {
-    /// What it says; nothing where that cannot be read.
+    /// Spec; empty if it cannot be read.
     pub spec: MappingSpec,
     /// The document that it is.
     document: Document,
-    /// Its finalizers and its status.
+    /// Finalizers and status, as read from the API server.
     pub(crate) seen: Seen,
 }
 

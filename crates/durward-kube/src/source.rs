@@ -42,13 +42,13 @@ pub use named::NamedReport;
 pub struct Sources {
     /// Namespace that namespaced documents and Services are read from; `None` for all.
     pub namespace: Option<Arc<str>>,
-    /// How Secrets are read.
+    /// Way in which Secrets are read.
     pub secrets: Reading,
-    /// How `ConfigMap`s are read.
+    /// Way in which `ConfigMap`s are read.
     pub config_maps: Reading,
-    /// Whether Services of type `LoadBalancer` of our class are looked at.
+    /// True if Services of type `LoadBalancer` of our class are looked at.
     pub load_balancers: bool,
-    /// How SmartNat's Mappings are read; `None` if they are not.
+    /// Settings for SmartNat's Mappings; `None` if they are not read.
     pub smartnat: Option<Arc<smartnat::Options>>,
     /// Whether objects of other controllers are read that name hosted API servers.
     pub foreign_apis: bool,
@@ -71,7 +71,7 @@ impl<'a> From<&'a Reference> for Wanted<'a> {
     }
 }
 
-/// How the objects are read that documents name.
+/// Way of reading the objects that documents name.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Reading {
     /// Each by its name, which needs no right on any other.

@@ -27,14 +27,14 @@ const LONGEST_MESSAGE: usize = 1_024;
 /// Findings that are written out.
 const FINDINGS: usize = 8;
 
-/// Whether a condition holds.
+/// Status of a condition.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash, Serialize, Deserialize)]
 pub enum Truth {
-    /// It holds.
+    /// The condition holds.
     True,
-    /// It does not.
+    /// The condition does not hold.
     False,
-    /// Nobody knows yet.
+    /// Not known yet.
     #[default]
     Unknown,
 }
@@ -43,9 +43,9 @@ pub enum Truth {
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
 pub struct Condition {
-    /// What it is about.
+    /// Type of the condition.
     pub r#type: Arc<str>,
-    /// Whether it holds.
+    /// Status of the condition.
     pub status: Truth,
     /// A stable word for programs.
     #[serde(default)]
@@ -64,9 +64,9 @@ pub struct Condition {
 /// A condition without its time.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Judgement {
-    /// What it is about.
+    /// Type of the condition.
     pub r#type: &'static str,
-    /// Whether it holds.
+    /// Status of the condition.
     pub status: Truth,
     /// A stable word for programs.
     pub reason: Arc<str>,

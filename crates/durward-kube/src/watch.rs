@@ -35,7 +35,7 @@ const WATCH_GRACE: Duration = Duration::from_secs(15);
 const LIST_PATIENCE: Duration = Duration::from_secs(30);
 /// Time after which a streamed list counts as stuck though there are events now and then.
 const LIST_WHOLE: Duration = Duration::from_mins(10);
-/// Refusals in a row after which everything is read anew.
+/// Refusals in a row after which everything is listed again.
 const REFUSALS: u32 = 5;
 /// A watch that lives for less than this counts as failed, so that a server that closes each one at once is not asked without pause.
 const SHORT: Duration = Duration::from_secs(1);
@@ -50,7 +50,7 @@ pub(crate) trait Sink: Send {
         let _ = version;
     }
 
-    /// Takes an object as it is now. Returns whether it is kept: the reader hears again of an object that it does not keep when everything is read anew.
+    /// Takes an object as it is now. Returns whether it is kept: the reader gets an object that it does not keep again when everything is listed again.
     ///
     /// # Errors
     /// Fails, with a phrase for people, if the object cannot be decoded. What it was before is kept.
@@ -107,7 +107,7 @@ pub(crate) struct Reflector<S> {
     sink: S,
     health: Arc<WatchHealth>,
     kept: Kept,
-    /// How often a kind that is not installed is looked for.
+    /// Interval at which a kind that is not installed is looked for.
     absent_pause: Duration,
     /// Longest pause between two attempts.
     longest_pause: Duration,
@@ -116,7 +116,7 @@ pub(crate) struct Reflector<S> {
     absences: u32,
     /// The version of the collection to go on from; `None` when everything has to be read.
     version: Option<Arc<str>>,
-    /// Whether the server is asked to stream the list.
+    /// True if the server is asked to stream the list.
     streams: bool,
     /// Streamed lists in a row that did not come to their end.
     unfinished: u32,
@@ -126,7 +126,7 @@ pub(crate) struct Reflector<S> {
     refusals: u32,
 }
 
-/// What one attempt came to.
+/// Outcome of one attempt.
 enum Round {
     /// Something was read.
     Progress,
@@ -134,7 +134,7 @@ enum Round {
     Absent,
 }
 
-/// What a watch has to do after an event.
+/// Next action of a watch after an event.
 enum After {
     GoOn,
     /// The streamed list is complete.
@@ -216,7 +216,7 @@ impl<S: Sink> Reflector<S> {
         }
     }
 
-    /// Reads everything anew once the server has refused to go on several times in a row: one that was restored does not know our version yet.
+    /// Lists everything again once the server has refused to resume the watch several times in a row: one that was restored does not know our version yet.
     fn note_answer(&mut self, error: Option<&ApiError>) {
         let is_refused = matches!(error, Some(ApiError::Refused { .. } | ApiError::Unreadable(_)));
         self.refusals = if is_refused { self.refusals + 1 } else { 0 };
@@ -314,7 +314,7 @@ impl<S: Sink> Reflector<S> {
         }
     }
 
-    /// Takes note of a watch that ended: a streamed list that does not come to its end twice in a row is read in pages instead.
+    /// Records the end of a watch: a streamed list that does not come to its end twice in a row is read in pages instead.
     fn unfinished(&mut self, ended: Result<(), ApiError>) -> Result<(), ApiError> {
         if self.version.is_none() {
             self.unfinished += 1;
@@ -428,7 +428,7 @@ impl<S: Sink> Reflector<S> {
         Some(version)
     }
 
-    /// Takes note of an object of which not even the metadata can be read.
+    /// Records an object whose metadata cannot be read.
     fn note_undecodable(&mut self, json: &str, seen: Option<&mut Seen>, error: &serde_json::Error) {
         let kind = self.scope.kind.kind;
         match (serde_json::from_str::<Named>(json), seen) {

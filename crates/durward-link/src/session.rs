@@ -36,10 +36,10 @@ pub enum SessionError {
     #[error("the carrier ended")]
     Http2(#[from] h2::Error),
     /// The other end broke the control protocol.
-    #[error("the other end broke the protocol of the link")]
+    #[error("protocol violation by the peer of the link")]
     Protocol(#[from] crate::control::Violation),
     /// The other end sent bytes that are no message.
-    #[error("the other end broke the protocol of the link")]
+    #[error("protocol violation by the peer of the link")]
     Message(#[from] crate::control::BadMessage),
     /// The tenant's memory has no room for a message that the other end announced.
     #[error("no memory is left for a message of the control stream")]

@@ -21,7 +21,7 @@ pub struct Target {
     port: u16,
 }
 
-/// What a stream carries, as far as the gateway knows.
+/// Kind of traffic on a stream, as far as the gateway knows.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum Kind {
     /// HTTP requests of the gateway's clients.

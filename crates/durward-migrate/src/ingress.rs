@@ -20,7 +20,7 @@ use super::{Effect, Migrated, Note};
 use lookup::Cluster;
 use read::{Found, Kinds};
 
-/// What the objects leave open.
+/// Options for what the objects leave open.
 #[derive(Clone, Debug)]
 pub struct IngressOptions {
     /// The address clients connect to.
@@ -35,7 +35,7 @@ pub struct IngressOptions {
     pub class: Option<String>,
 }
 
-/// Why there are no documents.
+/// Reason why no documents could be produced.
 #[derive(Clone, Debug, PartialEq, Eq, Error)]
 pub enum IngressFault {
     /// A text is neither YAML nor JSON.
@@ -220,7 +220,7 @@ fn of_secrets(cluster: &Cluster<'_>, first: &Taken) -> Vec<Note> {
     notes.collect()
 }
 
-/// What keeps a document from being accepted, beyond files that are still to be written.
+/// Returns the reasons why documents are not accepted, beyond files that are still to be written.
 fn not_accepted(documents: &[(String, String)]) -> Vec<Note> {
     let of_files = |field: &str| ["ertificate", "caFile"].iter().any(|part| field.contains(part));
     let compiled = super::compiled(documents, &[]);

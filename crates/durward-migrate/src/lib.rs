@@ -15,14 +15,14 @@ use durward_control::named_file::NamedFile;
 use durward_control::spec::document;
 use durward_control::{Change, Compiled, Document, Fact, Reference, Store, compile};
 
-/// What became of a configuration.
+/// Result of migrating a configuration.
 #[derive(Clone, Debug, Default)]
 pub struct Migrated {
     /// The documents, as YAML, each with the name its file should have.
     pub documents: Vec<(String, String)>,
     /// Files that the documents name, to lie beside them.
     pub files: Vec<(String, Vec<u8>)>,
-    /// What is different, in the order of the lines.
+    /// Differences, in the order of the lines.
     pub notes: Vec<Note>,
     /// Lines that decide neither who may go where nor from which address.
     pub left_out: Vec<Note>,
@@ -35,13 +35,13 @@ pub struct Note {
     pub file: Arc<str>,
     /// The line, from 1.
     pub line: usize,
-    /// How it differs.
+    /// Effect of the difference.
     pub effect: Effect,
-    /// What it was, and what to do.
+    /// Description of the difference, and what to do about it.
     pub text: String,
 }
 
-/// How the documents differ from the configuration they come from.
+/// Difference between the documents and the configuration they come from.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub enum Effect {
     /// The other program lets clients leave from an address that the documents cannot give them.

@@ -18,16 +18,16 @@ use crate::objects::{self, Object};
 /// The group of SmartNat's objects.
 const GROUP: &str = "smartnat.aureacentral.com/";
 
-/// What came of a migration.
+/// Result of a migration.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Migration {
     /// The documents of each tenant, as YAML, with the name their file should have.
     pub documents: Vec<(String, String)>,
-    /// How many mappings are among them.
+    /// Number of mappings among them.
     pub mappings: usize,
-    /// What a person should look at.
+    /// Notes for the user to review.
     pub notes: Vec<String>,
-    /// What could not be translated, with file, line and cure.
+    /// Parts that could not be translated, with file, line and cure.
     pub left_out: Vec<String>,
 }
 

@@ -150,7 +150,7 @@ fn passwords(lines: &[Line], files: &dyn SquidFiles, notes: &mut Notes) -> Optio
     found
 }
 
-/// What is the same for all clients.
+/// Translates the settings that are the same for all clients.
 fn general(lines: &[Line], acls: &Acls, notes: &mut Notes) -> Value {
     let mut egress = json!({});
     let mut parents: Vec<(&Line, Value)> = Vec::new();
@@ -186,7 +186,7 @@ fn general(lines: &[Line], acls: &Acls, notes: &mut Notes) -> Value {
     egress
 }
 
-/// Through a parent the far side sees the parent's address: here everything goes through the first one, in Squid that depends on more.
+/// Through a parent, the destination sees the parent's address: here all traffic goes through the first parent, in Squid the choice depends on more.
 fn say_of_parents(lines: &[Line], acls: &Acls, parents: &[(&Line, Value)], notes: &mut Notes) {
     let is_all = |line: &Line| match line.arguments() {
         [word, lists @ ..] => {

@@ -57,7 +57,7 @@ pub struct Order {
     pub issued: bool,
     /// True if it is the first certificate of its listener, shown to clients that name no other.
     pub first: bool,
-    /// Where it is written.
+    /// Origin: file and line, or object and field.
     pub origin: Origin,
 }
 

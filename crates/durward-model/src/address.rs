@@ -7,7 +7,7 @@ use std::net::{IpAddr, SocketAddr};
 
 use serde::Serialize;
 
-/// Where the client is: the peer of the accepted connection, or what a trusted PROXY header says.
+/// Client address: the peer of the accepted connection, or the source in a trusted PROXY header.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize)]
 #[serde(transparent)]
 pub struct ClientAddr(pub SocketAddr);
@@ -33,7 +33,7 @@ pub struct EgressAddress(pub IpAddr);
 pub struct UpstreamAddr(pub SocketAddr);
 
 impl EgressAddress {
-    /// Whether a connection from this address can reach `peer`: both are of one IP family.
+    /// Returns true if a connection from this address can reach `peer`: both are of one IP family.
     #[must_use]
     pub fn reaches(&self, peer: IpAddr) -> bool {
         self.0.is_ipv4() == peer.is_ipv4()

@@ -14,7 +14,7 @@ use crate::secret::Secret;
 /// A certificate chain, its key, and what people and checks need to know of the leaf.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
 pub struct Certificate {
-    /// How the document calls it: the file stem or the Secret's name.
+    /// Name in the document: the file stem or the Secret's name.
     pub name: Arc<str>,
     /// DER, leaf first.
     #[serde(skip)]
@@ -38,7 +38,7 @@ pub struct Certificate {
     pub not_after: i64,
     /// SHA-256 of the leaf, lower-case hexadecimal.
     pub fingerprint: Arc<str>,
-    /// Where the document names it.
+    /// Origin of the reference in the document.
     pub origin: Origin,
     /// The file of the chain, as it was found.
     #[serde(skip)]
@@ -94,13 +94,13 @@ pub fn span_text(seconds: i64) -> String {
 }
 
 impl Certificate {
-    /// Whether the leaf names `address` in its subject alternative names.
+    /// Returns true if the leaf names `address` in its subject alternative names.
     #[must_use]
     pub fn covers_ip(&self, address: IpAddr) -> bool {
         self.ip_names.contains(&address.to_canonical())
     }
 
-    /// Whether the leaf names `host` (lower case, no trailing dot), a wildcard covering exactly one label (RFC 9525).
+    /// Returns true if the leaf names `host` (lower case, no trailing dot), a wildcard covering exactly one label (RFC 9525).
     #[must_use]
     pub fn covers_host(&self, host: &str) -> bool {
         self.dns_names.iter().any(|name| match name.strip_prefix("*.") {

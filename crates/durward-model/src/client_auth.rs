@@ -1,4 +1,4 @@
-//! What a listener asks of a client's certificate.
+//! Client authentication by certificate.
 //!
 //! Deliberately absent: the verifier itself; this is what it must be built from.
 
@@ -7,7 +7,7 @@ use std::sync::Arc;
 
 use serde::Serialize;
 
-/// Whether and how clients prove who they are.
+/// Client authentication.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize)]
 pub enum ClientAuth {
     /// No certificate is asked for.
@@ -39,7 +39,7 @@ pub struct ClientTrust {
 }
 
 impl ClientAuth {
-    /// What certificates are checked against, unless none is asked for.
+    /// Returns the trust anchors for client certificates; `None` if no certificate is asked for.
     #[must_use]
     pub fn trust(&self) -> Option<&Arc<ClientTrust>> {
         match self {
@@ -78,7 +78,7 @@ impl fmt::Display for HolderMatch {
 }
 
 impl HolderMatch {
-    /// Whether a name of a certificate is meant.
+    /// Returns true if the pattern matches a name of a certificate.
     #[must_use]
     pub fn matches(&self, name: &str) -> bool {
         match self {

@@ -1,4 +1,4 @@
-//! What tells the tenants at one address and port apart.
+//! Discriminators of the tenants at one address and port.
 //!
 //! Deliberately absent: a tenant for clients that could be anybody's.
 
@@ -11,7 +11,7 @@ use serde::Serialize;
 use crate::address::Destination;
 use crate::listener::{Bind, DestinationMode, Listener, Service};
 
-/// What tells the tenants at one address and port apart.
+/// Discriminators of the tenants at one address and port.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
 pub enum Discriminator {
     /// Nothing has to: one tenant has the address and port.
@@ -24,7 +24,7 @@ pub enum Discriminator {
     ServerName,
 }
 
-/// What clients send first at a listener that is found by name.
+/// First message of clients at a listener that is selected by name.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub enum Opening {
     /// A ClientHello, whose SNI is the name.
@@ -36,7 +36,7 @@ pub enum Opening {
 /// The listeners that a connection may be for, as far as its destination says.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Candidates {
-    /// What decides among them.
+    /// Discriminator that selects among them.
     pub by: Discriminator,
     /// Their positions in [`Bind::listeners`].
     pub listeners: Range<usize>,

@@ -38,15 +38,15 @@ pub const OPEN: &str = "open";
 pub struct ForwardService {
     /// TLS towards clients.
     pub tls: Option<ServerTls>,
-    /// Who may use it; empty lets everybody who reaches the listener in.
+    /// Credentials, one of which a client must present; empty admits every client that reaches the listener.
     pub credentials: Vec<Credential>,
-    /// Whose client certificates may use it; empty means every certificate the authorities issued.
+    /// Holders whose client certificates are accepted; empty means every certificate the authorities issued.
     pub holders: Vec<HolderMatch>,
-    /// Whether other tenants' proxies may stand at the same address and port, where clients can be told apart.
+    /// True if other tenants' proxies may stand at the same address and port, where clients can be told apart.
     pub shared: bool,
-    /// Where to.
+    /// Egress policy.
     pub policy: Arc<Policy>,
-    /// What the kernel hands over, where clients know of no proxy and their connections are taken from them.
+    /// Traffic that the kernel hands over, for clients that know no proxy; `None` without transparent egress.
     pub transparent: Option<Arc<Transparent>>,
 }
 
@@ -67,22 +67,22 @@ impl fmt::Debug for Credential {
     }
 }
 
-/// Where a tenant may go.
+/// Egress policy of a tenant.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize)]
 pub struct Policy {
-    /// How much the rules count.
+    /// Mode: whether the rules are enforced.
     pub mode: Mode,
-    /// What is never let through.
+    /// Deny rules; they take precedence.
     pub deny: Vec<Rule>,
-    /// What is let through otherwise.
+    /// Allow rules.
     pub allow: Vec<Rule>,
-    /// Whom to ask, for the page that says no.
+    /// Contact that is named on the error page of a denied request.
     pub contact: Option<Arc<str>>,
-    /// Whether the first bytes of a tunnel must be a ClientHello for the host that was asked for.
+    /// True if the first bytes of a tunnel must be a ClientHello for the host that was asked for.
     pub sni_must_match: bool,
-    /// Who is asked for names, in this order; empty means whom the host asks.
+    /// DNS servers to query, in this order; empty means the host's resolvers.
     pub resolvers: Vec<NameServer>,
-    /// Whom their certificates must come from.
+    /// Authorities that must have issued their certificates.
     pub resolver_roots: TrustRoots,
     /// Other proxies to go through, the first that is for the host.
     pub parents: Vec<Parent>,
@@ -91,7 +91,7 @@ pub struct Policy {
 /// A DNS server of a tenant's own.
 #[derive(Clone, Debug, PartialEq, Eq, Hash, Serialize)]
 pub struct NameServer {
-    /// Where it is.
+    /// Address and port.
     pub address: SocketAddr,
     /// The name or address its certificate must carry: it is asked by TLS (RFC 7858). `None`: by UDP, and by TCP for what is too long for that.
     pub tls: Option<Arc<str>>,
@@ -109,9 +109,9 @@ impl fmt::Display for NameServer {
 /// Another proxy that tunnels are made through. It looks names up itself.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
 pub struct Parent {
-    /// Its name or address.
+    /// Name or address.
     pub host: Host,
-    /// Its port.
+    /// Port.
     pub port: u16,
     /// Which names go through it; empty means all, and addresses too.
     pub hosts: Vec<HostMatch>,
@@ -121,7 +121,7 @@ pub struct Parent {
 }
 
 impl Parent {
-    /// Whether what is asked for goes through it.
+    /// Returns true if requests for `host` go through this parent.
     #[must_use]
     pub fn is_for(&self, host: &Host) -> bool {
         match host {
@@ -132,13 +132,13 @@ impl Parent {
     }
 }
 
-/// How much the rules count. The guard counts always.
+/// Enforcement mode of the rules. The guard is always enforced.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize)]
 pub enum Mode {
-    /// What the rules do not allow is denied.
+    /// Denies what the rules do not allow.
     #[default]
     Enforce,
-    /// It is let through, and recorded as what would be denied.
+    /// Let through, and recorded as what would be denied.
     Report,
     /// The rules are not asked.
     Open,
@@ -147,7 +147,7 @@ pub enum Mode {
 /// One rule. Of each list that is not empty, one entry must match.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
 pub struct Rule {
-    /// Its name in records: `allow[0]`, or the one written.
+    /// Name in records: `allow[0]`, or the one written.
     pub name: Arc<str>,
     /// Names. An address asked for as such is no name.
     pub hosts: Vec<HostMatch>,
@@ -161,7 +161,7 @@ pub struct Rule {
     pub methods: Vec<Arc<str>>,
     /// True if a block of it may open a range that is guarded, as only the operator's can.
     pub opens_guarded: bool,
-    /// Where it is written.
+    /// Origin: file and line, or object and field.
     pub origin: Origin,
 }
 
@@ -198,7 +198,7 @@ impl HostMatch {
     }
 }
 
-/// What is asked for.
+/// Destination that a client asks for.
 #[derive(Clone, Copy, Debug)]
 pub struct Asked<'a> {
     /// The host.
@@ -209,14 +209,14 @@ pub struct Asked<'a> {
     pub method: Option<&'a str>,
 }
 
-/// What was decided, and by which rule.
+/// Decision, and the rule that made it.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Decided {
     /// The rule's name.
     pub rule: Arc<str>,
     /// The outcome.
     pub outcome: Outcome,
-    /// Where the rule is written.
+    /// Origin of the rule.
     pub origin: Option<Origin>,
 }
 
@@ -239,7 +239,7 @@ enum List {
 }
 
 impl Policy {
-    /// What can be said before the name is looked up: `Some` when no answer could let it through, so that no query leaves.
+    /// Decides before the name is looked up: `Some` if no answer could let it through, so that no query leaves.
     #[must_use]
     pub fn before_lookup(&self, asked: Asked<'_>) -> Option<Decided> {
         if self.mode != Mode::Enforce {
@@ -255,7 +255,7 @@ impl Policy {
         (!self.allow.iter().any(possible)).then(|| by_default(Outcome::Deny))
     }
 
-    /// Whether it may go to these addresses, all of which the host stands for. `addresses` is not empty.
+    /// Decides on a destination whose host resolves to `addresses`, which is not empty.
     #[must_use]
     pub fn decide(
         &self,
@@ -300,7 +300,7 @@ impl Policy {
         self.parents.iter().find(|parent| parent.is_for(host))
     }
 
-    /// Whether a name may go to a parent, which looks it up: rules about addresses say nothing of it.
+    /// Decides whether a name may go to a parent, which looks it up: rules about addresses do not apply.
     #[must_use]
     pub fn decide_unresolved(&self, asked: Asked<'_>) -> Decided {
         let no = match self.mode {

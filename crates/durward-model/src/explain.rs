@@ -33,7 +33,7 @@ use crate::upstream::Target;
 
 pub use shown::Shown;
 
-/// What is asked.
+/// Question to explain.
 #[derive(Clone, Debug, Serialize, Deserialize)]
 pub struct Question {
     /// The client; `None` leaves source rules unanswered.
@@ -56,7 +56,7 @@ pub struct Question {
     pub client_certificate: Shown,
     /// Credential that it shows a forward proxy, by its name or by `TENANT/NAME`.
     pub credential: Shown,
-    /// What the name asked of a forward proxy stands for; `None` leaves rules about addresses unanswered.
+    /// Address of the name asked of a forward proxy; `None` leaves rules about addresses unanswered.
     pub resolved: Option<IpAddr>,
 }
 
@@ -64,21 +64,21 @@ pub struct Question {
 #[derive(Clone, Debug, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
 pub struct Explanation {
-    /// What the question turned out to be about.
+    /// Kind of traffic that the question turned out to be about.
     pub kind: Kind,
-    /// What is asked for there: the host and port of a tunnel, the name of a port mapping.
+    /// Target: the host and port of a tunnel, the name of a port mapping.
     pub target: Option<String>,
     /// The tenant whose traffic it is; `None` where nothing has the destination.
     pub tenant: Option<Arc<str>>,
     /// The addresses it may leave from, as addresses or `first-last`; empty where nothing leaves.
     pub leaves_from: Vec<String>,
-    /// What was decided at each step.
+    /// Decisions in order.
     pub steps: Vec<Step>,
-    /// How it ends.
+    /// Outcome.
     pub ending: Ending,
 }
 
-/// What a question is about.
+/// Kind of traffic that a question is about.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
 pub enum Kind {
@@ -109,16 +109,16 @@ pub struct Step {
     /// The stage: `door`, `name`, `listener`, `source`, `certificate`, `client certificate`, `route`, `hosted API`, `upstream`, `leaves from`; of the kernel
     /// `mapping`, `source`, `endpoint`, `seen as`, `egress`, `handed over`, `leaves from`.
     pub stage: Cow<'static, str>,
-    /// What was decided and why.
+    /// Decision and its reason.
     pub sentence: String,
-    /// Where the rule is written.
+    /// Origin of the rule.
     pub origin: Option<Origin>,
 }
 
-/// How a connection or request ends.
+/// Outcome of a connection or request.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub enum Ending {
-    /// It is served by these upstream endpoints.
+    /// Served by these upstream endpoints.
     Served {
         /// The upstream's name.
         upstream: Arc<str>,
@@ -127,15 +127,15 @@ pub enum Ending {
     ServedIf {
         /// The upstream's name.
         upstream: Arc<str>,
-        /// What must be true.
+        /// Condition.
         condition: String,
     },
-    /// It is answered here.
+    /// Answered by the gateway itself.
     Answered {
         /// The status.
         status: u16,
     },
-    /// It is refused.
+    /// Refused.
     Refused {
         /// The refusal's reason code, as in logs and metrics.
         reason: Cow<'static, str>,
@@ -156,7 +156,7 @@ pub fn explain(snapshot: &Snapshot, question: &Question) -> Explanation {
     Explanation { kind, target, tenant, leaves_from, steps, ending }
 }
 
-/// What has been found out so far.
+/// Explanation as far as it is known.
 #[derive(Default)]
 struct Trail {
     kind: Kind,
@@ -500,7 +500,7 @@ fn list(items: &[impl ToString]) -> String {
     items.iter().map(ToString::to_string).collect::<Vec<_>>().join(", ")
 }
 
-/// What is asked of such a service.
+/// Returns the kind of traffic of a service.
 const fn kind_of(service: &Service) -> Kind {
     match service {
         Service::Http(_) => Kind::Request,

@@ -10,7 +10,7 @@ use serde::Serialize;
 /// An active check.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
 pub struct HealthCheck {
-    /// What is asked.
+    /// Probe.
     pub probe: Probe,
     /// Between two checks of one endpoint; jittered by a tenth.
     pub interval: Duration,
@@ -22,7 +22,7 @@ pub struct HealthCheck {
     pub healthy_after: u32,
 }
 
-/// What a check asks of an endpoint.
+/// Probe of a health check.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
 pub enum Probe {
     /// A TCP connection is accepted.

@@ -1,4 +1,4 @@
-//! What the data planes know. Nothing here performs I/O, spawns a task or reads a clock.
+//! Data model of the data planes. Nothing here performs I/O, spawns a task or reads a clock.
 //!
 //! `control` compiles documents into a [`Snapshot`]; `proxy` serves it; [`explain`] answers questions about it with the same
 //! functions the proxy calls. Deliberately absent: tokio, Kubernetes types, TLS libraries, sockets.

@@ -1,4 +1,4 @@
-//! What one tenant may use, so that it never starves another.
+//! Limits of one tenant, so that it never starves another.
 //!
 //! Deliberately absent: counters; the proxy keeps those.
 
@@ -37,7 +37,7 @@ pub struct Limits {
     pub timeouts: Timeouts,
 }
 
-/// How long each wait for a peer may take.
+/// Timeouts: the longest time of each wait for a peer.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
 pub struct Timeouts {
     /// From accept to a complete PROXY header, ClientHello and TLS handshake.

@@ -22,11 +22,11 @@ pub struct LinkService {
 /// A tenant's relation to an agent in a private cluster.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
 pub struct Link {
-    /// Its name within the tenant.
+    /// Name within the tenant.
     pub name: Arc<str>,
     /// Names of which a client certificate must carry one. Never empty.
     pub holders: Vec<HolderMatch>,
-    /// Where it is written.
+    /// Origin: file and line, or object and field.
     pub origin: Origin,
 }
 

@@ -29,7 +29,7 @@ use crate::tenant_id::TenantId;
 pub struct Bind {
     /// The local address; may be unspecified (`0.0.0.0`, `::`) or not yet on the host.
     pub address: SocketAddr,
-    /// How the destination of a connection is known.
+    /// Destination mode: how the destination of a connection is determined.
     pub mode: DestinationMode,
     /// The listeners, sorted by address and port, then by tenant.
     pub listeners: Vec<Arc<Listener>>,
@@ -41,16 +41,16 @@ pub struct Bind {
     pub owners: Arc<AddressOwners>,
 }
 
-/// How a bind learns which address the client connected to.
+/// Destination mode of a bind: the way it learns which address the client connected to.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
 pub enum DestinationMode {
-    /// It is the accepted socket's local address; the port is the bind's.
+    /// Local address of the accepted socket; the port is the bind's.
     Bound,
     /// A PROXY protocol header (v1 or v2) says it; mandatory, and only from these peers.
     ProxyProtocol {
-        /// Who may send the header. Others are cut off.
+        /// Networks that may send the header. Connections from others are closed.
         trusted: SourceSet,
-        /// Whether clients may send headers of their own after it, which name the destination but not the client.
+        /// True if clients may send headers of their own after it, which name the destination but not the client.
         inner: bool,
     },
     /// The address before DNAT or REDIRECT in this network namespace (`SO_ORIGINAL_DST`).
@@ -77,7 +77,7 @@ impl DestinationMode {
         }
     }
 
-    /// Whether connections to addresses that are not the host's are accepted.
+    /// Returns true if connections to addresses that are not the host's are accepted.
     #[must_use]
     pub fn is_transparent(&self) -> bool {
         matches!(self, Self::Transparent | Self::Anywhere)
@@ -174,7 +174,7 @@ impl Bind {
 /// A tenant's ingress address and port, and what is served there.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
 pub struct Listener {
-    /// Whose it is.
+    /// Owning tenant.
     pub tenant: TenantId,
     /// The address clients know.
     pub address: IngressAddress,
@@ -184,9 +184,9 @@ pub struct Listener {
     pub bind: SocketAddr,
     /// The names by which clients ask for it, where other tenants have other names at the same address and port; `None` where it has them alone.
     pub names: Option<ServerNames>,
-    /// Who may connect; `None` admits every source.
+    /// Allowed sources; `None` admits every source.
     pub allowed_sources: Option<SourceSet>,
-    /// What is served.
+    /// Service.
     pub service: Service,
     /// True if hosted API servers that name no address are served here, for names of the listener.
     #[serde(skip_serializing_if = "std::ops::Not::not")]
@@ -194,11 +194,11 @@ pub struct Listener {
     /// Certificates by ACME, and answers to challenges.
     #[serde(skip_serializing_if = "Acme::is_empty")]
     pub acme: Acme,
-    /// Where it is written.
+    /// Origin: file and line, or object and field.
     pub origin: Origin,
 }
 
-/// What a listener serves.
+/// Service of a listener.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
 pub enum Service {
     /// HTTP/1.1 and HTTP/2, over TLS when there is a certificate.
@@ -220,9 +220,9 @@ pub struct HttpService {
     pub tls: Option<ServerTls>,
     /// In order of precedence; the first that matches serves.
     pub routes: RouteTable,
-    /// Peers whose forwarding headers are kept and extended; everybody else's are replaced.
+    /// Peers whose forwarding headers are kept and extended; those of other peers are replaced.
     pub trusted_proxies: SourceSet,
-    /// How a client certificate is told to upstreams.
+    /// Headers that carry the client certificate to upstreams.
     pub identity_headers: IdentityHeaders,
 }
 
@@ -246,11 +246,11 @@ impl Default for IdentityHeaders {
 pub struct TcpService {
     /// TLS towards clients; terminated here.
     pub tls: Option<ServerTls>,
-    /// Where to, by weight.
+    /// Upstreams, by weight.
     pub upstreams: Vec<WeightedUpstream>,
 }
 
-/// What a listener speaks, in the words of documents.
+/// Protocol of a listener, in the words of documents.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize)]
 pub enum Protocol {
     /// HTTP without TLS.
@@ -281,13 +281,13 @@ impl fmt::Display for Protocol {
 }
 
 impl Listener {
-    /// What listeners are sorted and found by.
+    /// Returns the address and port, by which listeners are sorted and found.
     #[must_use]
     pub fn key(&self) -> (IpAddr, u16) {
         (self.address.0, self.port)
     }
 
-    /// Whether `client` may connect.
+    /// Returns true if `client` may connect.
     #[must_use]
     pub fn admits(&self, client: IpAddr) -> bool {
         self.allowed_sources.as_ref().is_none_or(|sources| sources.contains(client))
@@ -319,7 +319,7 @@ impl Listener {
         is_missing && !sni.is_some_and(is_named)
     }
 
-    /// What it speaks.
+    /// Returns the protocol.
     #[must_use]
     pub fn protocol(&self) -> Protocol {
         match &self.service {

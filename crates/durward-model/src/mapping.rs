@@ -1,6 +1,6 @@
-//! What the kernel carries for tenants: external address:port to endpoints, and pods' traffic out of a tenant's address.
+//! Data model of the kernel plane: external address:port to endpoints, and pods' traffic out of a tenant's address.
 //!
-//! Deliberately absent: how a kernel is told. Claims of one port by two mappings are settled before, by age.
+//! Deliberately absent: programming the kernel. Claims of one port by two mappings are settled before, by age.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
@@ -28,9 +28,9 @@ pub struct NatModel {
     pub tenants: SharedMap<TenantId, u16>,
     /// The mappings, the oldest first: of two that claim one port the first keeps it.
     pub mappings: Vec<Arc<PortMapping>>,
-    /// Whose traffic leaves from which addresses, by tenant: its own rule before those of its mappings, the oldest of those first.
+    /// Egress rules, by tenant: its own rule before those of its mappings, the oldest of those first.
     pub egress: Vec<Arc<KernelEgress>>,
-    /// Where this host's own listeners accept TCP connections; `0.0.0.0` stands for all of IPv4, `::` for all.
+    /// Sockets of this host's own TCP listeners; `0.0.0.0` stands for all of IPv4, `::` for all.
     pub local: BTreeSet<SocketAddr>,
     /// The number each external interface has in marks and routing tables, from 1; others get a free one.
     pub slots: BTreeMap<Arc<str>, u8>,
@@ -39,27 +39,27 @@ pub struct NatModel {
 /// External ports that reach endpoints.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
 pub struct PortMapping {
-    /// Whose it is.
+    /// Owning tenant.
     pub tenant: TenantId,
-    /// Its name, unique among the tenant's mappings.
+    /// Name, unique among the tenant's mappings.
     pub name: Arc<str>,
     /// The external addresses.
     pub addresses: Vec<IngressAddress>,
     /// The ports; each is open on every address.
     pub ports: Vec<MappedPort>,
-    /// Who may connect. An empty set lets nobody in.
+    /// Allowed sources. An empty set admits no client.
     pub allowed_sources: SourceSet,
-    /// What the endpoint sees as its peer.
+    /// Source mode: the address that the endpoint sees as its peer.
     pub mode: SourceMode,
-    /// Whether a client keeps its endpoint.
+    /// Client affinity.
     pub affinity: Affinity,
-    /// How long established connections to an endpoint that was taken out go on.
+    /// Drain time of established connections to an endpoint that was removed.
     pub drain: Duration,
-    /// Whether what its endpoints send out leaves from its addresses.
+    /// True if the traffic of its endpoints leaves from its addresses.
     pub egress: bool,
     /// Connect checks of its TCP endpoints; their probe is [`Probe::Tcp`](crate::health::Probe::Tcp).
     pub health_check: Option<HealthCheck>,
-    /// Where it is written.
+    /// Origin: file and line, or object and field.
     pub origin: Origin,
 }
 
@@ -70,7 +70,7 @@ pub struct MappedPort {
     pub protocol: Transport,
     /// The external ports.
     pub ports: PortRange,
-    /// Where connections go. Without any endpoint they are refused.
+    /// Endpoints. Without any, connections are refused.
     pub endpoints: Endpoints,
 }
 
@@ -90,7 +90,7 @@ pub struct PortRange {
     last: u16,
 }
 
-/// What the endpoint sees as its peer.
+/// Source mode: the address that the endpoint sees as its peer.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize)]
 pub enum SourceMode {
     /// The client; its replies must come back through this gateway.
@@ -100,7 +100,7 @@ pub enum SourceMode {
     Snat,
 }
 
-/// Whether a client keeps its endpoint.
+/// Client affinity.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize)]
 pub enum Affinity {
     /// Each connection is placed on its own.
@@ -113,7 +113,7 @@ pub enum Affinity {
 /// Pods whose traffic leaves from a tenant's addresses.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
 pub struct KernelEgress {
-    /// Whose it is.
+    /// Owning tenant.
     pub tenant: TenantId,
     /// The name, unique among the tenant's: `egress` for the tenant's own rule, `mapping/NAME` for that of a mapping.
     pub name: Arc<str>,
@@ -121,13 +121,13 @@ pub struct KernelEgress {
     pub sources: Vec<IpNet>,
     /// The addresses to leave from, of either family; all of one family are on one interface.
     pub addresses: Vec<AddressRange>,
-    /// What is handed to this host's forward proxy instead, and what is refused.
+    /// Traffic that is handed to this host's forward proxy instead, and traffic that is refused.
     pub transparent: Option<Arc<Transparent>>,
-    /// Whether traffic may leave. Until then it is rejected, never sent from another address.
+    /// True if traffic may leave. Until then it is rejected, never sent from another address.
     pub enrolled: bool,
-    /// How long established connections go on after their address was taken away.
+    /// Drain time of established connections after their address was removed.
     pub drain: Duration,
-    /// Where it is written.
+    /// Origin: file and line, or object and field.
     pub origin: Origin,
 }
 
@@ -156,7 +156,7 @@ impl KernelEgress {
 }
 
 impl PortMapping {
-    /// Its name with its tenant's, as reports call it.
+    /// Returns its name with its tenant's, as reports show it.
     #[must_use]
     pub fn full_name(&self) -> String {
         format!("{}/{}", self.tenant, self.name)
@@ -223,13 +223,13 @@ impl PortRange {
         self.last
     }
 
-    /// Whether a port is in both.
+    /// Returns true if a port is in both.
     #[must_use]
     pub const fn overlaps(self, other: Self) -> bool {
         self.first <= other.last && other.first <= self.last
     }
 
-    /// Whether the port is in it.
+    /// Returns true if the port is in it.
     #[must_use]
     pub const fn contains(self, port: u16) -> bool {
         self.first <= port && port <= self.last
@@ -255,7 +255,7 @@ impl AddressRange {
         self.last
     }
 
-    /// Whether the address is in it.
+    /// Returns true if the address is in it.
     #[must_use]
     pub fn contains(self, address: IpAddr) -> bool {
         address.is_ipv4() == self.first.is_ipv4() && self.first <= address && address <= self.last

@@ -1,6 +1,6 @@
 //! The names that tell tenants at one address and port apart, and the table that finds the tenant of a name.
 //!
-//! Deliberately absent: a tenant for names that nobody has.
+//! Deliberately absent: a default tenant for unknown names.
 
 use std::borrow::Cow;
 use std::collections::HashMap;

@@ -1,4 +1,4 @@
-//! Where a value was written, for people: a line of a file, or a field of an object.
+//! Origin of a value, for people: a line of a file, or a field of an object.
 //!
 //! Origins never take part in comparison: moving a document does not change what is true, so it must not retire a tenant.
 

@@ -43,7 +43,7 @@ impl AddressOwners {
         }
     }
 
-    /// Returns the tenants that hold an address, in order; none where nobody does.
+    /// Returns the tenants that hold an address, in order; empty if there is none.
     #[must_use]
     pub fn of(&self, address: IpAddr) -> &[TenantId] {
         self.0.get(&address.to_canonical()).map_or(&[], |owners| owners.tenants.as_slice())

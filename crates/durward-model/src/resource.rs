@@ -205,7 +205,7 @@ impl fmt::Display for ResourceId {
     }
 }
 
-/// Version of a resource: what tells it from the same resource at another time.
+/// Version of a resource, which differs from that of the same resource at another time.
 #[derive(Clone, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 pub struct Revision {
     /// Identifier that no other object ever had, not even an earlier one of the same name; `None` where the source gives none.

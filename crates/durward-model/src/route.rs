@@ -20,21 +20,21 @@ use crate::upstream::UpstreamIndex;
 /// A route of an HTTP listener.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
 pub struct Route {
-    /// Its name, or its position when it has none: `routes[2]`.
+    /// Name, or its position when it has none: `routes[2]`.
     pub name: Arc<str>,
-    /// What a request must look like.
+    /// Match conditions.
     pub matches: RouteMatch,
-    /// What is done with it.
+    /// Action.
     pub action: Action,
     /// Changes to the request's headers, made last.
     pub request_headers: HeaderRules,
     /// Changes to the response's headers, made last.
     pub response_headers: HeaderRules,
-    /// Where it is written.
+    /// Origin: file and line, or object and field.
     pub origin: Origin,
 }
 
-/// What a request must look like. An empty list asks for nothing.
+/// Match conditions of a route. An empty list matches every request.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize)]
 pub struct RouteMatch {
     /// Any of these hosts.
@@ -59,7 +59,7 @@ pub enum HostPattern {
 }
 
 impl HostPattern {
-    /// Whether `host` (lower case, without port and trailing dot) is meant.
+    /// Returns true if the pattern matches `host` (lower case, without port and trailing dot).
     #[must_use]
     pub fn matches(&self, host: &str) -> bool {
         match self {
@@ -70,7 +70,7 @@ impl HostPattern {
         }
     }
 
-    /// How specific the pattern is; greater wins.
+    /// Returns the specificity of the pattern; greater wins.
     #[must_use]
     pub fn rank(&self) -> (bool, usize) {
         match self {
@@ -89,7 +89,7 @@ impl fmt::Display for HostPattern {
     }
 }
 
-/// What a path must look like. Paths are compared in the form of [`crate::path::normalise`], by whole segments.
+/// Path condition. Paths are compared in the form of [`crate::path::normalise`], by whole segments.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
 pub enum PathMatch {
     /// This path and nothing else.
@@ -105,7 +105,7 @@ impl Default for PathMatch {
 }
 
 impl PathMatch {
-    /// Whether `path` (without query) is meant.
+    /// Returns true if the pattern matches `path` (without query).
     #[must_use]
     pub fn matches(&self, path: &str) -> bool {
         match self {
@@ -124,23 +124,23 @@ impl PathMatch {
     }
 }
 
-/// What a header must look like.
+/// Header condition.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
 pub struct HeaderMatch {
-    /// Its name, lower case.
+    /// Name, lower case.
     pub name: Arc<str>,
     /// One of its values is exactly this; `None`: it is present.
     pub value: Option<Arc<str>>,
 }
 
-/// What is done with a request.
+/// Action of a route.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
 pub enum Action {
-    /// It goes to one of these, by weight.
+    /// Forwards the request to one of these upstreams, by weight.
     Forward(Forward),
     /// The client is sent elsewhere.
     Redirect(Redirect),
-    /// It is answered here.
+    /// Answers the request without an upstream.
     Respond {
         /// The status.
         status: u16,
@@ -152,7 +152,7 @@ pub enum Action {
 /// Forwarding of a request.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
 pub struct Forward {
-    /// Where to, by weight; at least one.
+    /// Upstreams, by weight; at least one.
     pub upstreams: Vec<WeightedUpstream>,
     /// Put in place of the matched prefix.
     pub replace_prefix: Option<Arc<str>>,
@@ -167,11 +167,11 @@ pub struct Forward {
 pub struct WeightedUpstream {
     /// The upstream.
     pub upstream: UpstreamIndex,
-    /// Its share, from 1.
+    /// Share, from 1.
     pub weight: u32,
 }
 
-/// Where a client is sent.
+/// Redirect of a client.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
 pub struct Redirect {
     /// 301, 302, 303, 307 or 308.
@@ -198,7 +198,7 @@ pub struct HeaderRules {
 }
 
 impl HeaderRules {
-    /// Whether nothing is changed.
+    /// Returns true if nothing is changed.
     #[must_use]
     pub fn is_empty(&self) -> bool {
         self.remove.is_empty() && self.set.is_empty() && self.add.is_empty()
@@ -207,7 +207,7 @@ impl HeaderRules {
 
 /// A request's header fields, as matching needs them.
 pub trait HeaderFields {
-    /// Whether a field called `name` (lower case) has a value for which `test` holds.
+    /// Returns true if a field called `name` (lower case) has a value for which `test` holds.
     fn any(&self, name: &str, test: &mut dyn FnMut(&[u8]) -> bool) -> bool;
 }
 
@@ -217,7 +217,7 @@ impl HeaderFields for Vec<(String, String)> {
     }
 }
 
-/// What of a request routes look at.
+/// Parts of a request that routes match on.
 #[derive(Clone, Copy)]
 pub struct RequestView<'a> {
     /// Lower case, without port and trailing dot; a literal IPv6 address without brackets.
@@ -264,7 +264,7 @@ impl RouteMatch {
         missing.map(Mismatch::Header)
     }
 
-    /// What routes are sorted by, smallest first; sorting must be stable so that the order written decides last.
+    /// Returns the sort key of a route, smallest first; sorting must be stable so that the written order breaks ties.
     #[must_use]
     pub fn precedence(&self) -> impl Ord + use<> {
         let host = self.hosts.iter().map(HostPattern::rank).max();
@@ -279,7 +279,7 @@ fn header_matches(wanted: &HeaderMatch, fields: &dyn HeaderFields) -> bool {
     })
 }
 
-/// What about a request a route does not accept.
+/// Part of a request that a route does not accept.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Mismatch {
     /// The host.

@@ -1,4 +1,4 @@
-//! Bytes nobody may print: private keys and tokens.
+//! Secret bytes, which are never printed: private keys and tokens.
 //!
 //! Deliberately absent: `Serialize`, `Display` and a `Debug` that shows anything.
 

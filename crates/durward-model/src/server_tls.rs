@@ -17,7 +17,7 @@ pub const API_PROXY: &[u8] = b"durward-api/1";
 pub struct ServerTls {
     /// The first answers when no other has the SNI; none while the only one has not been issued yet.
     pub certificates: Vec<Arc<Certificate>>,
-    /// What is asked of clients.
+    /// Client authentication.
     pub client_auth: ClientAuth,
     /// Refuse TLS 1.2.
     pub tls13_only: bool,

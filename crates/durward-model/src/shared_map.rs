@@ -78,7 +78,7 @@ impl<K, V> SharedMap<K, V> {
             && self.chunks.iter().zip(&other.chunks).all(|(one, other)| Arc::ptr_eq(one, other))
     }
 
-    /// Returns whether both have the same keys, and `same` is true of the values of each. Chunks that both have are not looked at.
+    /// Returns whether both have the same keys, and `same` is true of the values of each. Chunks that both share are skipped.
     pub fn is_same_by(&self, other: &Self, mut same: impl FnMut(&V, &V) -> bool) -> bool
     where
         K: PartialEq,

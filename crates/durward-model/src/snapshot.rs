@@ -15,7 +15,7 @@ use crate::shared_map::SharedMap;
 use crate::tenant::Tenant;
 use crate::tenant_id::TenantId;
 
-/// What is true now. Built by `compile`, never changed afterwards.
+/// Complete served configuration. Built by `compile`, never changed afterwards.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize)]
 pub struct Snapshot {
     /// Counts configurations, from 1.
@@ -24,7 +24,7 @@ pub struct Snapshot {
     pub tenants: SharedMap<TenantId, Arc<Tenant>>,
     /// The sockets to accept on, by local address.
     pub binds: SharedMap<SocketAddr, Arc<Bind>>,
-    /// What the kernel carries.
+    /// Mappings and egress rules of the kernel plane.
     pub nat: Arc<NatModel>,
 }
 

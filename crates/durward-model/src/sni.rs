@@ -17,12 +17,12 @@ use crate::server_name::server_name;
 pub struct SniRoute {
     /// The names; empty means a connection without SNI or with one no other route has.
     pub hosts: Vec<HostPattern>,
-    /// Where to, by weight.
+    /// Upstreams, by weight.
     pub upstreams: Vec<WeightedUpstream>,
     /// The Kubernetes API server that is hosted here; `None` for other servers.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub hosted: Option<Arc<HostedApi>>,
-    /// Where it is written.
+    /// Origin: file and line, or object and field.
     pub origin: Origin,
 }
 

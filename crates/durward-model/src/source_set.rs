@@ -42,7 +42,7 @@ impl SourceSet {
         Self(Arc::new(set))
     }
 
-    /// Whether `address` lies in one of the blocks.
+    /// Returns true if `address` lies in one of the blocks.
     #[must_use]
     pub fn contains(&self, address: IpAddr) -> bool {
         match address.to_canonical() {
@@ -87,7 +87,7 @@ impl SourceSet {
         overlap(&self.0.v4, &other.0.v4) || overlap(&self.0.v6, &other.0.v6)
     }
 
-    /// Whether no address is in the set.
+    /// Returns true if no address is in the set.
     #[must_use]
     pub fn is_empty(&self) -> bool {
         self.0.blocks.is_empty()

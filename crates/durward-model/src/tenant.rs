@@ -16,19 +16,19 @@ use crate::upstream::{Upstream, UpstreamIndex};
 /// All that is true of one tenant.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
 pub struct Tenant {
-    /// Its name.
+    /// Name.
     pub id: TenantId,
     /// The addresses its connections leave from. A tenant without any can serve no upstream.
     pub egress: Vec<EgressAddress>,
-    /// Its upstreams, sorted by name; routes refer to them by index.
+    /// Upstreams, sorted by name; routes refer to them by index.
     pub upstreams: Vec<Arc<Upstream>>,
-    /// Its listeners, sorted by address and port.
+    /// Listeners, sorted by address and port.
     pub listeners: Vec<Arc<Listener>>,
-    /// What accepts connections the kernel takes from its programs, one per family; at no address of its own.
+    /// Listeners for connections that the kernel hands over, one per family; at no address of the tenant.
     pub transparent: Vec<Arc<Listener>>,
-    /// What it may use.
+    /// Limits.
     pub limits: Limits,
-    /// Where the document begins.
+    /// Origin: the beginning of the document.
     pub origin: Origin,
 }
 

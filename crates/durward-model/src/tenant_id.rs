@@ -1,4 +1,4 @@
-//! A tenant's name, by which everything that is a tenant's is told from what is another's.
+//! Name of a tenant, the identity that everything of a tenant carries.
 
 use std::fmt;
 use std::sync::Arc;
@@ -11,13 +11,13 @@ use thiserror::Error;
 #[serde(transparent)]
 pub struct TenantId(Arc<str>);
 
-/// Why a text is not a tenant's name.
+/// Reason why a text is not a tenant name.
 #[derive(Clone, Debug, PartialEq, Eq, Error)]
 #[error(
     "{name:?} is not a tenant name: use 1 to 63 letters, digits, '-', '_' or '.', beginning and ending with a letter or digit"
 )]
 pub struct InvalidTenantId {
-    /// What was written.
+    /// Text as written.
     pub name: String,
 }
 

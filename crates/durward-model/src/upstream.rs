@@ -1,4 +1,4 @@
-//! Where a tenant's requests go: endpoints, how they are verified, chosen and retried.
+//! Upstreams of a tenant: endpoints, their verification, load balancing and retries.
 //!
 //! Deliberately absent: connections, resolved names and health; those live in the proxy.
 
@@ -22,19 +22,19 @@ pub struct UpstreamIndex(pub usize);
 /// One upstream of one tenant.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
 pub struct Upstream {
-    /// Its name within the tenant.
+    /// Name within the tenant.
     pub name: Arc<str>,
-    /// Its endpoints; none while the Service that they are of has none, which is answered with 503.
+    /// Endpoints; empty while their Service has none: requests are then answered with 503.
     pub endpoints: Vec<Endpoint>,
     /// The link through which endpoints are reached; their names mean what the agent takes them for. `None`: straight from the gateway.
     pub link: Option<Arc<str>>,
-    /// What is spoken to it.
+    /// Protocol.
     pub protocol: UpstreamProtocol,
     /// TLS towards it, verified always.
     pub tls: Option<UpstreamTls>,
     /// The addresses connections to it leave from: the tenant's egress addresses or a part of them. Never empty.
     pub sources: Vec<EgressAddress>,
-    /// How an endpoint is chosen.
+    /// Load balancing.
     pub balance: Balance,
     /// Active checks.
     pub health_check: Option<HealthCheck>,
@@ -46,17 +46,17 @@ pub struct Upstream {
     pub retry: Retry,
     /// Idle connections kept per core, endpoint and source address.
     pub pool_idle: u32,
-    /// How long an idle connection is kept.
+    /// Longest time for which an idle connection is kept.
     pub pool_idle_timeout: Duration,
     /// Longest pause between two bytes of a connection that is carried through; `None` for the tenant's `streamIdle`.
     pub stream_idle: Option<Duration>,
     /// PROXY protocol header sent at the start of each connection; forbids reuse for HTTP/1 and HTTP/2.
     pub send_proxy: Option<ProxyVersion>,
-    /// Where it is written.
+    /// Origin: file and line, or object and field.
     pub origin: Origin,
 }
 
-/// What is spoken to an upstream.
+/// Protocol of an upstream.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize)]
 pub enum UpstreamProtocol {
     /// HTTP/1.1.
@@ -82,7 +82,7 @@ pub enum ProxyVersion {
 pub struct Endpoint {
     /// The place.
     pub target: Target,
-    /// Its weight, from 1; 0 takes it out of rotation.
+    /// Weight, from 1; 0 takes it out of rotation.
     pub weight: u32,
 }
 
@@ -116,7 +116,7 @@ pub struct UpstreamTls {
     pub roots: TrustRoots,
     /// The name or IP address the certificate must carry, and the SNI sent when it is a name. `None`: each endpoint's own.
     pub verify_name: Option<Arc<str>>,
-    /// What we show when asked.
+    /// Client certificate, shown if the upstream asks for one.
     pub client_certificate: Option<Arc<Certificate>>,
     /// Refuse TLS 1.2.
     pub tls13_only: bool,
@@ -138,7 +138,7 @@ pub enum TrustRoots {
     },
 }
 
-/// How an endpoint is chosen among the healthy.
+/// Load balancing among healthy endpoints.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize)]
 pub enum Balance {
     /// The less loaded of two drawn at random, by weight.

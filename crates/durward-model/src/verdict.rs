@@ -1,4 +1,4 @@
-//! What became of each resource: accepted, accepted with warnings, or left out, and why, in sentences a user can act on.
+//! Verdicts on resources: accepted, accepted with warnings, or left out, and why, in sentences a user can act on.
 //!
 //! Deliberately absent: an error for the whole. A bad resource costs its own tenant only.
 
@@ -15,7 +15,7 @@ use crate::shared_map::SharedMap;
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Verdicts(SharedMap<DocumentKey, Arc<Verdict>>);
 
-/// What became of one document. In JSON the kind and the name of the resource stand beside the other fields.
+/// Verdict on one document. In JSON the kind and the name of the resource stand beside the other fields.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
 #[serde(into = "Written")]
 pub struct Verdict {
@@ -25,22 +25,22 @@ pub struct Verdict {
     pub resource: ResourceId,
     /// The version of the resource that it is on.
     pub observed: Revision,
-    /// What became of it.
+    /// Outcome.
     pub outcome: Outcome,
-    /// Why; empty when there is nothing to say.
+    /// Findings that explain the outcome; empty if there is nothing to report.
     pub findings: Vec<Finding>,
-    /// Where it begins.
+    /// Origin: the beginning of the document.
     pub origin: Origin,
 }
 
-/// What became of a resource.
+/// Outcome of a resource.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
 pub enum Outcome {
     /// All of it is served.
     Accepted,
     /// Some of it is left out; the rest is served.
     Partial,
-    /// It is broken; what was served before still is.
+    /// Broken; what was served before still is.
     KeptLastGood,
     /// None of it is served.
     Rejected,
@@ -49,7 +49,7 @@ pub enum Outcome {
 /// One reason.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Finding {
-    /// How much it matters.
+    /// Severity.
     pub severity: Severity,
     /// A stable word for programs, CamelCase: `IpSanMissing`, `AddressTaken` …
     pub reason: Arc<str>,
@@ -57,13 +57,13 @@ pub struct Finding {
     pub field: Arc<str>,
     /// A lower-case sentence without full stop that names what was written and what to do.
     pub sentence: Arc<str>,
-    /// Where the field is.
+    /// Origin of the field.
     pub origin: Origin,
     /// The excerpt with a caret, when the source could make one; printed as it is.
     pub excerpt: Option<Arc<str>>,
 }
 
-/// How much a finding matters.
+/// Severity of a finding.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
 pub enum Severity {
     /// Served all the same.

@@ -73,7 +73,7 @@ impl Announcer {
     pub fn send_due(&mut self, now: Instant) -> Option<Instant> {
         for (address, place) in self.schedule.take_due(now) {
             if let Err(error) = self.send(address, place) {
-                tracing::warn!(%address, %error, "an address could not be announced");
+                tracing::warn!(%address, %error, "cannot announce an address (ARP, neighbour advertisement)");
             }
         }
         self.schedule.next()

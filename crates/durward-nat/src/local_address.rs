@@ -38,7 +38,7 @@ pub enum DeviceFault {
         "{action} {device}: {error}: the process needs CAP_NET_ADMIN in the host's network namespace"
     )]
     Forbidden {
-        /// What was tried.
+        /// Action that failed.
         action: &'static str,
         /// Name of the device.
         device: String,
@@ -48,7 +48,7 @@ pub enum DeviceFault {
     /// The kernel failed.
     #[error("{action} {device}: {error}")]
     Failed {
-        /// What was tried.
+        /// Action that failed.
         action: &'static str,
         /// Name of the device.
         device: String,

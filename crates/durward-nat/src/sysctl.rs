@@ -175,7 +175,7 @@ pub(crate) fn restore(held: &Ruleset) {
         if let Some((sysctl, value)) = Sysctl::recall(key)
             && let Err(error) = sysctl.write(value)
         {
-            tracing::warn!(path = %sysctl.path().display(), %error, "not restored");
+            tracing::warn!(path = %sysctl.path().display(), %error, "cannot restore a sysctl");
         }
     }
 }

@@ -170,7 +170,7 @@ fn watch<K: Kept>(state: &Mutex<K>, waker: &Waker, watched: &Watched) {
         if (changed || foreign || due)
             && let Err(error) = state.repair()
         {
-            tracing::error!(%error, "the kernel could not be brought to what it should be");
+            tracing::error!(%error, "cannot reconcile nftables and routing with the configuration");
         }
         if due {
             next_audit = Instant::now() + audit;

@@ -29,7 +29,7 @@ const FULL: usize = 32 * 1024;
 pub(crate) struct Record<'a> {
     /// Time the request or connection began.
     pub(crate) began: SystemTime,
-    /// `http`, `tcp`, `passthrough`, or `refused` for a connection nobody served.
+    /// `http`, `tcp`, `passthrough`, or `refused` for a connection that was not served.
     pub(crate) kind: &'static str,
     /// The tenant's name, if known.
     pub(crate) tenant: Option<&'a str>,
@@ -53,7 +53,7 @@ pub(crate) struct Record<'a> {
 pub(crate) struct RequestRecord<'a> {
     /// Ours, or the trusted client's: `X-Request-Id`.
     pub(crate) id: &'a str,
-    /// The client a trusted proxy names; the connection's stands in without one.
+    /// Client that a trusted proxy names; otherwise that of the connection.
     pub(crate) client: Option<IpAddr>,
     /// `HTTP/1.1`, `HTTP/2`.
     pub(crate) version: &'static str,

@@ -1,4 +1,4 @@
-//! Admission of a connection, in this order so that a stranger costs little: tenant by destination, allowed source, limits, TLS.
+//! Admission of a connection, in this order so that an unknown client costs little: tenant by destination, allowed source, limits, TLS.
 //!
 //! Deliberately absent: a default tenant, listener or certificate.
 
@@ -94,7 +94,7 @@ struct Visit {
     destination: Destination,
     proxied: ProxyFacts,
     listener: Option<Arc<PreparedListener>>,
-    /// What the client sends first, where that names the tenant.
+    /// First message of the client, if it names the tenant.
     opening: Option<Opening>,
     /// Server name of a handshake that failed.
     name: Option<String>,

@@ -150,7 +150,7 @@ struct Agent<'a> {
 impl Agent<'_> {
     /// Refuses an agent that is none of the link's, and counts that.
     fn deny(&mut self, link: &str, detail: &'static str) -> Refused {
-        // Which links there are is not for strangers to know: the reason is the same.
+        // The reason is the same, so that unknown clients cannot find out which links exist.
         self.refuse(link, detail, "this certificate is for no such link")
     }
 

@@ -22,11 +22,11 @@ pub(crate) struct ConnectionFacts {
     pub(crate) destination: Destination,
     /// TLS session; `None` without TLS.
     pub(crate) tls: Option<TlsFacts>,
-    /// What PROXY headers say beside client and destination; `None` where they say no more.
+    /// Further statements of PROXY headers, beside client and destination; `None` if there are none.
     pub(crate) proxied: Option<Box<ProxyFacts>>,
 }
 
-/// Statements of PROXY headers for the log. Nobody has verified them.
+/// Statements of PROXY headers for the log. They are not verified.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub(crate) struct ProxyFacts {
     /// Host name that the client asked the sender for; of the last header that has one.

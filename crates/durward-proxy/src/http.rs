@@ -1,6 +1,6 @@
 //! HTTP as a codec: version-neutral messages, with HTTP/1.1 and HTTP/2 as their sources and sinks.
 //!
-//! The raw bytes of a head are never forwarded: heads are parsed once and written anew.
+//! The raw bytes of a head are never forwarded: heads are parsed once and serialized from the parsed form.
 
 pub(crate) mod body;
 pub(crate) mod buffer;

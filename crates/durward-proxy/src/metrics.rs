@@ -79,7 +79,7 @@ pub enum Counter {
     IsolationChecks,
     /// Checks that found an address that is not the tenant's. Zero, always.
     IsolationViolations,
-    /// Connections and requests turned away, whatever the reason.
+    /// Refused connections and requests, whatever the reason.
     Refusals,
 }
 
@@ -223,7 +223,7 @@ impl TenantMetrics {
         self.cores.iter().map(|cells| cells.counters[counter as usize].load(Relaxed)).sum()
     }
 
-    /// Returns true once a client of the tenant has connected or was turned away here. It stays true: counters never fall.
+    /// Returns true once a client of the tenant has connected or was refused here. It stays true: counters never fall.
     #[must_use]
     pub fn has_traffic(&self) -> bool {
         let came = |cells: &Cells| Counter::TRAFFIC.iter().any(|counter| cells.get(*counter) > 0);

@@ -10,7 +10,7 @@ use crate::core::Core;
 use crate::refusal::Refusal;
 use crate::upstream::{Lease, TenantRuntime};
 
-/// What became of a connection.
+/// Outcome of a connection.
 pub(crate) struct Outcome<'a> {
     /// The log's word for how it was served.
     pub(crate) kind: &'static str,
@@ -28,7 +28,7 @@ impl<'a> Outcome<'a> {
         Self { kind, upstream: None, bytes: (0, 0), refusal: Some(refusal) }
     }
 
-    /// Counts and records it. Without a tenant it counts as nobody's.
+    /// Counts and records it. Without a tenant it is counted for none.
     pub(crate) fn record(
         self,
         core: &Core,

@@ -115,7 +115,7 @@ impl PreparedBind {
         }
     }
 
-    /// Returns the listener of the tenant that has `name` (lower case, without a trailing dot) at a destination; `None` if nobody has it.
+    /// Returns the listener of the tenant that has `name` (lower case, without a trailing dot) at a destination; `None` if no tenant has it.
     ///
     /// Clients that name nothing (`None`) ask for the address that the listeners are known by.
     pub(crate) fn named(

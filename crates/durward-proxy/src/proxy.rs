@@ -162,7 +162,7 @@ impl Proxy {
         let unclaimed =
             if prepared.binds.is_empty() { Vec::new() } else { listeners.close_unclaimed() };
         for address in unclaimed {
-            warn!(%address, "closed an inherited socket that no bind asks for");
+            warn!(%address, "closed an inherited socket that no bind uses");
         }
         self.workers[0].tell(Command::Prepared(prepared));
         // Only the caller knows the number of all problems, so it logs at info.

@@ -148,7 +148,7 @@ pub enum Refusal {
     LinkDenied {
         /// Name of the link, as the agent says it.
         link: String,
-        /// Why.
+        /// Reason.
         detail: &'static str,
     },
     /// The upstream cannot be connected to.
@@ -217,7 +217,7 @@ pub enum Refusal {
         detail: String,
     },
     /// The parent proxy did not open the tunnel.
-    #[error("the parent proxy made no tunnel: {}", status.map_or_else(|| "it gave no answer".to_owned(), |status| format!("it answered {status}")))]
+    #[error("the parent proxy did not open a tunnel: {}", status.map_or_else(|| "it did not answer".to_owned(), |status| format!("it answered {status}")))]
     ParentRefused {
         /// Status of its response, if there was one.
         status: Option<u16>,

@@ -150,7 +150,7 @@ pub(crate) async fn tunnel(
 
 /// Builds a CONNECT request.
 fn connect(target: &str, authorization: Option<&str>) -> Result<Request<Full<Bytes>>, String> {
-    let wrong = |error: &dyn std::fmt::Display| format!("{target:?} is no HOST:PORT: {error}");
+    let wrong = |error: &dyn std::fmt::Display| format!("{target:?} is not HOST:PORT: {error}");
     let authority: Authority = target.parse().map_err(|error| wrong(&error))?;
     let mut request =
         Request::builder().method(Method::CONNECT).uri(Uri::from(authority)).header(HOST, target);

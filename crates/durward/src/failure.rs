@@ -57,7 +57,7 @@ pub(crate) enum Failure {
         cause: String,
     },
     /// The reader of our output has closed it.
-    #[error("nobody reads the output")]
+    #[error("standard output was closed by its reader")]
     OutputClosed,
 }
 

@@ -143,7 +143,7 @@ pub(crate) fn read(directory: &Path) -> Result<Option<State>, Failure> {
 
 fn unread(path: &Path, why: &dyn std::fmt::Display) -> Failure {
     let message = format!(
-        "cannot read the state file {}: {why}; make it readable for the user of the gateway, or move it away to decide all claims anew",
+        "cannot read the state file {}: {why}; make it readable for the user of the gateway, or move it away to decide all claims again",
         path.display()
     );
     Failure::InvalidConfig { message }
@@ -187,7 +187,7 @@ pub(crate) fn look(directory: &Path) -> Result<Option<State>, Failure> {
     let path = directory.join(NAME);
     let unusable = |why: &dyn std::fmt::Display| {
         let message = format!(
-            "cannot use {}: {why}; look as the user of the gateway, or say --state-dir off to decide all claims anew",
+            "cannot use {}: {why}; look as the user of the gateway, or set --state-dir off to decide all claims again",
             path.display()
         );
         Failure::InvalidConfig { message }

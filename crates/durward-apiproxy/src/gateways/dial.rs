@@ -18,7 +18,7 @@ use crate::settings::{ALPN, Target};
 use crate::stream::{BoxStream, tune};
 use crate::tls::TlsState;
 
-/// How endpoints are connected to.
+/// Settings with which endpoints are dialled.
 pub(super) struct Dialer {
     pub(super) server_name: ServerName<'static>,
     pub(super) tls: watch::Receiver<TlsState>,
@@ -121,7 +121,7 @@ impl Dialer {
             Some(AlertDescription::NoApplicationProtocol) if self.is_outer => not_a_gateway(),
             _ => DialError::Tls { endpoint: endpoint.clone(), error },
         })?;
-        // Without the protocol the peer would take our header for an API client's bytes, or pass them on to somebody who does.
+        // Without the protocol the peer would take our header for an API client's bytes, or forward them to a server that does.
         if self.is_outer && tls.get_ref().1.alpn_protocol() != Some(ALPN) {
             return Err(not_a_gateway());
         }

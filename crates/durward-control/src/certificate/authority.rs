@@ -14,7 +14,7 @@ use super::x509::{self, Facts, NotCertificate};
 /// One authority.
 pub type Authority = Facts;
 
-/// Why a file of authorities or revocations cannot be used.
+/// Reason why a file of authorities or revocations cannot be used.
 #[derive(Clone, Debug, PartialEq, Eq, Error)]
 pub enum AuthorityFault {
     /// The file is not readable.
@@ -26,9 +26,9 @@ pub enum AuthorityFault {
     /// A certificate is damaged.
     #[error("certificate {position} in the file {fault}")]
     Damaged {
-        /// Its position, from 1.
+        /// Position, from 1.
         position: usize,
-        /// Why.
+        /// Reason.
         fault: NotCertificate,
     },
     /// No list in it.
@@ -37,9 +37,9 @@ pub enum AuthorityFault {
     /// A list is damaged.
     #[error("revocation list {position} in the file cannot be read: {reason}")]
     DamagedList {
-        /// Its position, from 1.
+        /// Position, from 1.
         position: usize,
-        /// Why.
+        /// Reason.
         reason: String,
     },
     /// A list of version 1.
@@ -47,7 +47,7 @@ pub enum AuthorityFault {
         "revocation list {position} in the file is of version 1, which TLS libraries refuse: issue it with a CRL number (`crl_extensions`)"
     )]
     OldList {
-        /// Its position, from 1.
+        /// Position, from 1.
         position: usize,
     },
 }
@@ -57,7 +57,7 @@ pub enum AuthorityFault {
 pub struct Revocations {
     /// The list in DER.
     pub der: Arc<[u8]>,
-    /// Who issued it.
+    /// Issuer.
     pub issuer: Arc<str>,
     /// The issuer in DER.
     pub raw_issuer: Vec<u8>,

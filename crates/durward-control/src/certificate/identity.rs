@@ -19,13 +19,13 @@ use super::x509::{self, Facts, NotCertificate};
 pub struct Identity {
     /// DER, leaf first.
     pub chain: Vec<Arc<[u8]>>,
-    /// What is known of the leaf.
+    /// Facts about the leaf.
     pub leaf: Facts,
     /// The leaf's key.
     pub key: PrivateKey,
     /// SHA-256 of the leaf's public key and its kind, by which the private key is recognised in whatever file.
     pub key_id: [u8; 32],
-    /// What is unusual about the chain.
+    /// Warnings about the chain.
     pub remarks: Vec<Remark>,
 }
 
@@ -38,7 +38,7 @@ pub enum Remark {
         position: usize,
         /// The issuer that should follow.
         issuer: Arc<str>,
-        /// What follows instead.
+        /// Subject of the certificate that follows instead.
         follows: Arc<str>,
     },
     /// The leaf is an authority's certificate.
@@ -71,7 +71,7 @@ impl fmt::Display for Remark {
     }
 }
 
-/// Why a certificate and key cannot be used.
+/// Reason why a certificate and key cannot be used.
 #[derive(Clone, Debug, PartialEq, Eq, Error)]
 pub enum IdentityFault {
     /// The certificate's file is not readable.
@@ -83,9 +83,9 @@ pub enum IdentityFault {
     /// One of the certificates is damaged.
     #[error("certificate {position} in the file {fault}")]
     Damaged {
-        /// Its position, from 1.
+        /// Position, from 1.
         position: usize,
-        /// Why.
+        /// Reason.
         fault: NotCertificate,
     },
     /// The leaf is of X.509 version 1 or 2.
@@ -94,10 +94,10 @@ pub enum IdentityFault {
          reissue it with extensions (`durward certs issue`, or `openssl x509 -req -extfile …`)"
     )]
     NotVersion3 {
-        /// Its subject.
+        /// Subject.
         subject: Arc<str>,
     },
-    /// Its key cannot be used for TLS here.
+    /// The key cannot be used for TLS here.
     #[error(
         "its key is {kind}, which is not supported: use ECDSA P-256, P-384 or P-521, Ed25519, or RSA of 2048 to 8192 bits"
     )]
@@ -123,7 +123,7 @@ pub enum IdentityFault {
     LeafNotFirst {
         /// The leaf's position, from 1.
         position: usize,
-        /// Its subject.
+        /// Subject.
         subject: Arc<str>,
     },
 }

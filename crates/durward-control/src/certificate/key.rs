@@ -15,7 +15,7 @@ use thiserror::Error;
 use super::pem::{self, PemFault};
 use super::x509::KeyKind;
 
-/// Why bytes are not a private key we can use.
+/// Reason why bytes are not a private key we can use.
 #[derive(Clone, Debug, PartialEq, Eq, Error)]
 pub enum KeyFault {
     /// The file is not readable as PEM.

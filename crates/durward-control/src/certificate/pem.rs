@@ -8,13 +8,13 @@ use thiserror::Error;
 /// One section.
 pub(super) type Section = (SectionKind, Vec<u8>);
 
-/// Why a file has no sections.
+/// Reason why a file has no sections.
 #[derive(Clone, Debug, PartialEq, Eq, Error)]
 pub enum PemFault {
     /// It has PEM that cannot be decoded.
     #[error("the PEM cannot be decoded: {reason}")]
     Damaged {
-        /// Why.
+        /// Reason.
         reason: String,
     },
     /// It is empty.
@@ -28,7 +28,7 @@ pub enum PemFault {
 /// First byte of a certificate, a list or a key in DER.
 const SEQUENCE: u8 = 0x30;
 
-/// Whether the bytes are PEM at all.
+/// Returns true if the bytes are PEM.
 pub(super) fn is_pem(bytes: &[u8]) -> bool {
     bytes.windows(10).any(|window| window == b"-----BEGIN")
 }

@@ -1,4 +1,4 @@
-//! Whose key has signed a revocation list.
+//! Checks the signature of a revocation list.
 
 use aws_lc_rs::signature::{
     ECDSA_P256_SHA256_ASN1, ECDSA_P256_SHA384_ASN1, ECDSA_P256_SHA512_ASN1, ECDSA_P384_SHA256_ASN1,
@@ -21,7 +21,7 @@ pub enum Signature {
     Fits,
     /// Another key has.
     Foreign,
-    /// The algorithm is none that the TLS library checks: a list with it counts for nobody.
+    /// The algorithm is none that the TLS library checks: a list with it is ignored.
     Unsupported,
 }
 

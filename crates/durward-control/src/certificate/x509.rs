@@ -12,7 +12,7 @@ use x509_parser::public_key::PublicKey;
 
 use super::sha256;
 
-/// What is known of one certificate.
+/// Facts about one certificate.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Facts {
     /// The certificate in DER.
@@ -41,18 +41,18 @@ pub struct Facts {
     pub fingerprint: Arc<str>,
     /// X.509 version 3, the only one with extensions.
     pub is_v3: bool,
-    /// It may issue certificates.
+    /// True if it may issue certificates.
     pub is_authority: bool,
-    /// What it may be used for; `None` when it does not say.
+    /// Extended key usage; `None` if the certificate names none.
     pub usage: Option<Usage>,
 }
 
 /// Extended key usage.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Usage {
-    /// It may be shown by servers.
+    /// True if servers may present it.
     pub server: bool,
-    /// It may be shown by clients.
+    /// True if clients may present it.
     pub client: bool,
 }
 
@@ -87,7 +87,7 @@ impl KeyKind {
         }
     }
 
-    /// Whether TLS can be served with such a key.
+    /// Returns true if TLS can be served with such a key.
     #[must_use]
     pub fn is_supported(&self) -> bool {
         match self {
@@ -98,11 +98,11 @@ impl KeyKind {
     }
 }
 
-/// Why bytes are not a certificate we can read.
+/// Reason why bytes are not a certificate we can read.
 #[derive(Clone, Debug, PartialEq, Eq, Error)]
 #[error("is not a certificate: {reason}")]
 pub struct NotCertificate {
-    /// What the parser says.
+    /// Message of the parser.
     pub reason: String,
 }
 

@@ -88,7 +88,7 @@ struct Claims {
     refused: Vec<Claim>,
 }
 
-/// The claims to an address that nobody asked for.
+/// Claims to an address that no document names.
 static NOBODYS: Claims = Claims { granted: Vec::new(), refused: Vec::new() };
 
 /// The tenant that holds each address.
@@ -251,7 +251,7 @@ impl Addresses {
         Granted(granted.map(|(address, claims)| (*address, claims.granted.as_slice())).collect())
     }
 
-    /// Takes note that the tenant uses an address from before that its documents do not name now.
+    /// Records that the tenant uses an address from before that its documents do not name now.
     pub(crate) fn take(
         &mut self,
         roster: &Roster<'_>,

@@ -1,4 +1,4 @@
-//! Changes that concern nobody who waits: a tenant that asks for what it asked for before is compiled without those that want the same.
+//! Changes that affect no pending claim: a tenant that asks for what it asked for before is compiled without those that want the same.
 //!
 //! A claim that is not granted may be to everything, as to all networks. If everybody whom it meets were compiled with it, each change would
 //! cost as much as a start.

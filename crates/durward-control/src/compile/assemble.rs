@@ -1,4 +1,4 @@
-//! What was decided becomes a snapshot: unchanged tenants, sockets and snapshots are the same `Arc` as before.
+//! Builds a snapshot from the decisions: unchanged tenants, sockets and snapshots are the same `Arc` as before.
 //!
 //! Tenants that were not compiled stay as they were. Deliberately absent: decisions; all are made.
 
@@ -47,7 +47,7 @@ pub(crate) struct Decided {
     pub(crate) unsettled: BTreeSet<TenantId>,
     verdicts: Vec<Arc<Verdict>>,
     certificates: Certificates,
-    /// What rejected documents ask for.
+    /// References of rejected documents.
     of_rejected: BTreeSet<Reference>,
     rules: Rules,
     owners: AddressOwners,

@@ -42,7 +42,7 @@ pub(crate) struct Candidate {
     pub(crate) mode: DestinationMode,
     /// The entry of the document it comes from; `None` when it was served before, or only objects ask for it.
     pub(crate) entry: Option<Entry>,
-    /// What objects add to it.
+    /// Additions of objects.
     pub(crate) added: Option<Arc<Added>>,
 }
 
@@ -167,7 +167,7 @@ fn kept<'a>(
     upstreams
 }
 
-/// What a tenant's document says of its upstreams and listeners.
+/// Compiles the upstreams and listeners of a tenant's document.
 fn document<'a>(
     at: usize,
     entrant: &mut Entrant<'a>,

@@ -1,6 +1,6 @@
 //! Certificates a document names: found among the files and the Secrets, read once, checked for what they are used for.
 //!
-//! What was read in an earlier compile is used again as long as the bytes are the same. Deliberately absent: reading files.
+//! Results of an earlier compile are reused as long as the bytes are the same. Deliberately absent: reading files.
 
 mod issued;
 mod named;
@@ -37,7 +37,7 @@ pub(crate) struct Certificates {
 }
 
 impl Certificates {
-    /// Whether these have all that the others have.
+    /// Returns true if these contain all of the others.
     pub(crate) fn hold(&self, others: &Self) -> bool {
         self.identities.holds(&others.identities)
             && self.authorities.holds(&others.authorities)
@@ -107,7 +107,7 @@ impl<T> Cache<T> {
         self.0.retain(|places, _| !places.iter().any(|place| place.is_of(files)));
     }
 
-    /// What `read` makes of the files, from this compile or the one before.
+    /// Returns the result of `read` on the files, from this compile or the one before.
     fn get(
         &mut self,
         old: Option<&Self>,
@@ -142,7 +142,7 @@ pub(crate) struct Files<'a> {
     is_denied: bool,
 }
 
-/// What a certificate is for.
+/// Purpose of a certificate.
 #[derive(Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Purpose {
     /// Shown to clients.
@@ -171,12 +171,12 @@ impl<'a> Files<'a> {
         std::mem::take(&mut self.used)
     }
 
-    /// What has been read, for the next compile.
+    /// Returns what was read, for reuse by the next compile.
     pub(crate) fn into_certificates(self) -> Certificates {
         self.fresh
     }
 
-    /// Whether the file is there.
+    /// Returns true if the file exists.
     pub(crate) fn has(&self, report: &Report<'_>, written: &str) -> bool {
         self.store.has_file(report.source(), written)
     }
@@ -237,7 +237,7 @@ impl<'a> Files<'a> {
         }
     }
 
-    /// What is unusual about a certificate that is served all the same.
+    /// Reports warnings about a certificate that is served all the same.
     fn remark(
         &self,
         report: &mut Report<'_>,
@@ -415,7 +415,7 @@ impl<'a> Files<'a> {
         self.denied.get(secret).map(|holder| &**holder)
     }
 
-    /// Takes note that the document uses a secret.
+    /// Records that the document uses a secret.
     pub(crate) fn use_secret(&mut self, key: KeyId, shared: bool, origin: Origin) {
         self.used.push(KeyUse { key, shared, is_authority: false, origin });
     }

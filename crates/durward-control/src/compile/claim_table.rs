@@ -1,6 +1,6 @@
 //! Claims of all tenants, kept from one compile to the next: from what one tenant asks for to the others that it concerns.
 //!
-//! Two tenants whose claims do not meet can be compiled without each other. Deliberately absent: who wins; that is decided anew among
+//! Two tenants whose claims do not meet can be compiled without each other. Deliberately absent: who wins; that is decided among
 //! those who meet.
 
 use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};

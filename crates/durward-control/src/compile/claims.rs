@@ -1,4 +1,4 @@
-//! Who has which address and port, and which socket: the oldest claim wins, the loser is told who holds it and where.
+//! Decides claims to addresses, ports and sockets: the oldest claim wins, and the loser's finding names the holder and where its claim is written.
 //!
 //! Deliberately absent: sockets; here it is decided what they will be asked to be.
 
@@ -26,12 +26,12 @@ use super::{Compiled, last_good};
 use named::{Named, Names, Wanted};
 use ports::Ports;
 
-/// What is served, after all claims are decided.
+/// Listeners and upstreams that are served once all claims are decided.
 #[derive(Debug, Default)]
 pub(crate) struct Claimed<'a> {
     /// The listeners that have their address and socket.
     pub(crate) listeners: Vec<Candidate>,
-    /// How each socket knows destinations.
+    /// Destination mode of each socket.
     pub(crate) modes: HashMap<SocketAddr, DestinationMode>,
     /// Holders of addresses, for sockets that must tell them from their own.
     pub(crate) owners: AddressOwners,
@@ -135,12 +135,12 @@ fn note_claim(roster: &mut Roster<'_>, candidate: &Candidate) {
     entrant.cite(&candidate.listener.origin);
 }
 
-/// Who asks for addresses and ports.
+/// Claimant of addresses and ports.
 enum Asking {
     Listener(Candidate),
     /// Of a listener that shares its address and port by names.
     Names(Wanted),
-    /// What a mapping had before, so that nobody takes it while it asks for something else. By position.
+    /// Ports that a mapping held before, so that no other claim takes them while it asks for others. By position.
     FormerMapping(usize),
     /// By position.
     Mapping(usize),
@@ -298,7 +298,7 @@ impl<'r> Register<'r> {
         self.accepted.push(candidate);
     }
 
-    /// Why a candidate cannot be served beside those accepted.
+    /// Returns the reason why a candidate cannot be served beside those accepted.
     fn objection(&self, roster: &Roster<'_>, candidate: &Candidate) -> Option<Objection> {
         let listener = &candidate.listener;
         let holder = |at: usize| self.holder(roster, at);
@@ -348,7 +348,7 @@ impl<'r> Register<'r> {
         other.filter(rewritten).map(|&at| Objection::Ambiguous(holder(at)))
     }
 
-    /// Whether a proxy can stand beside one at the same address and port: on the same socket, another tenant's, and no client is both's.
+    /// Returns true if a proxy can stand beside one at the same address and port: on the same socket, another tenant's, and no client is both's.
     fn apart(&self, at: usize, candidate: &Candidate) -> bool {
         let accepted = &self.accepted[at];
         accepted.entrant != candidate.entrant
@@ -373,7 +373,7 @@ fn addresses_of(listener: &Listener) -> impl Iterator<Item = (IpAddr, Role)> + u
     [(address, Role::Ingress)].into_iter().chain(socket)
 }
 
-/// Whether it lets others have its address and port.
+/// Returns true if the listener may share its address and port.
 pub(super) fn shares(listener: &Listener) -> bool {
     listener.names.is_some()
         || matches!(&listener.service, Service::Forward(service) if service.shared)
@@ -385,11 +385,11 @@ struct Holder {
     origin: Origin,
 }
 
-/// Why a listener is left out.
+/// Reason why a listener is left out.
 enum Objection {
     /// One of its addresses is another tenant's.
     Foreign { role: Role, objection: Taken },
-    /// Its address and port are somebody's.
+    /// Another listener holds its address and port.
     Address(Holder),
     /// They would share, but a client could be both tenants'.
     Door(Holder),
@@ -397,7 +397,7 @@ enum Objection {
     Names(Holder),
     /// A port mapping has its address and port.
     Mapped(Arc<PortMapping>),
-    /// Its socket knows destinations in another way.
+    /// Its socket has another destination mode.
     Mode { holder: Holder, has: String },
     /// Its socket's port belongs to one listener.
     Port(Holder),

@@ -1,4 +1,4 @@
-//! What an object adds to a tenant beside the `Tenant` document: upstreams, listeners, and rules and networks of egress.
+//! Additions of an object to a tenant, beside its `Tenant` document: upstreams, listeners, and egress rules and networks.
 //!
 //! One reader per kind makes a [`Contribution`] of one object and its facts, whatever other objects say. [`merge`] puts those of a tenant together.
 
@@ -38,7 +38,7 @@ pub(crate) type Applicant<'a> = part::Applicant<'a, Contribution>;
 /// Adds to one tenant.
 #[derive(Clone, Debug, PartialEq)]
 pub(crate) struct Contribution {
-    /// Where the object is written.
+    /// Origin of the object.
     pub(crate) origin: Origin,
     /// Named as they are called in the tenant, and without sources: they leave from the tenant's egress addresses.
     pub(crate) upstreams: Vec<Arc<Upstream>>,
@@ -166,7 +166,7 @@ pub(crate) fn enrol<'a>(
     roster.contributions = contributions;
 }
 
-/// Returns the private keys that the objects of an entrant use. What uses a key of another tenant is left out, and told.
+/// Returns the private keys that the objects of an entrant use. Whatever uses a key of another tenant is left out with a finding.
 pub(crate) fn keys(roster: &mut Roster<'_>, entrant: usize, denied: &Denied) -> Vec<KeyUse> {
     let mut used = Vec::new();
     let parts = std::mem::take(&mut roster.entrants[entrant].parts);

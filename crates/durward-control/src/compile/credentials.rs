@@ -15,7 +15,7 @@ use crate::place::At;
 
 /// The reason of findings about a file that is no file of credentials.
 const BAD: &str = "BadCredential";
-/// So many faulty lines are listed: a file of another kind has a million of them.
+/// Most faulty lines that are listed: a file of another kind has a million of them.
 const FAULTS: usize = 20;
 
 /// The credentials in the file; none after an error. `shared` says that the proxy has its address together with those of other tenants.

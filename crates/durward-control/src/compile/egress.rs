@@ -154,7 +154,7 @@ pub(crate) fn steer(
             }
         });
         if let Asked::Endpoint(_) = claim.asked {
-            // A mapping is told where its rule is made.
+            // Findings of a mapping are reported where its rule is made.
             if objection.is_none() {
                 steered.granted.insert(network, (at, claim.asked));
             }

@@ -1,4 +1,4 @@
-//! What was served before fills in for what is broken now, in terms of what the tenant has now.
+//! Replaces broken parts of a tenant by those that were served before, adapted to what the tenant has now.
 //!
 //! Deliberately absent: any right to it; a kept listener or address is claimed like every other.
 

@@ -62,7 +62,7 @@ fn free(
     None
 }
 
-/// Whether a socket bound to `local` sees connections made to `address`.
+/// Returns true if a socket bound to `local` sees connections made to `address`.
 fn arrives(local: IpAddr, address: IpAddr) -> bool {
     local == address || (local.is_unspecified() && (local.is_ipv6() || address.is_ipv4()))
 }

@@ -1,6 +1,6 @@
 //! One entry of `spec.ingress` becomes a listener and the socket it is reached through.
 //!
-//! Deliberately absent: whether somebody else has the address; claims decide that when all tenants are known.
+//! Deliberately absent: whether another tenant has the address; claims decide that when all tenants are known.
 
 use std::sync::Arc;
 
@@ -25,28 +25,28 @@ use crate::place::{At, Place};
 use crate::spec::egress::ProxySpec;
 use crate::spec::ingress::{IngressSpec, ProtocolSpec};
 
-/// What a listener is compiled with.
+/// Inputs and outputs of compiling a listener.
 pub(crate) struct Workshop<'r, 'a, 'f, 'u> {
     pub(crate) report: &'r mut Report<'a>,
     pub(crate) files: &'r mut Files<'f>,
     pub(crate) upstreams: &'r mut UpstreamSet<'u>,
     pub(crate) tenant: &'r TenantId,
-    /// What an entry of `spec.egress.proxy` says beyond those of `spec.ingress`.
+    /// Fields that an entry of `spec.egress.proxy` has beyond those of `spec.ingress`.
     pub(crate) outward: Option<Outward<'r>>,
-    /// Where an authority can validate the tenant's names.
+    /// Listeners at which an ACME authority can validate the tenant's names.
     pub(crate) doors: &'r Doors,
     /// Certificates by ACME of the listener that is compiled.
     pub(crate) acme: Acme,
 }
 
-/// An entry of `spec.egress.proxy`, and where its tenant may go; `None` when that cannot be told.
+/// An entry of `spec.egress.proxy`, and where its tenant may go; `None` if the policy has errors.
 #[derive(Clone, Copy)]
 pub(crate) struct Outward<'r> {
     pub(crate) spec: &'r At<ProxySpec>,
     pub(crate) policy: Option<&'r Arc<Policy>>,
 }
 
-/// Where clients find an entry, as far as it can be told.
+/// Returns the address and port of an entry; `None` if they cannot be read.
 pub(crate) fn key(spec: &IngressSpec) -> Option<(std::net::IpAddr, u16)> {
     let address = words::address(&spec.address).ok()?;
     let port = spec.port.map_or_else(|| default_port(spec), |port| Some(port.value))?;

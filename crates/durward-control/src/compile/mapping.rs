@@ -93,7 +93,7 @@ pub(crate) fn yield_addresses(
 }
 
 impl<'a> Applicant<'a> {
-    /// Whether all it asks for now it had before.
+    /// Returns true if the mapping held all that it claims now.
     pub(crate) fn held(&self) -> bool {
         match (&self.current, &self.former) {
             (Some(_), None) => self.restored,

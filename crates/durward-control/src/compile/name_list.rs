@@ -1,4 +1,4 @@
-//! Files of host names for rules: one name a line, as in `hosts`.
+//! Files of host names for egress rules (`hostsFile`), one name a line.
 
 use std::fmt;
 

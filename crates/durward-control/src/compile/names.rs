@@ -1,4 +1,4 @@
-//! Whose document is whose: for each name the one document that has it, and what that says of the tenant as a whole.
+//! Resolves which document defines each tenant name, and reads the tenant-wide fields of that document.
 //!
 //! Deliberately absent: other tenants' claims.
 
@@ -119,7 +119,7 @@ pub(super) fn rank(
 }
 
 impl<'a> Named<'a> {
-    /// What the document says of its tenant as a whole, or `None` when that cannot be served.
+    /// Returns the tenant-wide fields of the document, or `None` if they cannot be served.
     pub(crate) fn body(&mut self) -> Option<Body<'a>> {
         let spec = &self.document.spec;
         let before = self.report.errors();
@@ -145,7 +145,7 @@ impl<'a> Named<'a> {
     }
 }
 
-/// Whose traffic leaves from the egress addresses, or `None` when that cannot be served.
+/// Returns the networks whose traffic leaves from the egress addresses, or `None` if they cannot be served.
 fn sources(report: &mut Report<'_>, spec: &TenantSpec) -> Option<Vec<At<IpNet>>> {
     let parent = Field::SPEC.name("egress");
     let field = parent.name("sources");

@@ -49,7 +49,7 @@ pub(crate) fn rules(
     rules
 }
 
-/// How the traffic of a tenant's networks leaves, if it has any.
+/// Returns the egress rule for the traffic of a tenant's networks, if it has any.
 fn tenant_egress(entrant: &Entrant<'_>) -> Option<KernelEgress> {
     if entrant.sources.is_empty() || entrant.egress.is_empty() {
         return None;

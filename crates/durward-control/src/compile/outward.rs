@@ -19,7 +19,7 @@ use crate::place::{At, Place};
 use crate::spec::egress::{EgressSpec, ModeSpec, ParentSpec, PortsSpec, RuleSpec};
 use crate::spec::ingress::IngressSpec;
 
-/// Where the tenant may go, or `None` after an error.
+/// Returns the tenant's egress policy, or `None` after an error.
 pub(crate) fn policy(
     report: &mut Report<'_>,
     files: &mut Files<'_>,
@@ -76,7 +76,7 @@ fn mode(report: &mut Report<'_>, spec: &EgressSpec, field: &Field<'_>) -> Mode {
     }
 }
 
-/// Rules nobody asks are most often a proxy that was forgotten.
+/// Rules that no proxy evaluates mostly mean that the proxy was forgotten.
 pub(crate) fn unasked(report: &mut Report<'_>, spec: &EgressSpec) {
     let field = Field::SPEC.name("egress");
     let lists = [("allow", spec.allow.as_ref()), ("deny", spec.deny.as_ref())];
@@ -89,7 +89,7 @@ pub(crate) fn unasked(report: &mut Report<'_>, spec: &EgressSpec) {
     }
 }
 
-/// All values, even when one is bad, so that each fault is told.
+/// All values, even when one is bad, so that each error is reported.
 fn each<T, V>(
     written: &[At<T>],
     list: &Field<'_>,

@@ -23,7 +23,7 @@ use crate::state::PartState;
 use crate::store::Surroundings;
 pub(crate) use collect::collect;
 
-/// What an object of a kind comes to.
+/// Compiled form of an object of one kind.
 pub(crate) trait Part: Sized {
     /// Returns whether this is what documents of a kind come to.
     fn is_of(kind: Kind) -> bool;
@@ -57,7 +57,7 @@ impl PartId {
         Self { tenant: tenant.clone(), kind: Kind::Tenant, namespace: None, name: Arc::from("") }
     }
 
-    /// Returns the name that tells it from all others of its tenant and kind: `NAMESPACE/NAME` for an object of a cluster.
+    /// Returns the name that is unique for its tenant and kind: `NAMESPACE/NAME` for an object of a cluster.
     pub(crate) fn qualified(&self) -> Arc<str> {
         match &self.namespace {
             Some(namespace) => Arc::from(format!("{namespace}/{}", self.name)),
@@ -85,7 +85,7 @@ impl fmt::Display for PartId {
     }
 }
 
-/// What a document was found to say.
+/// Result of reading a document.
 pub(crate) struct Read<V> {
     source: Arc<Source>,
     owner: Owner,
@@ -122,7 +122,7 @@ pub(crate) struct Past<V> {
     pub(crate) restored: bool,
     pub(crate) outcome: Outcome,
     pub(crate) served: Option<Arc<V>>,
-    /// What its document was found to say.
+    /// Result of reading its document.
     pub(crate) read: Option<Arc<Read<V>>>,
 }
 
@@ -176,17 +176,17 @@ impl<V> Past<V> {
 #[derive(Debug)]
 pub(crate) struct Applicant<'a, V> {
     pub(crate) id: PartId,
-    /// The verdict, among the drafts, it is told in; a file's when its document cannot be found.
+    /// Index of the draft verdict that carries its findings; a file's if its document cannot be found.
     draft: usize,
     of_file: bool,
     pub(crate) report: Report<'a>,
-    /// What its document says, when all of it is sound.
+    /// Value of its document, if all of it is valid.
     pub(crate) current: Option<Arc<V>>,
-    /// What was served before.
+    /// Value that was served before.
     pub(crate) former: Option<Arc<V>>,
     file: Arc<str>,
     text: KnownText,
-    /// Its document, when it has one.
+    /// Document, if it has one.
     pub(crate) document: Option<&'a Document>,
     good: Option<Arc<Source>>,
     pub(crate) restored: bool,
@@ -194,7 +194,7 @@ pub(crate) struct Applicant<'a, V> {
     pub(crate) created: Option<Arc<str>>,
     /// True if other tenants that also say so may use its addresses.
     pub(crate) shared: bool,
-    /// What is served, once decided.
+    /// Value that is served, once decided.
     pub(crate) served: Option<Arc<V>>,
     read: Option<Arc<Read<V>>>,
 }
@@ -205,7 +205,7 @@ impl<'a, V> Applicant<'a, V> {
         Precedence::new(held, self.created.as_ref(), self.seniority)
     }
 
-    /// What it asks for first.
+    /// Returns the value it claims first: the document's, or else the one served before.
     pub(crate) fn wanted(&self) -> Option<&Arc<V>> {
         self.current.as_ref().or(self.former.as_ref())
     }
@@ -290,7 +290,7 @@ impl Belonging<'_, '_> {
 
 /// Makes of a document and its facts, by themselves, what an object comes to.
 pub(crate) trait Reader<V> {
-    /// Returns what the object comes to, or `None` after an error, which is in the report. Whether its tenant is there is looked at elsewhere.
+    /// Returns what the object comes to, or `None` after an error, which is in the report. The existence of its tenant is checked elsewhere.
     fn read(&mut self, report: &mut Report<'_>, document: &Document) -> Option<V>;
 
     /// Returns whether the document that was read last was denied a thing: what it had of that before is no more its own.

@@ -1,4 +1,4 @@
-//! What is found wrong with one document while it is compiled.
+//! Collects the findings about one document while it is compiled.
 //!
 //! Deliberately absent: deciding what is left out; callers do that with the `None` they get.
 
@@ -43,7 +43,7 @@ impl<'a> Report<'a> {
         self.source
     }
 
-    /// How many errors there are so far.
+    /// Returns the number of errors so far.
     pub(crate) fn errors(&self) -> usize {
         self.errors
     }
@@ -67,7 +67,7 @@ impl<'a> Report<'a> {
         self.findings.push(finding);
     }
 
-    /// The value of `read`, or an error that quotes what was written: `"203.0.113.x" is not an IP address`.
+    /// Returns the value of `read`; otherwise reports an error that quotes the text: `"203.0.113.x" is not an IP address`.
     pub(crate) fn check<T>(
         &mut self,
         reason: &str,
@@ -85,7 +85,7 @@ impl<'a> Report<'a> {
         }
     }
 
-    /// The same for an optional field; `None` only after an error.
+    /// As [`Self::check`], for an optional field; `None` only after an error.
     pub(crate) fn check_optional<T>(
         &mut self,
         reason: &str,

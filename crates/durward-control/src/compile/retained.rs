@@ -1,4 +1,4 @@
-//! What is handed on to the next process, taken from a compile and made a compile again.
+//! Converts the result of a compile into the state for the next process, and that state into a compile.
 //!
 //! The documents that were served are compiled with the claims of the earlier process, and no more of them than was served; what the files say
 //! now is compiled after that, as if it were a change.
@@ -181,7 +181,7 @@ pub(super) fn restored(
     compiled
 }
 
-/// What an earlier process had.
+/// State of an earlier process.
 struct Earlier<'d> {
     tenants: Vec<(TenantId, Past, Vec<Stage<'d>>)>,
     mappings: Vec<EarlierPart<'d, PortMapping>>,

@@ -1,4 +1,4 @@
-//! Who takes part: each tenant once, under the oldest document of its name, or as it was when its document is broken.
+//! Collects the tenants to compile: each once, from the oldest document of its name, or as it was served if its document is broken.
 //!
 //! Here ends what can be said of a document by itself: after this, tenants meet. Deliberately absent: listeners and upstreams.
 
@@ -33,18 +33,18 @@ use crate::document::{Content, Document, Source, is_part};
 use crate::place::At;
 use crate::spec::tenant::TenantSpec;
 
-/// What is remembered of a served tenant.
+/// State of a tenant in the previous compile.
 #[derive(Clone, Debug)]
 pub(crate) struct Past {
     /// The file its document was in.
     pub(crate) file: Arc<str>,
-    /// Its document's text.
+    /// Text of the document.
     pub(crate) text: KnownText,
-    /// What of it is served.
+    /// Tenant as it is served.
     pub(crate) served: Option<Arc<Tenant>>,
-    /// The same without what objects add to it: only this may stand in for mistakes of its document.
+    /// As `served`, without the additions of objects: only this may replace broken parts of its document.
     pub(crate) alone: Option<Arc<Tenant>>,
-    /// How much of its document is served.
+    /// Outcome of its document.
     pub(crate) outcome: Outcome,
     /// The documents that what is served was made from.
     pub(crate) documents: ServedDocuments,
@@ -54,7 +54,7 @@ pub(crate) struct Past {
     pub(crate) names: Vec<(ListenerKey, HostPattern)>,
     /// The part of its documents that is made again, while what an earlier process served is restored.
     pub(crate) restoring: Option<Arc<Restoring>>,
-    /// Its place in the order of arrival.
+    /// Place in the order of arrival.
     pub(crate) seniority: u64,
     /// When it says it was created.
     pub(crate) created: Option<Arc<str>>,
@@ -64,15 +64,15 @@ pub(crate) struct Past {
     pub(crate) addresses: Vec<Held>,
     /// The private keys it was granted, in order.
     pub(crate) keys: Vec<HeldKey>,
-    /// Whose traffic it was granted to let out by them.
+    /// Networks whose traffic it was granted to send from those addresses.
     pub(crate) sources: Vec<IpNet>,
     /// Those among them that only objects ask for.
     pub(crate) added_sources: Vec<IpNet>,
-    /// What of that its forward proxy had.
+    /// Transparent egress it had.
     pub(crate) transparent: Wish,
     /// All it asks for, whether or not it has it.
     pub(crate) claims: Arc<[Claim]>,
-    /// Hash of the places where that is written: those who lose to it are told these.
+    /// Hash of the origins of those claims, which the findings of losing claims name.
     pub(crate) cited: u64,
 }
 
@@ -106,7 +106,7 @@ impl KnownText {
 #[derive(Debug, Default)]
 pub(crate) struct Roster<'a> {
     pub(crate) entrants: Vec<Entrant<'a>>,
-    /// What objects add to tenants, in order of seniority.
+    /// Additions of objects to tenants, in order of seniority.
     pub(crate) contributions: Vec<contribution::Applicant<'a>>,
     pub(crate) drafts: Vec<Draft>,
     /// Former snapshot and scope: its tenants outside of the scope are served and not compiled.
@@ -122,7 +122,7 @@ impl Roster<'_> {
         entrants.iter().enumerate().map(|(at, entrant)| (entrant.id.clone(), at)).collect()
     }
 
-    /// Returns the tenants that are served, in order, as far as is known by now.
+    /// Returns the tenants that are served, in order, as far as they are known yet.
     pub(crate) fn served(&self) -> BTreeSet<&TenantId> {
         let live = self.entrants.iter().filter(|entrant| !matches!(entrant.basis, Basis::Out));
         let others = self.others.into_iter().flat_map(|(former, scope)| {
@@ -143,34 +143,34 @@ impl Roster<'_> {
 pub(crate) struct Entrant<'a> {
     pub(crate) id: TenantId,
     pub(crate) basis: Basis<'a>,
-    /// What of it was served before.
+    /// Tenant as it was served before.
     pub(crate) previous: Option<&'a Arc<Tenant>>,
-    /// The same without what objects added to it.
+    /// As `previous`, without the additions of objects.
     pub(crate) former: Option<&'a Arc<Tenant>>,
     /// Positions of what objects add to it, in order of seniority.
     pub(crate) parts: Vec<usize>,
     /// Rules that objects add to its own.
     pub(crate) rules: AddedRules,
     pub(crate) past: Past,
-    /// Its findings.
+    /// Findings.
     pub(crate) report: Report<'a>,
-    /// Which verdict it is told in.
+    /// Verdict that carries its findings.
     pub(crate) verdict: Verdict,
-    /// Where it is written, for those who lose to it.
+    /// Origin that is named in the findings of claims that lose to it.
     pub(crate) origin: Origin,
     /// The addresses it may leave from, once granted.
     pub(crate) egress: Vec<EgressAddress>,
-    /// Whose traffic it lets out by them, once granted.
+    /// Networks whose traffic it sends from those addresses, once granted.
     pub(crate) sources: Vec<IpNet>,
     /// Those among them that only objects ask for.
     pub(crate) added_sources: Vec<IpNet>,
-    /// What of that its forward proxy has, once read.
+    /// Transparent egress it has, once read.
     pub(crate) transparent: Wish,
     /// All it asks for, as it is read.
     pub(crate) claims: Vec<Claim>,
     /// Hash of the places where that is written.
     pub(crate) cited: u64,
-    /// True if its document lacks an upstream or a policy for which one of before stands in.
+    /// True if its document lacks an upstream or a policy that is still served from before.
     pub(crate) leans: bool,
 }
 
@@ -188,7 +188,7 @@ impl AddedRules {
     }
 }
 
-/// The verdict, among the drafts, a tenant is told in.
+/// Draft verdict that carries the findings of a tenant.
 #[derive(Clone, Copy, Debug)]
 pub(crate) enum Verdict {
     /// That of its document.
@@ -197,29 +197,29 @@ pub(crate) enum Verdict {
     OfFile(usize),
 }
 
-/// What a tenant is compiled from.
+/// Source from which a tenant is compiled.
 #[derive(Clone, Debug)]
 pub(crate) enum Basis<'a> {
     /// Its document.
     Document(Box<Body<'a>>),
-    /// What it was.
+    /// The tenant as it was served.
     Kept(&'a Arc<Tenant>),
     /// Nothing: it is out.
     Out,
 }
 
-/// What a document says of its tenant as a whole.
+/// Tenant-wide fields of a document.
 #[derive(Clone, Debug)]
 pub(crate) struct Body<'a> {
     pub(crate) spec: &'a TenantSpec,
     pub(crate) egress: Vec<At<EgressAddress>>,
-    /// Whose traffic leaves from them.
+    /// Networks whose traffic leaves from those addresses.
     pub(crate) sources: Vec<At<IpNet>>,
     pub(crate) limits: Limits,
 }
 
 impl Body<'_> {
-    /// Whether it asks for no listener at all.
+    /// Returns true if the document has no listener.
     pub(crate) fn is_doorless(&self) -> bool {
         self.spec.ingress.is_empty() && self.spec.egress.proxy.is_empty()
     }
@@ -246,7 +246,7 @@ impl Entrant<'_> {
 
 pub(crate) static NOWHERE: std::sync::LazyLock<Source> = std::sync::LazyLock::new(Source::default);
 
-/// Everybody who takes part.
+/// Returns all tenants that are compiled.
 pub(crate) fn enrol<'a>(
     input: &Input<'a>,
     previous: Option<&'a Compiled>,
@@ -291,7 +291,7 @@ impl<'a> Register<'a> {
         }
     }
 
-    /// What is remembered of a tenant, served or not.
+    /// Returns the state of a tenant in the previous compile, served or not.
     pub(crate) fn past(&self, id: &TenantId) -> Option<&'a Past> {
         self.previous?.memory.tenants.get(id).map(Arc::as_ref)
     }

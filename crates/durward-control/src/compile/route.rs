@@ -18,7 +18,7 @@ use super::{times, words};
 use crate::place::{At, Place};
 use crate::spec::route::{RedirectSpec, RespondSpec, RouteSpec, WeightedUpstreamSpec};
 
-/// What may carry a listener's requests.
+/// Kind of traffic that a listener forwards.
 #[derive(Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Carrying {
     /// HTTP.
@@ -151,7 +151,7 @@ fn header_matches(
     matches
 }
 
-/// A set of networks; a list that is written and empty admits nobody, which is worth a warning.
+/// A set of networks; a list that is written but empty admits no client and gets a warning.
 pub(crate) fn networks(
     report: &mut Report<'_>,
     written: Option<&At<Vec<At<String>>>>,

@@ -15,7 +15,7 @@ use super::{Compiled, Input, Memory};
 use crate::document::{Content, Document, is_part};
 use crate::store::Store;
 
-/// After so many seconds everything is looked at again, for certificates age.
+/// Seconds after which everything is compiled again, because certificates expire.
 pub(super) const LONG: i64 = 3600;
 /// Fewer tenants than these are never taken for everything.
 const FEW: usize = 64;
@@ -65,7 +65,7 @@ impl Scope {
         }
     }
 
-    /// Returns the documents of the tenants, those whose tenant cannot be told, and those that came to be nobody's.
+    /// Returns the documents of the tenants, those whose tenant cannot be determined, and those that lost their tenant.
     pub(super) fn input<'a>(&self, store: &'a Store) -> Input<'a> {
         let Self::Part(part) = self else {
             return Input { store, documents: store.documents().collect() };
@@ -78,7 +78,7 @@ impl Scope {
         Input { store, documents: documents.collect() }
     }
 
-    /// Returns the tenants of a part. Nobody is known before everything is compiled.
+    /// Returns the tenants of a part. No tenant is known before everything is compiled.
     pub(super) fn tenants(&self) -> impl Iterator<Item = &TenantId> {
         let part = if let Self::Part(part) = self { Some(part) } else { None };
         part.into_iter().flat_map(|part| &part.tenants)

@@ -22,7 +22,7 @@ const MOST_EARLIER: usize = 8;
 pub(crate) struct ServedDocuments {
     /// The last one that anything was made from.
     pub(crate) last: Option<Arc<Source>>,
-    /// True if the last one lacks an upstream or a policy for which an earlier one stands in.
+    /// True if the last one lacks an upstream or a policy that an earlier one supplies.
     pub(crate) leans: bool,
     /// Those that stand in for parts of later ones, the oldest first.
     pub(crate) earlier: Vec<EarlierDocument>,
@@ -34,7 +34,7 @@ pub(crate) struct EarlierDocument {
     pub(crate) source: Arc<Source>,
     /// The listeners that are still served as it says.
     pub(crate) listeners: BTreeSet<ListenerKey>,
-    /// True if it lacks a part for which one before it stands in.
+    /// True if it lacks a part that an earlier one supplies.
     pub(crate) leans: bool,
 }
 
@@ -54,7 +54,7 @@ impl ServedDocuments {
         for document in &mut earlier {
             document.listeners.retain(|key| standing_in.contains(key));
         }
-        // One that stands in for nothing stays if a later one needs more than listeners of those before it.
+        // One that supplies nothing stays if a later one needs more than listeners of those before it.
         let mut is_leant_on = leans;
         let mut needed: Vec<_> = earlier.into_iter().rev().collect();
         needed.retain(|document| {
@@ -67,7 +67,7 @@ impl ServedDocuments {
         Self { last: Some(Arc::clone(source)), leans, earlier: needed }
     }
 
-    /// Returns the documents before `source`. What stands in and is from none of those before the last one is from the last one.
+    /// Returns the documents before `source`. A supplied part that is from none of those before the last one is from the last one.
     fn before(
         &self,
         source: &Arc<Source>,

@@ -1,4 +1,4 @@
-//! `names` of an entry of `spec.ingress`: what clients ask for where tenants share an address and port.
+//! `names` of an entry of `spec.ingress`: the server names that select the tenant where an address and port are shared.
 //!
 //! Deliberately absent: whether another tenant has a name; claims decide that.
 

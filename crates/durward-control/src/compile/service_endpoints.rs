@@ -1,7 +1,7 @@
 //! Endpoints of Services that a document names: how many of each are served.
 //!
 //! Written endpoints beyond the bounds are an error. Those of a Service change with its pods, so the document keeps its state and serves fewer of them: addresses that it
-//! had before could be another's by now.
+//! had before could belong to another Service now.
 
 use std::net::SocketAddr;
 

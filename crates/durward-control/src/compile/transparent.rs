@@ -1,6 +1,6 @@
-//! `spec.egress.transparent`: what the kernel hands to a tenant's forward proxy although its programs know none.
+//! `spec.egress.transparent`: connections that the kernel hands to a tenant's forward proxy because its programs are not configured with one.
 //!
-//! What is asked for and cannot be had is refused, never let out another way. Deliberately absent: the rules; they are the proxy's.
+//! Traffic that was asked for here and cannot be handed over is refused, never let out another way. Deliberately absent: the rules; they are the proxy's.
 
 use std::collections::BTreeSet;
 use std::net::SocketAddr;
@@ -15,7 +15,7 @@ use super::roster::Entrant;
 use crate::place::At;
 use crate::spec::egress::{EgressSpec, OthersSpec, TransparentSpec};
 
-/// What a tenant has of it.
+/// Transparent egress of a tenant.
 #[derive(Clone, Debug, Default)]
 pub(crate) enum Wish {
     /// Nothing, as it asked for nothing.
@@ -28,7 +28,7 @@ pub(crate) enum Wish {
 }
 
 impl Wish {
-    /// What the kernel hands over.
+    /// Returns the ports that the kernel hands over.
     pub(crate) fn ports(&self) -> Option<Arc<Transparent>> {
         match self {
             Self::Served(service, _) => service.transparent.clone(),
@@ -37,7 +37,7 @@ impl Wish {
     }
 }
 
-/// What a document asks for; what was served before stands in for what is broken.
+/// Reads transparent egress from a document; a broken field keeps the value that was served before.
 pub(crate) fn read(
     report: &mut Report<'_>,
     spec: &EgressSpec,
@@ -109,7 +109,7 @@ fn list(
     ports.collect()
 }
 
-/// What accepts the tenant's connections: a listener for each family its networks and its addresses have.
+/// Returns the listeners for the tenant's connections: one for each family that both its networks and its addresses have.
 pub(crate) fn listeners(entrant: &Entrant<'_>) -> Vec<Arc<Listener>> {
     let Wish::Served(service, origin) = &entrant.transparent else { return Vec::new() };
     let of_family = |ipv4: bool| {
@@ -142,7 +142,7 @@ fn listener(
     }
 }
 
-/// Whether the socket is the one connections are handed to.
+/// Returns true if `address` is a socket to which the kernel hands connections.
 pub(crate) fn is_socket(address: SocketAddr) -> bool {
     address == transparent::socket(true) || address == transparent::socket(false)
 }

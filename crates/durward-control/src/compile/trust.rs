@@ -13,7 +13,7 @@ use crate::certificate::{Authority, Revocations, Signature, sha256};
 use crate::place::{At, Place};
 use crate::spec::ingress::{ClientCertificatesSpec, ClientModeSpec, IngressSpec};
 
-/// What is asked of clients, or `None` after an error.
+/// Returns the client authentication of a listener, or `None` after an error.
 pub(crate) fn client_auth(
     report: &mut Report<'_>,
     files: &mut Files<'_>,
@@ -34,7 +34,7 @@ pub(crate) fn client_auth(
     }
 }
 
-/// What a field asks of clients' certificates, or `None` after an error.
+/// Returns the client authentication of one field, or `None` after an error.
 pub(crate) fn asked_for(
     report: &mut Report<'_>,
     files: &mut Files<'_>,
@@ -128,11 +128,11 @@ fn revocations(
 enum Signer {
     /// One of the authorities named beside it.
     Authority,
-    /// Somebody else, by name.
+    /// Another issuer, by name.
     Unknown,
     /// The issuer has the name of an authority and not its key.
     AnotherKey,
-    /// The issuer has the name of an authority, and nobody can tell whether its key, too.
+    /// The issuer has the name of an authority, but it is unknown whether it has the same key.
     Unreadable,
 }
 

@@ -31,7 +31,7 @@ const IDLE_TIMEOUT: Duration = Duration::from_secs(60);
 const CHECK_INTERVAL: Duration = Duration::from_secs(5);
 const CHECK_TIMEOUT: Duration = Duration::from_secs(2);
 
-/// What an upstream needs to know of its tenant.
+/// Tenant settings that its upstreams depend on.
 #[derive(Clone, Copy)]
 pub(crate) struct Surroundings<'a> {
     /// The addresses the tenant may leave from.
@@ -110,7 +110,7 @@ pub(crate) fn at_field(
     if report.errors() > before {
         return None;
     }
-    // It is served without endpoints: what it had may be another's by now.
+    // It is served without endpoints: its former addresses may belong to another Service now.
     if let (Some(fault), Some(service)) = (gone, &spec.service) {
         no_service(report, service, &field.name("service"), &fault);
     }

@@ -94,7 +94,7 @@ impl<'a> UpstreamSet<'a> {
         self.by_name.get(name).map(|at| &self.upstreams[*at])
     }
 
-    /// Whether anything refers to the upstream called `name`.
+    /// Returns true if anything refers to the upstream called `name`.
     pub(crate) fn is_used(&self, name: &str) -> bool {
         self.by_name.get(name).is_some_and(|at| self.used.contains(at))
     }

@@ -22,7 +22,7 @@ pub(crate) struct Draft {
     pub(crate) served: Served,
 }
 
-/// How much of a document is served, from least to most.
+/// Degree to which a document is served, from least to most.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Served {
     /// Nothing.

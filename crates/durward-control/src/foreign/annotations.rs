@@ -27,7 +27,7 @@ pub(super) const APP_ROOT: &str = "nginx.ingress.kubernetes.io/app-root";
 /// Names the authorities of clients' certificates.
 pub(super) const AUTH_TLS_SECRET: &str = "nginx.ingress.kubernetes.io/auth-tls-secret";
 
-/// Beginnings of annotations that are for somebody else.
+/// Prefixes of annotations that other programs read.
 const OF_OTHERS: [&str; 12] = [
     "cert-manager.io/",
     "acme.cert-manager.io/",
@@ -117,7 +117,7 @@ impl<'a> Reader<'a, '_> {
         }
     }
 
-    /// What nobody here understands may be what keeps strangers out.
+    /// Reports an annotation that is not supported: it may have restricted access.
     fn unknown(&mut self, name: &str) {
         let lower = name.to_ascii_lowercase();
         let is_of_controller = OF_CONTROLLERS.iter().any(|part| lower.contains(part));
@@ -219,7 +219,7 @@ impl<'a> Reader<'a, '_> {
     fn passthrough(&mut self, name: &str, value: &str) {
         match text::boolean(value) {
             Some(wanted) => self.settings.passthrough |= wanted,
-            // It is not told whether the backend or the gateway has the certificate.
+            // The annotation does not tell whether the certificate is the backend's or the gateway's.
             None => self.refuse(name, "AnnotationBad", "is neither true nor false"),
         }
     }

@@ -1,4 +1,4 @@
-//! What an Ingress asks for, in values that name no document of ours: hosts, paths, backends, TLS and settings.
+//! Content of an Ingress, independent of Durward's documents: hosts, paths, backends, TLS and settings.
 
 use std::cmp::Reverse;
 use std::fmt;
@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use super::finding::Finding;
 
-/// What one Ingress asks for.
+/// Content of one Ingress.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Asked {
     /// Whose it is.
@@ -20,9 +20,9 @@ pub struct Asked {
     pub rules: Vec<Rule>,
     /// Hosts that are served by TLS.
     pub tls: Vec<Tls>,
-    /// What annotations say.
+    /// Settings from annotations.
     pub settings: Settings,
-    /// What a user should know, in the order of fields.
+    /// Findings for the user, in the order of fields.
     pub findings: Vec<Finding>,
 }
 
@@ -62,7 +62,7 @@ pub struct Rule {
     pub host: Host,
     /// The path.
     pub path: PathRule,
-    /// What is done.
+    /// Action.
     pub action: Action,
     /// True if any other rule for the same host and path comes before it: a default backend, or the fixed part of a regular expression.
     pub is_fallback: bool,
@@ -153,7 +153,7 @@ impl fmt::Display for PathRule {
     }
 }
 
-/// What is done with the requests of a rule.
+/// Action of a rule.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Action {
     /// They go to a Service.
@@ -175,7 +175,7 @@ pub struct Backend {
     pub number: Option<u16>,
     /// The name of its port: as written, or as the Service has it.
     pub port_name: Option<Arc<str>>,
-    /// What the Service says is spoken there.
+    /// Protocol that the Service names.
     pub protocol: Option<BackendProtocol>,
 }
 
@@ -194,7 +194,7 @@ impl fmt::Display for Backend {
     }
 }
 
-/// What is spoken to a backend.
+/// Protocol of a backend.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub enum BackendProtocol {
     /// HTTP/1.1.
@@ -216,7 +216,7 @@ impl BackendProtocol {
     }
 }
 
-/// Where a client is sent.
+/// Redirect target.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct RedirectTo {
     /// 301, 302, 303, 307 or 308.
@@ -270,7 +270,7 @@ impl fmt::Display for SecretRef {
     }
 }
 
-/// What annotations say; the defaults are those of an Ingress without any.
+/// Settings from annotations; the defaults are those of an Ingress without any.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Settings {
     /// True if no rule may be served, because it would be open or otherwise not what was asked for.
@@ -289,19 +289,19 @@ pub struct Settings {
     pub rewrite_path: Option<String>,
     /// Put in place of the `Host`.
     pub rewrite_host: Option<String>,
-    /// Where clients are sent from every path.
+    /// Redirect of every path.
     pub redirect: Option<RedirectTo>,
     /// The path that clients are sent to from `/`.
     pub app_root: Option<String>,
-    /// What is spoken to backends; `None` leaves it to the Service.
+    /// Protocol of backends; `None` leaves it to the Service.
     pub protocol: Option<BackendProtocol>,
     /// TLS towards backends.
     pub backend_tls: BackendTls,
-    /// What is asked of clients' certificates.
+    /// Requirements on client certificates.
     pub client_certificates: Option<ClientCertificates>,
-    /// What part of another Ingress' requests it gets.
+    /// Share of another Ingress' requests that it gets.
     pub canary: Option<Canary>,
-    /// What browsers may ask for from other origins.
+    /// CORS settings.
     pub cors: Option<Cors>,
     /// Endpoints are chosen by client address.
     pub by_client: bool,
@@ -334,7 +334,7 @@ pub struct BackendTls {
     pub name: Option<Arc<str>>,
 }
 
-/// What is asked of clients' certificates.
+/// Requirements on client certificates.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct ClientCertificates {
     /// The Secret with the authorities (`ca.crt`).
@@ -346,7 +346,7 @@ pub struct ClientCertificates {
 /// A part of the requests of another Ingress with the same hosts and paths.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Canary {
-    /// Its share of `total`.
+    /// Share of `total`.
     pub weight: u32,
     /// All shares together, at least 1.
     pub total: u32,
@@ -356,7 +356,7 @@ pub struct Canary {
     pub header_value: Option<Arc<str>>,
 }
 
-/// What browsers may ask for from other origins.
+/// CORS settings.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Cors {
     /// The origins; empty for all.

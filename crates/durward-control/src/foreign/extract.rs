@@ -1,4 +1,4 @@
-//! What an Ingress asks for: `extract` reads hosts, paths, backends, TLS and annotations once, for whoever serves them.
+//! Reads an Ingress: `extract` takes hosts, paths, backends, TLS and annotations once, for all consumers.
 //!
 //! The function is pure and total: what cannot be served is a finding, and where requests for it could fall to a broader rule, a rule that
 //! refuses them.

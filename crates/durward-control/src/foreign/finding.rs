@@ -1,4 +1,4 @@
-//! What is said of a foreign object: a reason, the field it is about, and what becomes of it.
+//! Findings about a foreign object: a reason, the field it is about, and the effect on it.
 
 use std::fmt;
 
@@ -7,7 +7,7 @@ use crate::field::Step;
 /// One thing that a user of a foreign object should know.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub struct Finding {
-    /// What becomes of the field.
+    /// Effect on the field.
     pub effect: Effect,
     /// A stable word for programs, CamelCase: `AnnotationUnknown`, `PathTaken` …
     pub reason: &'static str,
@@ -17,7 +17,7 @@ pub struct Finding {
     pub sentence: String,
 }
 
-/// How what is served differs from what an object asks for.
+/// Difference between what is served and what an object asks for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub enum Effect {
     /// Requests are let through that the object would have held back.
@@ -47,7 +47,7 @@ pub(super) fn path(rule: usize, path: usize) -> String {
     format!("spec.rules{rule}.http.paths{}", Step::Index(path))
 }
 
-/// Findings as they come; what is true for several rules is said once.
+/// Collects findings; one that applies to several rules is reported once.
 #[derive(Clone, Debug, Default)]
 pub(super) struct Findings(Vec<Finding>);
 

@@ -19,7 +19,7 @@ use crate::spec::ingress::{CertificateSpec, IngressSpec};
 use crate::spec::tenant::{LimitsSpec, TimeoutsSpec};
 use crate::spec::upstream::UpstreamSpec;
 
-/// Where a tenant is served.
+/// Addresses at which a tenant is served.
 #[derive(Clone, Copy, Debug)]
 pub struct Place {
     /// The address of HTTP at port 80 and HTTPS at port 443.
@@ -48,14 +48,14 @@ pub trait Lookup {
     fn authorities(&self, namespace: &str, secret: &SecretRef) -> Result<String, String>;
 }
 
-/// Where a backend's requests go.
+/// Endpoints of a backend.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Endpoints {
     /// To these addresses.
     Addresses(Vec<SocketAddr>),
     /// To a host that is looked up.
     Host {
-        /// Its name.
+        /// Name.
         name: String,
         /// The port.
         port: u16,
@@ -73,7 +73,7 @@ pub struct Merged {
     pub upstreams: BTreeMap<At<String>, At<UpstreamSpec>>,
     /// Limits that annotations ask for. They are the whole tenant's: whoever runs the gateway decides whether to grant them.
     pub limits: LimitsSpec,
-    /// What a user should know, beyond the findings of the Ingresses themselves, by Ingress from the oldest on.
+    /// Findings beyond those of the Ingresses themselves, by Ingress, oldest first.
     pub findings: Vec<(IngressId, Finding)>,
 }
 
@@ -94,7 +94,7 @@ pub fn merge(asked: &[Asked], place: &Place, lookup: &dyn Lookup) -> Merged {
     Merged { ingress, upstreams: upstreams.into_map(), limits, findings: notes.into_vec() }
 }
 
-/// What Ingresses are sorted by: those with a time first, then by namespace and name.
+/// Returns the sort key of an Ingress: those with a time first, then by namespace and name.
 fn age(asked: &Asked) -> (bool, Option<&str>, &IngressId) {
     (asked.created.is_none(), asked.created.as_deref(), &asked.id)
 }

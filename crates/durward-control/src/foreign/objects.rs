@@ -38,18 +38,18 @@ pub struct Metadata {
 pub struct Ingress {
     /// Metadata.
     pub metadata: Metadata,
-    /// What is asked for.
+    /// Spec of the Ingress.
     #[serde(deserialize_with = "nullable")]
     pub spec: IngressSpec,
 }
 
-/// What an Ingress asks for.
+/// Spec of an Ingress.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Deserialize)]
 #[serde(rename_all = "camelCase", default)]
 pub struct IngressSpec {
     /// The class.
     pub ingress_class_name: Option<String>,
-    /// Where requests go that no rule is for.
+    /// Backend for requests that match no rule.
     pub default_backend: Option<IngressBackend>,
     /// Hosts and paths.
     #[serde(deserialize_with = "nullable")]
@@ -86,12 +86,12 @@ pub struct HttpPath {
     pub path: Option<String>,
     /// `Exact`, `Prefix` or `ImplementationSpecific`.
     pub path_type: Option<String>,
-    /// Where requests go.
+    /// Backend for requests.
     #[serde(deserialize_with = "nullable")]
     pub backend: IngressBackend,
 }
 
-/// Where requests go.
+/// Backend for requests.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Deserialize)]
 #[serde(default)]
 pub struct IngressBackend {
@@ -108,7 +108,7 @@ pub struct ServiceBackend {
     /// The Service.
     #[serde(deserialize_with = "nullable")]
     pub name: String,
-    /// Its port.
+    /// Port.
     #[serde(deserialize_with = "nullable")]
     pub port: BackendPort,
 }
@@ -117,9 +117,9 @@ pub struct ServiceBackend {
 #[derive(Clone, Debug, Default, PartialEq, Eq, Deserialize)]
 #[serde(default)]
 pub struct BackendPort {
-    /// Its name.
+    /// Name.
     pub name: Option<String>,
-    /// Its number.
+    /// Number.
     pub number: Option<i64>,
 }
 
@@ -127,10 +127,10 @@ pub struct BackendPort {
 #[derive(Clone, Debug, Default, PartialEq, Eq, Deserialize)]
 #[serde(default)]
 pub struct ResourceBackend {
-    /// Its kind.
+    /// Kind.
     #[serde(deserialize_with = "nullable")]
     pub kind: String,
-    /// Its name.
+    /// Name.
     #[serde(deserialize_with = "nullable")]
     pub name: String,
 }
@@ -168,12 +168,12 @@ impl IngressClass {
 pub struct Service {
     /// Metadata.
     pub metadata: Metadata,
-    /// What it is.
+    /// Spec of the Service.
     #[serde(deserialize_with = "nullable")]
     pub spec: ServiceSpec,
 }
 
-/// What a Service is.
+/// Spec of a Service.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Deserialize)]
 #[serde(rename_all = "camelCase", default)]
 pub struct ServiceSpec {
@@ -190,15 +190,15 @@ pub struct ServiceSpec {
 #[derive(Clone, Debug, Default, PartialEq, Eq, Deserialize)]
 #[serde(rename_all = "camelCase", default)]
 pub struct ServicePort {
-    /// Its name; slices call it the same.
+    /// Name; slices use the same one.
     #[serde(deserialize_with = "nullable")]
     pub name: String,
-    /// Its number.
+    /// Number.
     #[serde(deserialize_with = "nullable")]
     pub port: i64,
     /// `TCP` where nothing is said.
     pub protocol: Option<String>,
-    /// What is spoken there.
+    /// Application protocol.
     pub app_protocol: Option<String>,
 }
 
@@ -242,10 +242,10 @@ pub struct EndpointSlice {
 #[derive(Clone, Debug, Default, PartialEq, Eq, Deserialize)]
 #[serde(default)]
 pub struct SliceEndpoint {
-    /// Its addresses; the first counts.
+    /// Addresses; only the first is used.
     #[serde(deserialize_with = "nullable")]
     pub addresses: Vec<String>,
-    /// Its state.
+    /// State.
     #[serde(deserialize_with = "nullable")]
     pub conditions: Conditions,
 }
@@ -269,7 +269,7 @@ pub struct SlicePort {
     /// The name that the Service has for it.
     #[serde(deserialize_with = "nullable")]
     pub name: String,
-    /// Its number.
+    /// Number.
     pub port: Option<u16>,
     /// `TCP` where nothing is said.
     pub protocol: Option<String>,

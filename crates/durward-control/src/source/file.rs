@@ -39,7 +39,7 @@ pub struct FileSource {
     roots: Arc<FileRoots>,
     /// Locked while `memory` still is, so that changes are said in the order of the loads.
     said: Mutex<Said>,
-    /// What the last [`Self::load`] returned.
+    /// Result of the last [`Self::load`].
     loaded: Mutex<Store>,
     memory: Mutex<Memory>,
     patience: Patience,
@@ -73,7 +73,7 @@ struct Memory {
     turn: u64,
 }
 
-/// What a file says.
+/// Content of a file.
 #[derive(Clone, Debug)]
 struct Known {
     digest: Digest,
@@ -95,9 +95,9 @@ struct Loaded {
 /// One load among others.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Turn {
-    /// Its number, by which [`FileSource::is_current`] knows it.
+    /// Number, by which [`FileSource::is_current`] knows it.
     pub(super) number: u64,
-    /// True if only what was said to have changed was looked at.
+    /// True if only paths that were reported as changed were read.
     pub(super) is_narrow: bool,
 }
 
@@ -209,7 +209,7 @@ impl FileSource {
         store
     }
 
-    /// Whether the load of this number was the last one, and another would find the same. Performs blocking I/O, but much less of it.
+    /// Returns true if the load of this number was the last one, and another would find the same. Performs blocking I/O, but much less of it.
     pub(super) fn is_current(&self, turn: u64) -> bool {
         let current = self.patience.run(&mut *self.memory(), move |memory, progress| {
             memory.turn == turn && memory.reader.is_current(progress)
@@ -264,7 +264,7 @@ impl FileSource {
     }
 }
 
-/// Whether a file of a directory is one of documents, by its name.
+/// Returns true if a file of a directory is one of documents, by its name.
 pub(super) fn holds_documents(path: &Path) -> bool {
     let hidden = path.file_name().is_some_and(|name| name.as_encoded_bytes().starts_with(b"."));
     let ending = path.extension().and_then(|ending| ending.to_str());
@@ -339,14 +339,14 @@ impl<'a> Load<'a> {
             if *is_file || !self.reader.is_dir(&path) {
                 files.push(path);
             } else {
-                // It may be a file's one day. Why it cannot be listed is nobody's business until then.
+                // It may become a file. The reason why it cannot be listed does not matter until then.
                 let _ = self.reader.names(&path);
             }
         }
         Ok(files)
     }
 
-    /// A file of a directory: one that is gone by now was deleted, and says nothing.
+    /// A file of a directory: one that is gone was deleted and contributes nothing.
     fn entry(&mut self, path: &Path) {
         match self.reader.read(path, FileKind::Document) {
             Err(reason) if reason == MISSING && self.reader.is_gone(path) => {}
@@ -394,7 +394,7 @@ impl<'a> Load<'a> {
         }
     }
 
-    /// What a file says, or why it says nothing. Documents that were in it before and are unchanged are not parsed again.
+    /// Returns the documents of a file, or the reason why there are none. Documents that were in it before and are unchanged are not parsed again.
     fn documents(
         &self,
         path: &Path,

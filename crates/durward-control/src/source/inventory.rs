@@ -21,7 +21,7 @@ pub struct Inventory {
     pub documents: Vec<Document>,
     /// The files that documents refer to.
     pub files: Arc<HashMap<Arc<Path>, FileBytes>>,
-    /// Where links in the paths of those files lead.
+    /// Targets of symbolic links in the paths of those files.
     pub links: Arc<Links>,
 }
 

@@ -10,9 +10,9 @@ use std::sync::mpsc::{RecvTimeoutError, sync_channel};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
-/// So many paths in one load may fail to answer; then the load is given up.
+/// Paths of one load that may fail to answer before the load is given up.
 const STRIKES: usize = 4;
-/// So many threads may be left behind at a time.
+/// Threads that may be left blocked at a time.
 const LEFT_BEHIND: usize = 32;
 
 /// The path a load is at, and the paths it leaves out.
@@ -149,7 +149,7 @@ fn is_mount_point(path: &Path) -> bool {
 /// Runs file-system work apart, with patience.
 #[derive(Debug)]
 pub(super) struct Patience {
-    /// So long may one path take to answer.
+    /// Time that one path may take to answer.
     pub(super) longest: Duration,
     pub(super) stuck: Arc<Stuck>,
     #[cfg(test)]
@@ -236,7 +236,7 @@ impl Patience {
         tracing::error!(
             path = %path.display(),
             seconds = self.longest.as_secs(),
-            "the file system does not answer: the file is left out until it does, what was served goes on"
+            "the file system does not answer: the file is skipped until it does, and what was served of it stays"
         );
         let stuck = Arc::clone(&self.stuck);
         let waiting = std::thread::Builder::new().name("durward-stuck".to_owned());
@@ -246,7 +246,7 @@ impl Patience {
             tracing::info!(path = %path.display(), "the file system answers again");
         });
         if let Err(error) = spawned {
-            tracing::error!(%error, "no thread to wait for the file system: the file stays left out");
+            tracing::error!(%error, "cannot start a thread that waits for the file system: the file stays skipped");
         }
     }
 }

@@ -31,7 +31,7 @@ pub(super) struct Reader {
     files: HashMap<PathBuf, Known>,
     /// Directories, and what is one where a file might have been, with the names in them.
     directories: Vec<(PathBuf, Listing)>,
-    /// What could not be read in the last round, and what would have to change for another try.
+    /// Paths that could not be read in the last round, and the change that would justify another try.
     unreadable: Vec<(PathBuf, Obstacle)>,
     round: u64,
     /// The files to look at in this round; the others are what they were. `None` for all.
@@ -50,7 +50,7 @@ enum Obstacle {
     Stuck,
 }
 
-/// What was read of a file, and the last round it was asked for in.
+/// Content of a file, and the last round in which it was asked for.
 struct Known {
     stamp: Stamp,
     file: NamedFile,
@@ -79,7 +79,7 @@ impl fmt::Debug for Reader {
     }
 }
 
-/// What changes when a file does.
+/// File metadata that changes whenever the file does.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 struct Stamp {
     device: u64,
@@ -126,7 +126,7 @@ impl Known {
         same
     }
 
-    /// What was read before, if it is at hand and was read in this round, is `trusted`, or is the same by the system's times.
+    /// Returns the former content, if it was read in this round, is `trusted`, or is unchanged by its timestamps.
     fn reused(&mut self, path: &Path, round: u64, trusted: bool) -> Option<NamedFile> {
         let same = || fs::metadata(path).is_ok_and(|metadata| Stamp::of(&metadata) == self.stamp);
         let reusable = trusted || self.round == round || self.stamp.settled && same();
@@ -157,7 +157,7 @@ fn listing(path: &Path) -> std::io::Result<Listing> {
     Ok(Listing { names: Arc::from(names), writable_by_all })
 }
 
-/// What the system says of a path.
+/// Returns the metadata of a path.
 fn stamp(path: &Path) -> Result<Stamp, ErrorKind> {
     fs::metadata(path).map(|metadata| Stamp::of(&metadata)).map_err(|error| error.kind())
 }
@@ -178,7 +178,7 @@ impl Obstacle {
 }
 
 impl Reader {
-    /// Everything is asked for anew, by a load that reports its progress there. If `changed` says all that has changed since the last round,
+    /// Everything is requested again, by a load that reports its progress there. If `changed` says all that has changed since the last round,
     /// other files are taken for what they were.
     pub(super) fn begin(&mut self, progress: &Arc<Progress>, changed: Option<&HashSet<PathBuf>>) {
         self.only = changed.and_then(|changed| self.files_at(changed));
@@ -188,7 +188,7 @@ impl Reader {
         self.progress = Arc::clone(progress);
     }
 
-    /// Returns the files that something at these paths changes; `None` if that cannot be told, because one of them may lead to any file.
+    /// Returns the files that something at these paths changes; `None` if that is unknown, because one of them may lead to any file.
     fn files_at(&self, changed: &HashSet<PathBuf>) -> Option<HashSet<PathBuf>> {
         if self.files.values().any(|known| known.is_linked) {
             return None;
@@ -196,7 +196,7 @@ impl Reader {
         let mut only = HashSet::new();
         let here = std::env::current_dir().ok();
         for path in changed {
-            // The system tells of whole paths, the configuration may name relative ones.
+            // inotify reports absolute paths, the configuration may name relative ones.
             let relative = here.as_ref().and_then(|here| path.strip_prefix(here).ok());
             let mut names = [Some(path.as_path()), relative].into_iter().flatten();
             if let Some((known, _)) = names.find_map(|name| self.files.get_key_value(name)) {
@@ -224,7 +224,7 @@ impl Reader {
         Some(only)
     }
 
-    /// Returns whether only what has changed is looked at in this round.
+    /// Returns true if only changed files are read in this round.
     pub(super) fn is_narrow(&self) -> bool {
         self.only.is_some()
     }
@@ -235,7 +235,7 @@ impl Reader {
         self.files.retain(|_, known| known.round == round);
     }
 
-    /// Whether a round that asks for the same would find the same. What changed lately is looked into, for the rest the system's times tell.
+    /// Returns true if a round that asks for the same would find the same. What changed lately is looked into, for the rest the system's times tell.
     pub(super) fn is_current(&mut self, progress: &Progress) -> bool {
         let mut files = self.files.iter_mut();
         let is_same = |(path, known): (&PathBuf, &mut Known)| {
@@ -356,7 +356,7 @@ impl Reader {
     }
 }
 
-/// What was read of a file.
+/// Content that was read from a file.
 struct Contents {
     stamp: Stamp,
     bytes: Vec<u8>,
@@ -381,7 +381,7 @@ fn is_writable_by_all(path: &Path, metadata: &Metadata) -> bool {
     metadata.mode() & 0o002 != 0 && !is_read_only()
 }
 
-/// Where the opened file is. The kernel is asked about the descriptor, for the path may lead elsewhere by now.
+/// Returns the path of the opened file. The kernel is asked about the descriptor, because the path may lead elsewhere now.
 fn real(file: &File, path: &Path) -> PathBuf {
     let descriptor = format!("/proc/self/fd/{}", file.as_raw_fd());
     fs::read_link(descriptor).or_else(|_| fs::canonicalize(path)).unwrap_or_default()

@@ -1,6 +1,6 @@
 //! Reads one file of a kind: regular files only, within the kind's limit, and without waiting for a peer.
 //!
-//! A FIFO blocks its reader until somebody writes, opening a device may act on it, and some files (`/proc/self/pagemap`) have no end and say
+//! A FIFO blocks its reader until a writer opens it, opening a device may act on it, and some files (`/proc/self/pagemap`) have no end and say
 //! that they are empty. Every file that a user names is read here.
 
 use std::fs::{self, File, FileType, Metadata, OpenOptions};
@@ -110,7 +110,7 @@ pub(super) fn contents(
     kind: FileKind,
 ) -> Result<Vec<u8>, Unread> {
     let mut bytes = Vec::with_capacity(usize::try_from(metadata.len()).unwrap_or(0));
-    // The size may be a lie, or grow meanwhile: a page more than allowed tells, and some files are read by whole words only.
+    // The size may be wrong, or grow meanwhile: reading a page beyond the limit detects that, and some files are read by whole words only.
     file.by_ref().take(kind.limit() + 4096).read_to_end(&mut bytes)?;
     if bytes.len() as u64 > kind.limit() {
         return Err(Unread::TooLarge { kind });

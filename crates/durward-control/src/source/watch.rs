@@ -24,23 +24,23 @@ use crate::source::inventory::Inventory;
 use changed::{Changed, Unfinished};
 use interest::{Interests, directories, identity, matters};
 
-/// All files are looked at only so often that it takes no more than this part of a core, where the system's notifications tell of changes anyway.
+/// Divisor: if notifications report changes anyway, scans of all files take at most 1/SHARE of a core.
 const SHARE: u32 = 200;
-/// And so often at the least.
+/// Longest interval between two scans of all files.
 const SELDOM: Duration = Duration::from_secs(30);
 
-/// How eagerly changes are looked for.
+/// Intervals at which changes are looked for.
 #[derive(Clone, Copy, Debug)]
 pub struct Pace {
-    /// The first change after a quiet time is loaded so soon, if what changed is whole.
+    /// Delay before the first change after a quiet time is loaded, if the changed files are complete.
     pub first: Duration,
-    /// Any other change is loaded once nothing further has changed for so long.
+    /// Quiet time after which any other change is loaded.
     pub debounce: Duration,
-    /// And after so long at the latest, however busy it is.
+    /// Longest time until a change is loaded, even if changes keep arriving.
     pub longest: Duration,
-    /// All files are looked at so often, notified or not; many files, of whose changes the system notifies, less often.
+    /// Interval between scans of all files, with or without notifications; longer for many files that notifications cover.
     pub poll: Duration,
-    /// Whether the system's notifications are used at all.
+    /// True if inotify notifications are used.
     pub notified: bool,
 }
 
@@ -111,7 +111,7 @@ struct WatcherThread {
     turn: u64,
     /// When something was last loaded because of a notification.
     busy: Option<Instant>,
-    /// The time at which all files are looked at next, whatever notifications come before.
+    /// Time of the next scan of all files, whatever notifications come before.
     due: Instant,
 }
 
@@ -155,13 +155,13 @@ impl WatcherThread {
         wake
     }
 
-    /// Puts the next look at all files off, if one takes so long and the system tells of `all` changes meanwhile.
+    /// Postpones the next scan of all files, if one takes long and notifications cover `all` changes meanwhile.
     fn looked(&mut self, took: Duration, all: bool) {
         let seldom = if all { (took * SHARE).min(SELDOM) } else { self.pace.poll };
         self.due = Instant::now() + seldom.max(self.pace.poll);
     }
 
-    /// After a notification the watches are set anew even without news: a directory on the way to a file may have appeared.
+    /// After a notification the watches are set again even without changes: a directory on the way to a file may have appeared.
     fn load(&mut self, notified: bool) {
         let began = Instant::now();
         let is_due = began >= self.due;
@@ -174,18 +174,18 @@ impl WatcherThread {
                 return;
             }
         }
-        // A tenant that changes its files all the time must not keep the others' from being looked at.
+        // A tenant that changes its files all the time must not keep the files of others from being read.
         let changed = self.eyes.changed.take().filter(|_| notified && self.eyes.all && !is_due);
         let (source, eyes, paths) = (&self.source, &mut self.eyes, &self.paths);
         let (mut as_before, all) = (true, eyes.all);
-        // Whoever is told of a file may change it at once, so a new one is watched before.
+        // The user may change a file as soon as its load is reported, so a new one is watched before.
         let seen = source.look_in_turn(paths, changed, &self.feed, |found| {
             as_before = outline(found) == eyes.outline && !eyes.are_stale(source);
             if !as_before {
                 eyes.look_at(source, paths, found);
             }
         });
-        // A load that was given up is said so by the source, and tried again; what was loaded before stays.
+        // A load that was given up is reported by the source, and tried again; what was loaded before stays.
         let Ok(Seen { found, is_news, turn }) = seen else {
             self.eyes.changed.note_anything();
             return;
@@ -207,14 +207,14 @@ impl WatcherThread {
 #[derive(Default)]
 struct Eyes {
     watcher: Option<RecommendedWatcher>,
-    /// The directories and what they were when the watch was set: one that is replaced must be watched anew.
+    /// The directories and what they were when the watch was set: one that is replaced must be watched again.
     watched: Arc<BTreeMap<PathBuf, (u64, u64)>>,
     interests: Interests,
     /// The files that were looked at.
     outline: u64,
     /// True if every directory is watched.
     complete: bool,
-    /// True if every change since the last load is told.
+    /// True if notifications cover every change since the last load.
     all: bool,
     unfinished: Unfinished,
     changed: Changed,
@@ -252,7 +252,7 @@ impl Eyes {
             }
         });
         if let Err(error) = &watcher {
-            warn!(%error, "no notifications from the system: files are looked at every second only");
+            warn!(%error, "inotify is not available: files are checked every second only");
         }
         let watcher = watcher.ok();
         Self {
@@ -267,7 +267,7 @@ impl Eyes {
         }
     }
 
-    /// Whether a directory is no longer what it was when the watch was set, or none is set yet.
+    /// Returns true if a directory is no longer what it was when the watch was set, or none is set yet.
     fn are_stale(&self, source: &FileSource) -> bool {
         if self.watcher.is_none() {
             return false;
@@ -277,7 +277,7 @@ impl Eyes {
             let mut directories = watched.iter();
             directories.any(|(directory, was)| identity(progress, directory) != Some(*was))
         });
-        // Where no answer comes there is no use in watching anew.
+        // If the file system does not answer, setting the watches again is of no use.
         self.watched.is_empty() || replaced.unwrap_or(false)
     }
 
@@ -317,7 +317,7 @@ impl Eyes {
                 }
             }
         }
-        // Of what changed in a new directory before it was watched nobody was told.
+        // Changes in a new directory before it was watched caused no notification.
         self.all = self.complete && before == *watched;
     }
 }

@@ -28,7 +28,7 @@ const LATER: [&str; 2] = ["ClusterLink", "AddressPool"];
 /// A part of a file that holds one document.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Part<'a> {
-    /// Its text.
+    /// Text.
     pub text: &'a str,
     /// The line it begins at, counted from 1.
     pub first_line: u32,
@@ -110,13 +110,13 @@ pub fn source(
     Source { kind, file: Arc::clone(file), text, first_line, bases, ..Source::default() }
 }
 
-/// What the text of `source` says.
+/// Parses the text of `source`.
 #[must_use]
 pub fn content(source: &Source) -> Content {
     read(source.kind, &source.text).unwrap_or_else(|fault| fault.of(source))
 }
 
-/// What a YAML text says that is of this kind.
+/// Parses a YAML text of this kind.
 pub(super) fn read(kind: Kind, text: &str) -> Result<Content, Fault> {
     let read = match kind {
         kind if kind.is_foreign_api() => {
@@ -165,16 +165,16 @@ pub(super) fn checked_hosted_api(document: HostedApiDocument) -> Result<Content,
     }
 }
 
-/// Why a text is not a document.
+/// Reason why a text is not a document.
 #[derive(Debug)]
 pub(super) struct Fault {
     reason: &'static str,
-    /// What is said of the field, or of the whole document.
+    /// Message about the field, or about the whole document.
     pub(super) sentence: String,
-    /// The field, as far as it can be told.
+    /// Path of the field, if it is known.
     pub(super) path: Option<Path>,
     pub(super) place: Place,
-    /// Whose document it is, as far as it can be told.
+    /// Name of the document, if it can be read.
     pub(super) name: Option<String>,
 }
 
@@ -320,7 +320,7 @@ fn of_form(error: &Error, text: &str, place: Place) -> Fault {
     }
 }
 
-/// What the parser expected, in the words of documents.
+/// Returns what the parser expected, in the words of documents.
 fn expected(what: &str) -> &str {
     match what {
         "u8" => "a whole number from 0 to 255",

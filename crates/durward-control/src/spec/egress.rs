@@ -21,32 +21,32 @@ pub struct EgressSpec {
     /// IP addresses. They need not be on the host yet.
     #[serde(default)]
     pub addresses: Vec<At<String>>,
-    /// Whether other tenants that also say so may use the same addresses. Default: false.
+    /// Allows other tenants that also set it to use the same addresses. Default: false.
     #[serde(default)]
     pub shared: bool,
     /// Networks of the tenant's pods or machines: what they send through this host leaves from the addresses. Who is in no
     /// tenant's list does not leave.
     #[serde(default)]
     pub sources: Vec<At<String>>,
-    /// What of that is handed to the tenant's forward proxy, for programs that know no proxy. Default: nothing.
+    /// Traffic of `sources` that is handed to the tenant's forward proxy, for programs that know no proxy. Default: none.
     #[serde(default)]
     pub transparent: Option<At<TransparentSpec>>,
-    /// Where clients find the tenant's forward proxy. Default: nowhere.
+    /// Addresses and ports of the tenant's forward proxy. Default: none.
     #[serde(default)]
     pub proxy: Vec<At<ProxySpec>>,
-    /// How much the rules count. Default: Enforce.
+    /// Enforcement mode of the rules. Default: Enforce.
     #[serde(default)]
     pub mode: Option<At<ModeSpec>>,
-    /// What the tenant may reach through the forward proxy. What no rule names is denied.
+    /// Rules for what the tenant may reach through the forward proxy. A destination that no rule names is denied.
     #[serde(default)]
     pub allow: Option<At<Vec<At<RuleSpec>>>>,
-    /// What it may not reach, whatever `allow` says.
+    /// Rules for what the tenant may not reach, whatever `allow` says.
     #[serde(default)]
     pub deny: Option<At<Vec<At<RuleSpec>>>>,
-    /// Whom to ask, told to clients that are denied.
+    /// Contact that is shown to clients that are denied.
     #[serde(default)]
     pub contact: Option<At<String>>,
-    /// Whether a tunnel must begin with a ClientHello for the host that was asked for. Default: false.
+    /// Requires that a tunnel begins with a ClientHello for the host that was asked for. Default: false.
     #[serde(default)]
     pub sni_must_match: Option<At<bool>>,
     /// DNS servers, like `10.0.0.53`, `10.0.0.53:5353` or `tls://10.0.0.53#dns.example`, asked in this order. Default: those of the host.
@@ -60,7 +60,7 @@ pub struct EgressSpec {
     pub parents: Vec<At<ParentSpec>>,
 }
 
-/// What the kernel hands to the forward proxy of what `sources` send, and what becomes of the rest.
+/// Traffic of `sources` that the kernel hands to the forward proxy, and treatment of the rest.
 #[derive(Clone, Debug, Default, Deserialize, JsonSchema)]
 #[serde(rename_all = "camelCase", deny_unknown_fields)]
 pub struct TransparentSpec {
@@ -70,22 +70,22 @@ pub struct TransparentSpec {
     /// TCP ports at which TLS is expected, judged by the name its ClientHello asks for; UDP to them is refused. Default: 443.
     #[serde(default)]
     pub tls: Option<At<Vec<At<u16>>>>,
-    /// What becomes of all else: other ports, other protocols. Default: Deny.
+    /// Treatment of all other traffic: other ports, other protocols. Default: Deny.
     #[serde(default)]
     pub others: OthersSpec,
 }
 
-/// What becomes of what is not handed to the proxy.
+/// Treatment of traffic that is not handed to the proxy.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Deserialize, JsonSchema)]
 pub enum OthersSpec {
-    /// It is refused.
+    /// Refused.
     #[default]
     Deny,
-    /// It leaves from the tenant's addresses, and no rule is asked.
+    /// Leaves from the tenant's addresses; no rule is evaluated.
     Translate,
 }
 
-/// Where clients find a tenant's forward proxy, and how they prove that they are its.
+/// Address and port of a tenant's forward proxy, and how its clients authenticate.
 #[derive(Clone, Debug, Default, Deserialize, JsonSchema)]
 #[serde(rename_all = "camelCase", deny_unknown_fields)]
 pub struct ProxySpec {
@@ -94,11 +94,11 @@ pub struct ProxySpec {
     /// The port clients know. Default: 3128.
     #[serde(default)]
     pub port: Option<At<u16>>,
-    /// Whether other tenants that also say so may use the same address; proxies also at the same port, where clients can be told apart.
+    /// Allows other tenants that also set it to use the same address; proxies also at the same port, if clients can be distinguished.
     /// Default: false.
     #[serde(default)]
     pub shared: bool,
-    /// Where connections are accepted. Default: bound on the address and port themselves.
+    /// Socket that accepts the connections. Default: bound on the address and port themselves.
     #[serde(default)]
     pub listen: Option<At<ListenSpec>>,
     /// Networks clients may connect from. Default: all.
@@ -113,7 +113,7 @@ pub struct ProxySpec {
     /// Several certificates, chosen by SNI; the first answers clients that name none of them.
     #[serde(default)]
     pub certificates: Vec<At<CertificateSpec>>,
-    /// What to do when the certificate does not name the address. Default: Refuse.
+    /// Action if the certificate does not name the address. Default: Refuse.
     #[serde(default)]
     pub ip_san: Option<IpSanSpec>,
     /// Oldest TLS version accepted. Default: 1.2.
@@ -122,7 +122,7 @@ pub struct ProxySpec {
     /// Offered by ALPN, most wanted first. Default: h2, http/1.1; http/1.1 alone where credentials tell tenants apart.
     #[serde(default)]
     pub alpn: Option<At<Vec<At<AlpnSpec>>>>,
-    /// What is asked of clients' certificates. Default: nothing.
+    /// Client certificates that are required. Default: none.
     #[serde(default)]
     pub client_certificates: Option<At<ClientCertificatesSpec>>,
     /// Names of which a client certificate must have one: common name, DNS name or URI; a `*` at the end stands for any rest.
@@ -138,13 +138,13 @@ pub struct CredentialsSpec {
     pub file: At<String>,
 }
 
-/// How much the rules count. What is guarded stays so in each.
+/// Enforcement mode of the rules. Guarded addresses stay guarded in each mode.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Deserialize, JsonSchema)]
 pub enum ModeSpec {
-    /// What the rules do not allow is denied.
+    /// Denies what the rules do not allow.
     #[default]
     Enforce,
-    /// It is let through, and recorded as what would be denied.
+    /// Lets it through, and records it as what would be denied.
     Report,
     /// The rules are not asked.
     Open,
@@ -154,7 +154,7 @@ pub enum ModeSpec {
 #[derive(Clone, Debug, Default, Deserialize, JsonSchema)]
 #[serde(rename_all = "camelCase", deny_unknown_fields)]
 pub struct RuleSpec {
-    /// Its name in records and on the page that says no. Default: its place, like `allow[0]`.
+    /// Name in records and on the error page. Default: its position, like `allow[0]`.
     #[serde(default)]
     pub name: Option<At<String>>,
     /// A host name, `*.example.com` for all below it, `.example.com` for both, `*` for every name.

@@ -32,13 +32,13 @@ pub struct EgressPolicyDocument {
     pub api_version: At<String>,
     /// `EgressPolicy`
     pub kind: At<String>,
-    /// What it is called among its tenant's policies.
+    /// Name, unique among its tenant's policies.
     pub metadata: Metadata,
-    /// What it adds.
+    /// Additions to the tenant's egress.
     pub spec: EgressPolicySpec,
 }
 
-/// What is added to a tenant's egress.
+/// Additions to a tenant's egress.
 #[derive(Clone, Debug, Default, Deserialize, JsonSchema)]
 #[serde(rename_all = "camelCase", deny_unknown_fields)]
 pub struct EgressPolicySpec {
@@ -48,10 +48,10 @@ pub struct EgressPolicySpec {
     /// Networks of pods or machines whose traffic leaves as the tenant's, beside its own `egress.sources`. Only the operator writes them: in a file, or in the gateway's own namespace.
     #[serde(default)]
     pub sources: Vec<At<String>>,
-    /// What the tenant may reach beside what its own rules allow.
+    /// Rules for what the tenant may reach, in addition to its own rules.
     #[serde(default)]
     pub allow: Option<At<Vec<At<RuleSpec>>>>,
-    /// What the tenant may not reach, whatever any rule allows.
+    /// Rules for what the tenant may not reach, whatever any rule allows.
     #[serde(default)]
     pub deny: Option<At<Vec<At<RuleSpec>>>>,
 }

@@ -10,14 +10,14 @@ use serde_saphyr::DuplicateKeyPolicy;
 use crate::field::Step;
 use crate::place::{At, Place};
 
-/// What a parser's place points at.
+/// Element that a parser's position points at.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Sought {
     /// A name.
     Name,
     /// A value.
     Value,
-    /// Where a mapping begins, or its first name.
+    /// Beginning of a mapping, or its first name.
     Mapping,
 }
 
@@ -43,7 +43,7 @@ impl Path {
         path.seek(&root, place.start, sought).then_some(path)
     }
 
-    /// Whether it leads to all of the text.
+    /// Returns true if it leads to all of the text.
     pub(super) fn is_whole(&self) -> bool {
         self.0.is_empty()
     }

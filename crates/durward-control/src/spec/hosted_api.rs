@@ -24,9 +24,9 @@ pub struct HostedApiDocument {
     pub api_version: At<String>,
     /// `HostedApi`
     pub kind: At<String>,
-    /// What it is called among its tenant's hosted API servers.
+    /// Name, unique among its tenant's hosted API servers.
     pub metadata: Metadata,
-    /// Its names, and what is behind them.
+    /// Server names and endpoints.
     pub spec: HostedApiSpec,
 }
 
@@ -50,7 +50,7 @@ pub struct HostedApiSpec {
     /// server's alone, and clients need not send a name.
     #[serde(default)]
     pub shared: Option<At<bool>>,
-    /// Where connections are accepted. Default: bound on the address and port themselves.
+    /// Socket that accepts the connections. Default: bound on the address and port themselves.
     #[serde(default)]
     pub listen: Option<At<ListenSpec>>,
     /// The API server's endpoints.
@@ -61,7 +61,7 @@ pub struct HostedApiSpec {
     /// Networks that may connect, clients and API proxies alike. Default: all.
     #[serde(default)]
     pub allowed_sources: Option<At<Vec<At<String>>>>,
-    /// How API proxies of the tenant cluster are admitted. Default: none are.
+    /// Admission of the tenant cluster's API proxies. Default: none are admitted.
     #[serde(default)]
     pub relay: Option<At<RelaySpec>>,
     /// How the tenant cluster's pods reach it, with `apiProxy`. Default: Advertised.
@@ -73,7 +73,7 @@ pub struct HostedApiSpec {
     /// The Secret with a kubeconfig of the tenant cluster, in its key `kubeconfig`, `admin.conf` or `value`, by which its API proxies are installed.
     #[serde(default)]
     pub kubeconfig_secret_name: Option<At<String>>,
-    /// How long a connection may be silent. Default: `24h`; peers that are gone are noticed earlier, by TCP keep-alive.
+    /// Longest time without a byte on a connection. Default: `24h`; dead peers are detected earlier, by TCP keep-alive.
     #[serde(default)]
     pub idle_timeout: Option<At<String>>,
 }
@@ -94,7 +94,7 @@ pub struct ApiUpstreamSpec {
     /// The name that its certificate must carry for the checks. Default: `kubernetes`.
     #[serde(default)]
     pub verify_name: Option<At<String>>,
-    /// How often and how long endpoints are checked: `interval`, `timeout`, `unhealthyAfter`, `healthyAfter`.
+    /// Health checks of endpoints: `interval`, `timeout`, `unhealthyAfter`, `healthyAfter`.
     #[serde(default)]
     pub health_check: Option<At<HealthCheckSpec>>,
 }
@@ -105,7 +105,7 @@ pub struct ApiUpstreamSpec {
 pub struct KonnectivitySpec {
     /// The host name that agents ask for by SNI.
     pub name: At<String>,
-    /// Its endpoints: `10.0.0.1:8132`, `konnectivity.internal`, or `{address, weight}`; without a port it is 8132.
+    /// Endpoints: `10.0.0.1:8132`, `konnectivity.internal`, or `{address, weight}`; without a port it is 8132.
     #[serde(default)]
     pub endpoints: Vec<At<EndpointSpec>>,
     /// A port of a Service, in place of `endpoints`.
@@ -113,7 +113,7 @@ pub struct KonnectivitySpec {
     pub service: Option<At<ServiceSpec>>,
 }
 
-/// How API proxies of the tenant cluster are admitted.
+/// Admission of the tenant cluster's API proxies.
 #[derive(Clone, Debug, Deserialize, JsonSchema)]
 #[serde(rename_all = "camelCase", deny_unknown_fields)]
 pub struct RelaySpec {
@@ -141,7 +141,7 @@ pub struct ClientAuthoritiesSpec {
     pub crl_files: Vec<At<String>>,
 }
 
-/// How the tenant cluster's pods reach the API server.
+/// Way in which the tenant cluster's pods reach the API server.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Deserialize, JsonSchema)]
 pub enum ModeSpec {
     /// By an address on a device of every node, which the API server advertises.

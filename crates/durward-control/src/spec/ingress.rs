@@ -17,17 +17,17 @@ pub struct IngressSpec {
     /// The port clients know. Default: 443 for HTTPS, TLS and LINK, 80 for HTTP; TCP must say.
     #[serde(default)]
     pub port: Option<At<u16>>,
-    /// What is spoken. Default: HTTPS.
+    /// Protocol. Default: HTTPS.
     #[serde(default)]
     pub protocol: Option<At<ProtocolSpec>>,
-    /// Whether other tenants that also say so may use the same address: at other ports, or at the same port by other `names`. Default: false.
+    /// Allows other tenants that also set it to use the same address: at other ports, or at the same port by other `names`. Default: false.
     #[serde(default)]
     pub shared: bool,
     /// The names that clients ask for, by SNI or (HTTP) by `Host`: `api.example.com`, or `*.example.com` for all names below. The entry's own address
     /// stands for clients that name nothing. Default: the address and port are this tenant's alone.
     #[serde(default)]
     pub names: Vec<At<String>>,
-    /// Where connections are accepted. Default: bound on the address and port themselves.
+    /// Socket that accepts the connections. Default: bound on the address and port themselves.
     #[serde(default)]
     pub listen: Option<At<ListenSpec>>,
     /// The certificate shown to clients (HTTPS; TCP with TLS).
@@ -36,7 +36,7 @@ pub struct IngressSpec {
     /// Several certificates, chosen by SNI; the first answers clients that name none of them.
     #[serde(default)]
     pub certificates: Vec<At<CertificateSpec>>,
-    /// What to do when the certificate does not name the address. Default: Refuse.
+    /// Action if the certificate does not name the address. Default: Refuse.
     #[serde(default)]
     pub ip_san: Option<IpSanSpec>,
     /// Oldest TLS version accepted. Default: 1.2.
@@ -45,16 +45,16 @@ pub struct IngressSpec {
     /// Offered by ALPN, most wanted first. Default: h2, http/1.1.
     #[serde(default)]
     pub alpn: Option<At<Vec<At<AlpnSpec>>>>,
-    /// What is asked of clients' certificates. Default: nothing.
+    /// Client certificates that are required. Default: none.
     #[serde(default)]
     pub client_certificates: Option<At<ClientCertificatesSpec>>,
     /// Networks clients may connect from. Default: all.
     #[serde(default)]
     pub allowed_sources: Option<At<Vec<At<String>>>>,
-    /// Networks of proxies whose `X-Forwarded-*` headers are believed. Default: none.
+    /// Networks of proxies whose `X-Forwarded-*` headers are trusted. Default: none.
     #[serde(default)]
     pub trusted_proxies: Vec<At<String>>,
-    /// How upstreams are told about a client certificate.
+    /// Headers that carry the client certificate to upstreams.
     #[serde(default)]
     pub identity_headers: Option<IdentityHeadersSpec>,
     /// HTTP only: whatever no route takes is sent to https with 308. Default: false.
@@ -63,10 +63,10 @@ pub struct IngressSpec {
     /// Which request goes where; for protocol TLS, which SNI.
     #[serde(default)]
     pub routes: Vec<At<RouteSpec>>,
-    /// Where everything goes, in place of `routes`.
+    /// Upstream of all requests or connections, in place of `routes`.
     #[serde(default)]
     pub upstream: Option<At<String>>,
-    /// Where everything goes, by weight, in place of `upstream`.
+    /// Upstreams of all requests or connections, by weight, in place of `upstream`.
     #[serde(default)]
     pub upstreams: Vec<At<WeightedUpstreamSpec>>,
     /// TLS only: whether hosted API servers that name no address are served here, for those of their names that the entry holds: `HostedApi`
@@ -81,7 +81,7 @@ pub struct IngressSpec {
     pub client_authority_if_present: Option<At<String>>,
 }
 
-/// What is spoken on a listener.
+/// Protocol of a listener.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Deserialize, Serialize, JsonSchema)]
 #[serde(rename_all = "UPPERCASE")]
 pub enum ProtocolSpec {
@@ -105,13 +105,13 @@ pub enum ProtocolSpec {
 #[derive(Clone, Debug, Default, Deserialize, Serialize, JsonSchema)]
 #[serde(rename_all = "camelCase", deny_unknown_fields)]
 pub struct LinkSpec {
-    /// Its name, which the agent says and upstreams refer to.
+    /// Name, which the agent sends and upstreams refer to.
     pub name: At<String>,
     /// Names of which the agent's certificate must carry one: a common name, DNS name or URI; with `*` at its end, all that begin so.
     pub certificate_names: Vec<At<String>>,
 }
 
-/// Where connections for a listener are accepted.
+/// Socket that accepts connections for a listener.
 #[derive(Clone, Debug, Default, Deserialize, Serialize, JsonSchema)]
 #[serde(rename_all = "camelCase", deny_unknown_fields)]
 pub struct ListenSpec {
@@ -121,7 +121,7 @@ pub struct ListenSpec {
     /// The local port. Default: the ingress port.
     #[serde(default)]
     pub port: Option<At<u16>>,
-    /// How the address a client connected to is known. Default: Bound.
+    /// Source of the address that a client connected to. Default: Bound.
     #[serde(default)]
     pub destination: Option<At<DestinationSpec>>,
     /// Networks that may send a PROXY protocol header; needed for ProxyProtocol, refused otherwise.
@@ -133,10 +133,10 @@ pub struct ListenSpec {
     pub inner_headers: Option<At<bool>>,
 }
 
-/// How the address a client connected to is known.
+/// Source of the address that a client connected to.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Deserialize, Serialize, JsonSchema)]
 pub enum DestinationSpec {
-    /// It is the accepted connection's local address.
+    /// The accepted connection's local address.
     #[default]
     Bound,
     /// A PROXY protocol header (v1 or v2) says it.
@@ -177,7 +177,7 @@ pub struct AcmeSpec {
     /// Host names and IP addresses of the certificate, at most 100; needed where the entry has names. Default: the address of the entry.
     #[serde(default)]
     pub names: Vec<At<String>>,
-    /// Whether the authority's terms of service are agreed to; must be true.
+    /// Agreement to the authority's terms of service; must be true.
     #[serde(default)]
     pub terms_of_service_agreed: Option<At<bool>>,
     /// Mail addresses for the authority's notices.
@@ -186,7 +186,7 @@ pub struct AcmeSpec {
     /// The authority's directory, an https URL that the operator allows with `--acme-directory`. Default: the first of those, else Let's Encrypt.
     #[serde(default)]
     pub directory: Option<At<String>>,
-    /// How the authority sees that the names are the tenant's. Default: TLS-ALPN-01 on port 443, HTTP-01 on others.
+    /// Challenge by which the authority validates the names. Default: TLS-ALPN-01 on port 443, HTTP-01 on others.
     #[serde(default)]
     pub challenge: Option<At<ChallengeSpec>>,
     /// A profile of the authority. Default: shortlived for IP addresses from Let's Encrypt, else the authority's default.
@@ -197,24 +197,24 @@ pub struct AcmeSpec {
     pub account_key_file: Option<At<String>>,
 }
 
-/// How an authority validates names.
+/// Challenge by which an authority validates names.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize, Serialize, JsonSchema)]
 pub enum ChallengeSpec {
-    /// It asks for a text at port 80, where the tenant must have an entry with protocol HTTP.
+    /// The authority requests a text at port 80, where the tenant must have an entry with protocol HTTP.
     #[serde(rename = "HTTP-01")]
     Http01,
-    /// It connects by TLS to port 443.
+    /// The authority connects by TLS to port 443.
     #[serde(rename = "TLS-ALPN-01")]
     TlsAlpn01,
 }
 
-/// What to do when a certificate does not name the ingress address.
+/// Action if a certificate does not name the ingress address.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Deserialize, Serialize, JsonSchema)]
 pub enum IpSanSpec {
     /// The listener is left out.
     #[default]
     Refuse,
-    /// It is served, with a warning.
+    /// Serves it, with a warning.
     Warn,
 }
 
@@ -240,7 +240,7 @@ pub enum AlpnSpec {
     Http11,
 }
 
-/// What is asked of clients' certificates.
+/// Requirements on client certificates.
 #[derive(Clone, Debug, Default, Deserialize, Serialize, JsonSchema)]
 #[serde(rename_all = "camelCase", deny_unknown_fields)]
 pub struct ClientCertificatesSpec {
@@ -261,7 +261,7 @@ pub struct ClientCertificatesSpec {
     pub crl_files: Vec<At<String>>,
 }
 
-/// Whether clients must show a certificate.
+/// Mode of client authentication.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Deserialize, Serialize, JsonSchema)]
 pub enum ClientModeSpec {
     /// None is asked for.

@@ -22,13 +22,13 @@ pub struct PortMappingDocument {
     pub api_version: At<String>,
     /// `PortMapping`
     pub kind: At<String>,
-    /// What it is called among its tenant's mappings.
+    /// Name, unique among its tenant's mappings.
     pub metadata: Metadata,
-    /// What leads where.
+    /// External addresses and ports, and their endpoints.
     pub spec: PortMappingSpec,
 }
 
-/// What leads where.
+/// External addresses and ports, and their endpoints.
 #[derive(Clone, Debug, Deserialize, JsonSchema)]
 #[serde(rename_all = "camelCase", deny_unknown_fields)]
 pub struct PortMappingSpec {
@@ -38,28 +38,28 @@ pub struct PortMappingSpec {
     /// The external IP addresses, of either family. Each port is open on every one.
     #[serde(default)]
     pub addresses: Vec<At<String>>,
-    /// Whether other tenants that also say so may use the same addresses, at other ports. Default: false.
+    /// Allows other tenants that also set it to use the same addresses, at other ports. Default: false.
     #[serde(default)]
     pub shared: bool,
     /// The external ports.
     #[serde(default)]
     pub ports: Vec<At<MappedPortSpec>>,
-    /// Where connections go, for ports that do not say themselves: `10.0.0.1`, `10.0.0.1:8080`, `[2001:db8::1]:8080`.
+    /// Endpoints, for ports that name none themselves: `10.0.0.1`, `10.0.0.1:8080`, `[2001:db8::1]:8080`.
     #[serde(default)]
     pub endpoints: Vec<At<String>>,
-    /// Networks that may connect; others are dropped without an answer. Default: everybody.
+    /// Networks that may connect; others are dropped without an answer. Default: all.
     #[serde(default)]
     pub allowed_sources: Option<At<Vec<At<String>>>>,
-    /// What endpoints see as their peer. Default: Preserve.
+    /// Source address that endpoints see. Default: Preserve.
     #[serde(default)]
     pub source: Option<At<SourceSpec>>,
-    /// Whether a client keeps its endpoint. Default: None.
+    /// Client affinity. Default: None.
     #[serde(default)]
     pub affinity: Option<At<AffinitySpec>>,
-    /// How long connections to an endpoint that is taken out go on. Default: they are cut.
+    /// Time for which connections to a removed endpoint continue. Default: they are cut.
     #[serde(default)]
     pub drain: Option<At<String>>,
-    /// Whether what the endpoints send out themselves leaves from the first address of each family. Default: false.
+    /// Lets the endpoints' own outgoing traffic leave from the first address of each family. Default: false.
     #[serde(default)]
     pub egress: At<bool>,
     /// TCP connect checks of the endpoints of TCP ports: `interval`, `timeout`, `unhealthyAfter`, `healthyAfter`. Default: none.
@@ -95,12 +95,12 @@ pub struct MappedPortSpec {
     /// A port of a Service, in place of `endpoints`: its ready pods, as they come and go.
     #[serde(default)]
     pub service: Option<At<ServiceSpec>>,
-    /// Where its connections go. Default: the mapping's endpoints.
+    /// Endpoints of this port. Default: the mapping's endpoints.
     #[serde(default)]
     pub endpoints: Option<At<Vec<At<String>>>>,
 }
 
-/// What endpoints see as their peer.
+/// Source address that endpoints see.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Deserialize, JsonSchema)]
 pub enum SourceSpec {
     /// The client. Answers must come back through this gateway.
@@ -110,7 +110,7 @@ pub enum SourceSpec {
     Gateway,
 }
 
-/// Whether a client keeps its endpoint.
+/// Client affinity.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Deserialize, JsonSchema)]
 pub enum AffinitySpec {
     /// Each connection is placed by itself.

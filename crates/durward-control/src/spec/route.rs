@@ -9,7 +9,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::place::At;
 
-/// What a request looks like and what is done with it. The most specific route wins, then the one written first.
+/// Match conditions on requests and an action. The most specific route wins, then the one written first.
 #[derive(Clone, Debug, Default, Deserialize, Serialize, JsonSchema)]
 #[serde(rename_all = "camelCase", deny_unknown_fields)]
 pub struct RouteSpec {
@@ -37,10 +37,10 @@ pub struct RouteSpec {
     /// The client is in one of these networks.
     #[serde(default)]
     pub sources: Option<At<Vec<At<String>>>>,
-    /// Where to.
+    /// Upstream.
     #[serde(default)]
     pub upstream: Option<At<String>>,
-    /// Where to, by weight.
+    /// Upstreams, by weight.
     #[serde(default)]
     pub upstreams: Vec<At<WeightedUpstreamSpec>>,
     /// The client is sent elsewhere.
@@ -67,9 +67,9 @@ pub struct RouteSpec {
 #[derive(Clone, Debug, Default, Deserialize, Serialize, JsonSchema)]
 #[serde(rename_all = "camelCase", deny_unknown_fields)]
 pub struct HeaderMatchSpec {
-    /// Its name.
+    /// Name.
     pub name: At<String>,
-    /// Its exact value. Default: any.
+    /// Exact value. Default: any.
     #[serde(default)]
     pub value: Option<At<String>>,
 }
@@ -80,12 +80,12 @@ pub struct HeaderMatchSpec {
 pub struct WeightedUpstreamSpec {
     /// The upstream's name.
     pub name: At<String>,
-    /// Its share. Default: 1; 0 sends nothing.
+    /// Weight. Default: 1; 0 sends nothing.
     #[serde(default)]
     pub weight: Option<u32>,
 }
 
-/// Where a client is sent.
+/// Redirect of a client.
 #[derive(Clone, Debug, Default, Deserialize, Serialize, JsonSchema)]
 #[serde(rename_all = "camelCase", deny_unknown_fields)]
 pub struct RedirectSpec {

@@ -35,19 +35,19 @@ pub const ROUTING_JSON: &str = "routing.json";
 pub const DEFAULT_BACKEND_PORT: u16 = 80;
 const FIELDS: [&str; 3] = ["tenant", "backend", "egressIP"];
 
-/// What `routing.json` leaves to its surroundings.
+/// Options that `routing.json` leaves to its surroundings.
 #[derive(Clone, Debug)]
 pub struct RoutingJsonOptions {
     /// Where connections are accepted: `None` binds each address on port 443 itself; `0.0.0.0:8443` serves the layout in which a load
     /// balancer maps 443 to 8443.
     pub bind: Option<SocketAddr>,
-    /// How the address a client connected to is known there.
+    /// Destination mode of that socket.
     pub destination: DestinationSpec,
     /// Networks that may send a PROXY protocol header, where that is how it is known.
     pub trusted_proxies: Vec<String>,
     /// The port of a backend that names none, 80 unless set.
     pub default_backend_port: u16,
-    /// Where certificates are looked for, after the file's own directory and `../certs` beside it.
+    /// Directory that is searched for certificates after the file's own directory and `../certs` beside it.
     pub certs_dir: Option<PathBuf>,
 }
 
@@ -66,11 +66,11 @@ impl Default for RoutingJsonOptions {
 /// A `ConfigMap` with a `routing.json`, in the gateway's own namespace.
 #[derive(Clone, Debug)]
 pub struct RoutingConfigMap<'a> {
-    /// Its namespace.
+    /// Namespace.
     pub namespace: &'a str,
-    /// Its name.
+    /// Name.
     pub name: &'a str,
-    /// Its entries.
+    /// Entries.
     pub entries: &'a BTreeMap<Arc<str>, Arc<[u8]>>,
 }
 
@@ -183,7 +183,7 @@ struct Reader<'o> {
     options: &'o RoutingJsonOptions,
     /// The object that the text is of; `None` for a file.
     config_map: Option<&'o RoutingConfigMap<'o>>,
-    /// The positions of line feeds: counting them anew for each value would take the square of the file's size.
+    /// The positions of line feeds: counting them again for each value would take quadratic time.
     lines: Vec<usize>,
 }
 
@@ -410,7 +410,7 @@ impl Reader<'_> {
         }
     }
 
-    /// Where connections are accepted, if that is not the address itself.
+    /// Returns the socket that accepts connections, if that is not the address itself.
     fn listen(&self, place: Place) -> Option<At<ListenSpec>> {
         let RoutingJsonOptions { bind, destination, trusted_proxies, .. } = self.options;
         if bind.is_none() && *destination == DestinationSpec::Bound && trusted_proxies.is_empty() {
@@ -440,7 +440,7 @@ impl Reader<'_> {
         self.place(&range)
     }
 
-    /// Where `part`, a slice of the text, lies in it.
+    /// Returns the range of `part`, a slice of the text.
     fn range(&self, part: &str) -> Range<usize> {
         let start = (part.as_ptr() as usize).wrapping_sub(self.source.text.as_ptr() as usize);
         if start <= self.source.text.len() { start..start + part.len() } else { 0..0 }
@@ -451,7 +451,7 @@ fn upstream_name(at: usize) -> String {
     if at == 0 { "backend".to_owned() } else { format!("backend-{}", at + 1) }
 }
 
-/// What the parts of the synthesised document are called in `routing.json`.
+/// Returns the names that fields of the synthesised document have in `routing.json`.
 fn field_names(at: usize, egress_at: usize, entry: &Entry) -> Vec<(String, String)> {
     let key = format!("{:?}", entry.address.value);
     let upstream = upstream_name(at);

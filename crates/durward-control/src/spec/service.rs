@@ -16,7 +16,7 @@ pub struct ServiceSpec {
     pub name: At<String>,
     /// Name or number of one of its ports. `53/UDP` is the one of that protocol, where several have the number.
     pub port: At<ServicePortSpec>,
-    /// Its namespace. Default: the one that the document looks names up in. Another one needs a `ReferenceGrant` there.
+    /// Namespace of the Service. Default: the one in which the document looks names up. Another one needs a `ReferenceGrant` there.
     #[serde(default)]
     pub namespace: Option<At<String>>,
 }

@@ -53,7 +53,7 @@ pub struct MappingSpec {
     /// External addresses.
     #[serde(default)]
     pub addresses: Vec<String>,
-    /// Networks that may connect; everybody if there is none.
+    /// Networks that may connect; all clients if there is none.
     #[serde(default)]
     pub allowed_sources: Vec<String>,
     /// Service of the same namespace.
@@ -99,13 +99,13 @@ impl MappingPort {
 /// A `Mapping` of an API server.
 #[derive(Clone, Debug)]
 pub struct MappingObject {
-    /// Its identity.
+    /// Identity.
     pub id: ResourceId,
-    /// Its version.
+    /// Version.
     pub revision: Revision,
     /// Time of creation by the server's clock, in RFC 3339.
     pub created: Option<Arc<str>>,
-    /// Its annotations.
+    /// Annotations.
     pub annotations: BTreeMap<Arc<str>, Arc<str>>,
     /// The text of its `spec`, as JSON.
     pub spec: Arc<str>,
@@ -217,7 +217,7 @@ fn translated(spec: &MappingSpec, options: SmartNatOptions, shared: bool) -> Val
         .filter_map(|source| network(source))
         .map(|it| it.to_string())
         .collect();
-    // SmartNat's default is written into objects, and stands for everybody, IPv6 too.
+    // SmartNat's default is written into objects, and stands for all clients, IPv6 too.
     if !sources.is_empty() && !sources.iter().any(|source| source == "0.0.0.0/0") {
         written["allowedSources"] = json!(sources);
     }

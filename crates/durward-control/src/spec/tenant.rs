@@ -26,13 +26,13 @@ pub struct TenantDocument {
     pub api_version: At<String>,
     /// `Tenant`
     pub kind: At<String>,
-    /// Who it is.
+    /// Name and labels.
     pub metadata: Metadata,
-    /// What it is given.
+    /// Configuration of the tenant.
     pub spec: TenantSpec,
 }
 
-/// Who a tenant is.
+/// Name, creation time and labels of an object.
 #[derive(Clone, Debug, Deserialize, JsonSchema)]
 #[serde(rename_all = "camelCase", deny_unknown_fields)]
 pub struct Metadata {
@@ -49,7 +49,7 @@ pub struct Metadata {
     pub annotations: BTreeMap<String, String>,
 }
 
-/// What a tenant is given.
+/// Configuration of a tenant.
 #[derive(Clone, Debug, Default, Deserialize, JsonSchema)]
 #[serde(rename_all = "camelCase", deny_unknown_fields)]
 pub struct TenantSpec {
@@ -59,18 +59,18 @@ pub struct TenantSpec {
     /// The addresses its clients connect to, and what is served there.
     #[serde(default)]
     pub ingress: Vec<At<IngressSpec>>,
-    /// Where its requests go, by name.
+    /// Upstreams, by name.
     #[serde(default)]
     pub upstreams: BTreeMap<At<String>, At<UpstreamSpec>>,
     /// The addresses its traffic leaves from, and where it may go.
     #[serde(default)]
     pub egress: EgressSpec,
-    /// What it may use.
+    /// Limits.
     #[serde(default)]
     pub limits: LimitsSpec,
 }
 
-/// What a tenant may use. Without an entry there is no limit of that kind, except where a default is named.
+/// Limits of a tenant. Without an entry there is no limit of that kind, except where a default is named.
 #[derive(Clone, Debug, Default, Deserialize, Serialize, JsonSchema)]
 #[serde(rename_all = "camelCase", deny_unknown_fields)]
 pub struct LimitsSpec {
@@ -110,12 +110,12 @@ pub struct LimitsSpec {
     /// HTTP/2 streams of one connection at once, 1 to 10000. Default: 128.
     #[serde(default)]
     pub http2_streams: Option<At<u32>>,
-    /// How long each wait for a peer may take.
+    /// Timeouts: the longest time of each wait for a peer.
     #[serde(default)]
     pub timeouts: TimeoutsSpec,
 }
 
-/// How long each wait for a peer may take, like `10s`.
+/// Timeouts: the longest time of each wait for a peer, like `10s`.
 #[derive(Clone, Debug, Default, Deserialize, Serialize, JsonSchema)]
 #[serde(rename_all = "camelCase", deny_unknown_fields)]
 pub struct TimeoutsSpec {

@@ -50,7 +50,7 @@ fn fault(source: &Source, error: &toml::de::Error) -> Fault {
     })
 }
 
-/// Where the field is written, or the nearest around it.
+/// Returns the position of the field, or of the nearest one that contains it.
 fn span(text: &str, path: &Path) -> Option<Range<usize>> {
     let root = DeTable::parse(text).ok()?;
     let mut node = &DeValue::Table(root.into_inner());

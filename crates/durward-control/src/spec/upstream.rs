@@ -13,7 +13,7 @@ use crate::place::At;
 use crate::spec::ingress::{CertificateSpec, TlsVersionSpec};
 use crate::spec::service::ServiceSpec;
 
-/// Where a tenant's requests go.
+/// Endpoints of a tenant's requests.
 #[derive(Clone, Debug, Default, Deserialize, Serialize, JsonSchema)]
 #[serde(rename_all = "camelCase", deny_unknown_fields)]
 pub struct UpstreamSpec {
@@ -29,7 +29,7 @@ pub struct UpstreamSpec {
     /// For endpoints that name none. Default: 443 with TLS, 80 without; TCP must say.
     #[serde(default)]
     pub port: Option<At<u16>>,
-    /// What is spoken. Default: HTTP1, or TCP where only TCP and TLS listeners use it.
+    /// Protocol. Default: HTTP1, or TCP where only TCP and TLS listeners use it.
     #[serde(default)]
     pub protocol: Option<At<UpstreamProtocolSpec>>,
     /// TLS towards it, verified.
@@ -41,7 +41,7 @@ pub struct UpstreamSpec {
     /// Passive ejection of endpoints that fail real requests.
     #[serde(default)]
     pub outlier_detection: Option<At<OutlierSpec>>,
-    /// How an endpoint is chosen. Default: PowerOfTwo.
+    /// Load balancing. Default: PowerOfTwo.
     #[serde(default)]
     pub balance: Option<BalanceSpec>,
     /// Retries of idempotent requests.
@@ -63,7 +63,7 @@ pub struct UpstreamSpec {
 pub struct EndpointSpec {
     /// `10.0.0.1:8080`, `[2001:db8::1]:8080`, `pay.internal:8080`, or one of them without the port.
     pub address: At<String>,
-    /// Its share. Default: 1; 0 takes it out of rotation.
+    /// Weight. Default: 1; 0 takes it out of rotation.
     pub weight: Option<u32>,
 }
 
@@ -72,7 +72,7 @@ pub struct EndpointSpec {
 struct EndpointObject {
     /// `10.0.0.1:8080`, `pay.internal:8080`, or one of them without the port.
     address: At<String>,
-    /// Its share. Default: 1; 0 takes it out of rotation.
+    /// Weight. Default: 1; 0 takes it out of rotation.
     #[serde(default)]
     weight: Option<u32>,
 }
@@ -125,7 +125,7 @@ impl JsonSchema for EndpointSpec {
     }
 }
 
-/// What is spoken to an upstream.
+/// Protocol of an upstream.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize, Serialize, JsonSchema)]
 pub enum UpstreamProtocolSpec {
     /// HTTP/1.1.
@@ -149,7 +149,7 @@ pub struct UpstreamTlsSpec {
     /// The name or IP address the certificate must carry, and the SNI. Default: each endpoint's own.
     #[serde(default)]
     pub verify_name: Option<At<String>>,
-    /// What we show when asked.
+    /// Client certificate, shown if the endpoint asks for one.
     #[serde(default)]
     pub client_certificate: Option<At<CertificateSpec>>,
     /// Oldest TLS version. Default: 1.2.
@@ -205,7 +205,7 @@ pub struct OutlierSpec {
     pub max_ejected_percent: Option<At<u8>>,
 }
 
-/// How an endpoint is chosen among the healthy.
+/// Load balancing among healthy endpoints.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Deserialize, Serialize, JsonSchema)]
 pub enum BalanceSpec {
     /// The less loaded of two drawn at random.
@@ -241,7 +241,7 @@ pub struct PoolSpec {
     /// Kept per core, endpoint and source address, 0 to 10000. Default: 64.
     #[serde(default)]
     pub idle_per_core: Option<At<u32>>,
-    /// How long. Default: `60s`.
+    /// Longest idle time of a connection in the pool. Default: `60s`.
     #[serde(default)]
     pub idle_timeout: Option<At<String>>,
 }

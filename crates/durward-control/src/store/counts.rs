@@ -1,4 +1,4 @@
-//! How many objects in its namespaces a tenant may have. The oldest count, so that the result is the same whichever were read first.
+//! Limits the number of objects that a tenant may have in its namespaces. The oldest count, so the result does not depend on the order of reading.
 
 use std::collections::BTreeSet;
 use std::sync::Arc;
@@ -20,9 +20,9 @@ pub(super) struct Counted {
 /// Result of counting one more object.
 #[derive(Debug, PartialEq, Eq)]
 pub(super) enum Place {
-    /// It counts; the object that was the youngest of those that count may no longer do so.
+    /// The object counts; the youngest of those that counted before may no longer do so.
     Within(Option<DocumentKey>),
-    /// It is one too many.
+    /// The object exceeds the limit.
     Beyond,
 }
 

@@ -1,7 +1,7 @@
 //! Objects of a cluster that documents refer to: whether a document may have one, and what is in it.
 //!
 //! A document may have an object in a namespace of its tenant, or in the gateway's own; of another namespace than its own only what is granted. The right is asked for
-//! first: of an object that is another's not even whether it exists is told.
+//! first: of another tenant's object not even its existence is disclosed.
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -23,14 +23,14 @@ use crate::spec::service::ServiceSpec;
 /// Document on whose behalf names are looked up.
 #[derive(Clone, Debug)]
 pub(crate) struct Asker {
-    /// Its tenant.
+    /// Tenant.
     pub(crate) tenant: TenantId,
     /// The namespace from which it looks names up, or why there is none.
     pub(crate) viewpoint: Result<Viewpoint, String>,
 }
 
 impl Asker {
-    /// Returns who looks up the names in a document; `None` if nobody can tell whose it is.
+    /// Returns who looks up the names in a document; `None` if its tenant cannot be determined.
     pub(crate) fn of(document: &Document) -> Option<Self> {
         Some(Self { tenant: document.tenant()?, viewpoint: document.viewpoint() })
     }

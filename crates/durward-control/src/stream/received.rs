@@ -1,4 +1,4 @@
-//! The receiver's end: items become changes, whole ones only, and what is held is known by digest.
+//! Receiving end of the stream: items become changes, only complete ones are applied, and held items are identified by digest.
 
 use std::collections::BTreeMap;
 
@@ -11,7 +11,7 @@ use crate::change::Change;
 /// Largest change in bytes, as its messages have them.
 const LARGEST_CHANGE: usize = 2 << 30;
 
-/// What was received.
+/// State that was received.
 #[derive(Debug, Default)]
 pub struct Received {
     held: BTreeMap<ItemKey, ItemDigest>,
@@ -27,7 +27,7 @@ pub enum ReceivedFault {
     /// The change has too many bytes.
     #[error("a change is larger than {LARGEST_CHANGE} bytes")]
     TooLarge,
-    /// It is a thing of files.
+    /// Facts of files are not transferred.
     #[error(transparent)]
     Untransferable(#[from] Untransferable),
 }

@@ -1,4 +1,4 @@
-//! What became of an object, as the process says that serves it.
+//! Result for an object, as reported by the process that serves it.
 
 use std::sync::Arc;
 
@@ -13,29 +13,29 @@ const MOST_PLANES: usize = 16;
 /// Longest sentence of a finding that is reported, in bytes.
 const LONGEST_SENTENCE: usize = 4096;
 
-/// What a plane says of an object.
+/// Report of one plane on an object.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct PlaneReport {
     /// The plane: `proxy` or `nat`, with the gateway's name where there are several.
     pub plane: Arc<str>,
     /// The revision that it serves; `None` if it serves none.
     pub confirmed: Option<Revision>,
-    /// Why it cannot serve the object, as a reason and a sentence.
+    /// Problem that keeps it from serving the object: a reason and a sentence.
     pub problem: Option<(Arc<str>, Arc<str>)>,
 }
 
-/// What became of an object in one of its revisions.
+/// Result for one revision of an object.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct ObjectReport {
     /// The object.
     pub id: ResourceId,
     /// The revision that the report is on.
     pub observed: Revision,
-    /// What became of it.
+    /// Outcome.
     pub outcome: Outcome,
-    /// Why, without excerpts.
+    /// Findings, without excerpts.
     pub findings: Vec<Finding>,
-    /// What the planes say.
+    /// Reports of the planes.
     pub planes: Vec<PlaneReport>,
 }
 
@@ -59,7 +59,7 @@ impl ObjectReport {
         Some(Self { id, observed, outcome, findings, planes })
     }
 
-    /// Returns whether it is no larger than [`Self::new`] makes one. The sender of another may be somebody who has taken a gateway over.
+    /// Returns whether it is no larger than [`Self::new`] makes one. A larger one may come from a gateway that was taken over.
     #[must_use]
     pub fn is_bounded(&self) -> bool {
         let is_short = |text: &Arc<str>| text.len() <= LONGEST_SENTENCE;

@@ -14,7 +14,7 @@ pub struct Said {
     items: BTreeMap<ItemKey, Item>,
 }
 
-/// What a receiver is to be sent: things by name, each once, in whatever state they are when their turn comes.
+/// Queue of items for a receiver: each item once, by name, sent in the state it has when its turn comes.
 #[derive(Clone, Debug, Default)]
 pub struct Outbox {
     due: BTreeSet<ItemKey>,

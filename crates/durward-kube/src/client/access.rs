@@ -1,4 +1,4 @@
-//! Where the API server is and who we are there, read from a kubeconfig or from the service account of a pod.
+//! Address and credentials of the API server, read from a kubeconfig or from the service account of a pod.
 //!
 //! A switch that turns verification of the server off is deliberately absent.
 
@@ -12,7 +12,7 @@ use kube::config::{InClusterError, KubeConfigOptions, Kubeconfig, KubeconfigErro
 use secrecy::ExposeSecret as _;
 use thiserror::Error;
 
-/// Where the address and the credentials of the API server are found.
+/// Source of the API server's address and credentials.
 #[derive(Clone, Debug)]
 pub enum Location {
     /// The service account of the pod.
@@ -50,7 +50,7 @@ pub enum AccessError {
     Unusable {
         /// The field.
         field: &'static str,
-        /// What is wrong with it.
+        /// Error, as a phrase.
         fault: String,
     },
 }
@@ -116,7 +116,7 @@ pub(super) fn token_file(config: &Config) -> Option<PathBuf> {
 pub(super) struct ClientIdentity {
     /// The chain, PEM.
     pub(super) certificate: Vec<u8>,
-    /// Its private key, PEM.
+    /// Private key, PEM.
     pub(super) key: Vec<u8>,
 }
 

@@ -233,7 +233,7 @@ impl Shared {
     async fn lease(&self) -> Result<Lease, TransportError> {
         let failures_before = self.dialling.try_lock().ok().map(|dialling| dialling.failures);
         loop {
-            // Registered before the pool is looked at, so that a slot that is freed in between is not missed.
+            // Registered before the pool is checked, so that a slot that is freed in between is not missed.
             let freed = self.freed.notified();
             if let Some(lease) = self.free_lease() {
                 return Ok(lease);

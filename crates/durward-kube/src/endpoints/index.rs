@@ -22,7 +22,7 @@ pub(crate) struct Index(Arc<Shared>);
 struct Shared {
     state: Mutex<State>,
     gather: Arc<Gather>,
-    /// Whether Services of type `LoadBalancer` of our class are kept.
+    /// True if Services of type `LoadBalancer` of our class are kept.
     balances: bool,
     /// The only namespace that is read, if there is only one.
     namespace: Option<Arc<str>>,
@@ -42,7 +42,7 @@ struct State {
     readings: u64,
 }
 
-/// A Service that somebody refers to.
+/// Service that a document refers to.
 #[derive(Default)]
 struct Wanted {
     /// The ports that are referred to, and what was last said of each.
@@ -53,9 +53,9 @@ struct Wanted {
     reading: Option<Reading>,
 }
 
-/// What the watches saw of a Service while it is read by itself.
+/// Events that the watches delivered for a Service while it is read by itself.
 struct Reading {
-    /// Its number: an answer to an earlier question about the same Service does not count.
+    /// Number: an answer to an earlier question about the same Service does not count.
     number: u64,
     /// Versions of what they saw, the Service itself under the empty name.
     versions: BTreeMap<Arc<str>, Arc<str>>,
@@ -68,11 +68,11 @@ pub(crate) struct Unread {
     number: u64,
 }
 
-/// What was read of a Service by itself.
+/// Result of reading a Service by itself.
 pub(crate) struct ReadService {
     /// The Service and its version; `None` if there is none.
     pub(crate) service: Option<(Service, Arc<str>)>,
-    /// Its slices by name, with their versions.
+    /// Slices by name, with their versions.
     pub(crate) slices: Vec<(Arc<str>, Slice, Arc<str>)>,
 }
 
@@ -88,7 +88,7 @@ impl Index {
         self.state().balanced.values().cloned().collect()
     }
 
-    /// Takes note of a Service if it is of our class. Returns whether it is.
+    /// Records a Service if it is of our class, and returns true then.
     fn balance(&self, state: &mut State, metadata: &Metadata, json: &str) -> Result<bool, String> {
         if !self.0.balances {
             return Ok(false);
@@ -308,7 +308,7 @@ impl Sink for Slices {
         let slice = match Slice::decode(json) {
             Ok(slice) => slice,
             Err(fault) => {
-                // The addresses that it had may be another's by now.
+                // Its former addresses may belong to another Service now.
                 self.0.forget(&mut state, &slice_name, &owner, Some(&metadata.resource_version));
                 return Err(fault);
             }

@@ -45,7 +45,7 @@ pub struct SliceReport {
     pub members: usize,
     /// The Service counts this proxy as ready.
     pub counted: bool,
-    /// Somebody else writes too.
+    /// Another writer that rewrites the endpoints, if there is one.
     pub contest: Option<Contest>,
     /// Writes that the server took.
     pub writes: u64,
@@ -53,7 +53,7 @@ pub struct SliceReport {
     pub conflicts: u64,
     /// Writes that failed.
     pub failures: u64,
-    /// Why the last write failed; `None` once one succeeded.
+    /// Error of the last write; `None` once one succeeded.
     pub last_error: Option<String>,
 }
 
@@ -120,7 +120,7 @@ fn reflector<S: Sink>(clients: &Clients, scope: Scope, sink: S, health: &Health)
     Reflector::new(clients.watch.clone(), scope, sink, health, ABSENT).retrying_within(WATCH_PAUSE)
 }
 
-/// What the watches have read.
+/// Objects that the watches have read.
 #[derive(Default)]
 struct View {
     state: Mutex<State>,

@@ -218,7 +218,7 @@ fn last_writer(managed: Vec<Managed>, field: &str) -> Option<Arc<str>> {
     owners.max_by(|one, other| one.time.cmp(&other.time)).map(|entry| entry.manager)
 }
 
-/// Returns the object to apply. With a version, the server refuses it where the object is another by now.
+/// Returns the object to apply. With a version, the server refuses it if the object has changed since.
 pub(super) fn content(
     (target, family): (Target, Family),
     (addresses, port): (&BTreeSet<IpAddr>, u16),

@@ -17,7 +17,7 @@ pub(super) const WITHDRAWN: &str = "api-proxy.durward.dev/withdrawn-";
 
 /// Least time between two writes of one kind to one object; it doubles while the object does not stay as it was written.
 const SHORTEST: Duration = Duration::from_millis(100);
-/// Most of that time. A mistake is mended within a second, so nobody may wait for longer than a part of it.
+/// Most of that time. A mistake is corrected within a second, so each wait is only a part of that.
 const LONGEST: Duration = Duration::from_millis(400);
 /// Quiet time after which an object counts as left alone.
 const QUIET: Duration = Duration::from_secs(10);
@@ -34,7 +34,7 @@ const CONTEST_WINDOW: Duration = Duration::from_secs(60);
 /// Undone writes within that time that make a contest. A person edits once or twice.
 const CONTEST: usize = 3;
 
-/// What a write does.
+/// Effect of a write.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Write {
     /// Applies endpoints, ports and labels, on behalf of all proxies.
@@ -109,18 +109,18 @@ impl Write {
     }
 }
 
-/// What became of a write.
+/// Result of a write.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Outcome {
     /// The server has taken it.
     Done,
-    /// The object is another by now: the watch will show it.
+    /// The object has changed since: the watch will show it.
     Conflict,
     /// The server did not take it, or did not answer.
     Failed,
 }
 
-/// What is to be done now.
+/// Actions that are due now.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Step {
     /// Writes, in this order.
@@ -131,7 +131,7 @@ pub struct Step {
     pub right: bool,
     /// No object leads to this proxy.
     pub withdrawn: bool,
-    /// Somebody else writes too.
+    /// Another writer that rewrites the endpoints, if there is one.
     pub contest: Option<Contest>,
     /// The Service counts this proxy as ready. Only then it writes for all proxies.
     pub counted: bool,
@@ -227,7 +227,7 @@ impl Keeper {
         }
     }
 
-    /// Takes note of what became of a write.
+    /// Records the result of a write.
     pub fn outcome(&mut self, which: Written, outcome: Outcome) {
         if outcome == Outcome::Failed
             && let Some(pace) = self.pace.get_mut(&which)
@@ -336,7 +336,7 @@ impl Keeper {
             Target::Primary | Target::Endpoints => primary,
             Target::Secondary(family) => family,
         };
-        // There is no secondary slice of the primary one's family; one that somebody made leads nowhere of ours.
+        // There is no secondary slice of the primary one's family; one that another writer made leads to none of the proxies.
         let wanted: BTreeSet<IpAddr> = match target {
             Target::Secondary(family) if family == primary => BTreeSet::new(),
             _ => ready
@@ -357,7 +357,7 @@ impl Keeper {
             self.note_undone(object, seen.now);
         }
         let since = *self.wrong.entry(target).or_insert(seen.now);
-        // Nobody else may know yet that this proxy does not serve.
+        // The other proxies may not know yet that this proxy does not serve.
         let leads_astray = !seen.own_ready && object.is_some_and(|it| self.leads_here(it));
         if !step.counted && !leads_astray {
             // A proxy that the Service does not count knows less than those that it counts, or the Service is not that of the proxies.
@@ -406,7 +406,7 @@ impl Keeper {
         true
     }
 
-    /// Takes note of somebody else who has changed what a keeper had written.
+    /// Records another writer that has changed what a keeper had written.
     fn note_undone(&mut self, object: Option<&Seen>, now: Duration) {
         let writer = object.and_then(|object| object.writer.clone());
         if let Some(writer) = writer.filter(|writer| &**writer != MANAGER) {

@@ -40,7 +40,7 @@ pub(crate) struct Status {
     pub(crate) conditions: Vec<Condition>,
 }
 
-/// Where connections to an address go.
+/// Pods that connections to an address go to.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub(crate) struct Pods {
     #[serde(default, rename = "podIPs")]

@@ -1,6 +1,6 @@
 //! The next thing that a gateway does to a `Mapping`: a function of the object as it is, of what the gateway has to say, and of the server's time.
 //!
-//! Nothing is remembered between two steps, so a gateway that starts anew goes on where it ended.
+//! Nothing is remembered between two steps, so a gateway that restarts continues where it stopped.
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -12,7 +12,7 @@ use jiff::{SignedDuration, Timestamp};
 use super::seen::{Pods, Seen};
 use crate::status::Judgement;
 
-/// What a gateway has to say of a `Mapping`.
+/// Status that a gateway writes for a `Mapping`.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Said {
     /// The revision that it is about.
@@ -29,10 +29,10 @@ pub struct Said {
     pub configured: BTreeMap<Arc<str>, Vec<Arc<str>>>,
 }
 
-/// What a gateway wants of a `Mapping`.
+/// Change that a gateway wants to make to a `Mapping`.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Wish {
-    /// Its status says this.
+    /// Write this status.
     Say(Box<Said>),
     /// It is being deleted, and this gateway's kernel still carries it.
     Hold,
@@ -54,7 +54,7 @@ pub(super) enum Step {
     Status(Box<Said>),
     /// Withdraw this gateway's share of the status.
     Withdraw,
-    /// Take addresses out of the status that nobody else will.
+    /// Remove addresses from the status that no other gateway removes.
     Strip(Vec<Arc<str>>),
     /// Take the finalizer away, whoever holds it.
     Free,

@@ -27,7 +27,7 @@ use crate::watch::is_later;
 const PATIENT: u32 = 3;
 /// Longest pause between two of these.
 const LONGEST_PAUSE: Duration = Duration::from_mins(5);
-/// Age from which the server's time is asked for anew.
+/// Age from which the server's time is requested again.
 const CLOCK: Duration = Duration::from_mins(5);
 
 /// Writes this gateway's share of Mappings until it is dropped.
@@ -65,7 +65,7 @@ struct Entry {
     wish: Option<Wish>,
     place: Option<Place>,
     timer: Option<Instant>,
-    /// What was written last, how often in a row, and when.
+    /// Status written last, the number of times in a row, and the time.
     written: Option<(Box<Said>, u32, Instant)>,
     /// Time before which nothing is written.
     pause: Option<Instant>,
@@ -93,7 +93,7 @@ impl MappingWriter {
         Self { shared, task }
     }
 
-    /// Takes note of a `Mapping` as it is in the API server.
+    /// Records a `Mapping` as it is in the API server.
     pub fn observe(&self, object: &Object) {
         if let Some(mapping) = &object.mapping {
             self.shared.observe(&object.id, mapping.seen.clone());
@@ -310,7 +310,7 @@ async fn run(shared: Arc<Shared>, options: WriterOptions) {
             continue;
         }
         pace.tick().await;
-        // What is first may be another one by now.
+        // The first in the queue may have changed.
         let Some(due) = shared.first() else { continue };
         match requests::take(&shared, &due).await {
             Ok(()) => {

@@ -44,7 +44,7 @@ struct Namespace {
 /// The resources of a kind: one, or all.
 type Meant = (Kind, Option<Arc<str>>);
 
-/// What a grant allows, as far as it concerns us.
+/// Permissions of a grant, as far as they concern Durward.
 #[derive(Debug, Default, Deserialize)]
 struct Grant {
     #[serde(default)]

@@ -35,7 +35,7 @@ const READ_AT_ONCE: usize = 8;
 /// Longest time until an object that may not be read is tried again.
 const FORBIDDEN: Duration = Duration::from_mins(1);
 
-/// How the objects of a kind are read at one moment.
+/// Report on how the objects of one kind are being read.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct NamedReport {
     /// Objects that documents name.

@@ -1,4 +1,4 @@
-//! The watches of Services and `EndpointSlice`s, which begin with the first reference to a Service, or at once where Services of type `LoadBalancer` are looked at.
+//! The watches of Services and `EndpointSlice`s, which begin with the first reference to a Service, or at once where Services of type `LoadBalancer` are watched.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
@@ -106,7 +106,7 @@ impl ServiceWatches {
         self.index.cluster_ip(name)
     }
 
-    /// Begins the watches. `of` tells whether documents or the operator want them.
+    /// Begins the watches. `of` says whether documents or the operator asked for them.
     fn begin(&mut self, of: impl Fn(&Health, &ResourceType) -> Arc<WatchHealth>) -> [Kept; 2] {
         let scope = |kind| Scope { namespace: self.namespace.clone(), ..Scope::all(kind) };
         let health = |kind| of(&self.health, kind);

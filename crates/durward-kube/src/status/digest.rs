@@ -1,4 +1,4 @@
-//! What is remembered of an object's status: enough to see whether it is right, and to go on from it, in a few bytes.
+//! Digest of an object's status: a few bytes that tell whether the status is current and from what to continue.
 
 use std::hash::{DefaultHasher, Hash as _, Hasher as _};
 use std::sync::Arc;

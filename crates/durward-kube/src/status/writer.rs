@@ -37,7 +37,7 @@ use queue::{Next, Queue};
 const FAULTY_IN_A_ROW: u32 = 3;
 const PAUSE: Duration = Duration::from_secs(1);
 
-/// How statuses are written.
+/// Settings for writing statuses.
 #[derive(Clone, Debug)]
 pub struct WriterOptions {
     /// Statuses a second, at most (`--status-rate`).
@@ -64,7 +64,7 @@ impl Default for WriterOptions {
     }
 }
 
-/// What the status of an object is to say.
+/// Desired status of an object.
 #[derive(Clone, Debug)]
 pub struct Desired {
     /// The revision that it is about.
@@ -90,7 +90,7 @@ impl Desired {
     }
 }
 
-/// What a writer has done and has to do.
+/// Counters and backlog of a status writer.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct WriterReport {
     /// Statuses that wait to be written.
@@ -107,7 +107,7 @@ pub struct WriterReport {
     pub revisions: u64,
     /// Events that were sent, and that were not sent because there were too many or they were said before.
     pub events: (u64, u64),
-    /// Why the last write failed; `None` after one that succeeded while none is refused.
+    /// Error of the last write; `None` after one that succeeded while none is refused.
     pub last_error: Option<String>,
 }
 
@@ -199,7 +199,7 @@ impl Writer {
         self.lease.as_ref().map(|(lease, _)| lease.clone())
     }
 
-    /// Takes note of an object as it is in the API server. Kinds that have no status of ours are left alone.
+    /// Records an object as it is in the API server. Kinds that have no status of ours are left alone.
     pub fn observe(&self, object: &Object) {
         if ResourceType::of(object.id.kind).is_none() {
             return;
@@ -268,7 +268,7 @@ impl Shared {
         let Some(entry) = objects.get_mut(id) else { return };
         let Some((change, desired)) = &entry.desired else { return };
         let change = *change;
-        // The object was made anew since: what is to be said of it is not known yet.
+        // The object was created again since: its new status is not known yet.
         let is_other = entry.uid.is_some() && entry.uid != desired.revision.uid;
         let is_right = entry.seen.says(&desired.judgements, desired.revision.generation);
         if is_other || is_right {
@@ -296,7 +296,7 @@ impl Shared {
         Ok(Due { id, change, desired: desired.clone(), seen, version })
     }
 
-    /// Takes note of a status that was written.
+    /// Records a status that was written.
     fn written(&self, due: &Due, conditions: &[Condition], version: Arc<str>) {
         let mut state = self.state();
         state.pending.remove(due.change);

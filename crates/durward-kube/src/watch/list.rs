@@ -11,7 +11,7 @@ use super::{Reflector, Seen, Sink};
 use crate::backoff::Backoff;
 use crate::request::{self, ApiError, LONGEST};
 
-/// Objects of one page, at most. Fewer are asked for where they are too large for one answer, so that nobody can keep a kind from being listed with large objects.
+/// Objects of one page, at most. Fewer are asked for where they are too large for one answer, so that large objects cannot keep a kind from being listed.
 pub(super) const LIMIT: u32 = 500;
 /// Length of a page that leaves room for twice as many objects.
 const SHORT_PAGE: usize = LONGEST / 8;
@@ -32,7 +32,7 @@ pub(crate) struct Page<'a> {
 pub(crate) struct PageMetadata {
     #[serde(default)]
     resource_version: Arc<str>,
-    /// Where the next page begins, if there is one.
+    /// Continue token of the next page, if there is one.
     #[serde(default)]
     pub(crate) r#continue: Option<String>,
 }

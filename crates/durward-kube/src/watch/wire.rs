@@ -27,7 +27,7 @@ pub(super) struct BookmarkMetadata {
     pub(super) annotations: Labels,
 }
 
-/// What is read of any object, whatever else is in it.
+/// Fields that are read of every object.
 #[derive(Deserialize)]
 pub(super) struct Named {
     pub(super) metadata: Name,

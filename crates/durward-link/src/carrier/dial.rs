@@ -104,7 +104,7 @@ pub enum DialError {
     /// The WebSocket was refused.
     #[error(transparent)]
     WebSocket(#[from] HandshakeError),
-    /// It took too long.
+    /// Timed out.
     #[error("no connection within {} seconds", .0.as_secs())]
     Timeout(Duration),
 }

@@ -157,7 +157,7 @@ impl<I: AsyncRead + AsyncWrite + Unpin> AsyncRead for WebSocket<I> {
                 return Poll::Ready(Ok(()));
             }
             let more = this.left == 0 && !this.ended && this.parse()?;
-            // An answer to a ping or close goes out though nobody writes.
+            // A pong or close frame is sent even if the application writes nothing.
             if !this.unsent.is_empty()
                 && let Poll::Ready(Err(error)) = this.poll_send(cx)
             {

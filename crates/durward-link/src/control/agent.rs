@@ -24,7 +24,7 @@ pub enum AgentEvent {
     Refused(Refused),
     /// The gateway holds these routes now.
     RoutesHeld(RoutesId),
-    /// The gateway asks to be left: dial anew first.
+    /// The gateway asks the agent to leave: dial another carrier first.
     Drain(Drain),
     /// No new stream will come.
     Drained,

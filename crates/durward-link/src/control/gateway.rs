@@ -126,7 +126,7 @@ impl GatewayControl {
         self.due = now + self.interval * (UNANSWERED + 1);
         let routes = RouteSet::new(routes.revision, routes.routes);
         let id = routes.id();
-        // Carriers keep the order of messages, so a lower revision is an agent that began anew: its word counts.
+        // Carriers keep the order of messages, so a lower revision means that the agent restarted: its routes apply.
         if id != self.held {
             self.held = id.clone();
             self.events.push_back(GatewayEvent::Routes(routes));
@@ -166,7 +166,7 @@ impl GatewayControl {
         }
     }
 
-    /// Asks the agent to leave for one of `alternates`, or to dial the same address anew. One that has not been welcomed yet is asked then.
+    /// Asks the agent to leave for one of `alternates`, or to dial the same address again. An agent that has not been welcomed yet is asked once it is.
     pub fn drain(&mut self, after: Duration, alternates: Vec<String>) {
         let after_ms = u64::try_from(after.as_millis()).unwrap_or(u64::MAX);
         let drain = Drain { after_ms, alternates };

@@ -66,7 +66,7 @@ impl Purpose {
 pub struct Hello {
     /// Versions that the agent speaks.
     pub versions: Versions,
-    /// What it can do beyond the version.
+    /// Capabilities beyond the version.
     #[serde(default)]
     pub capabilities: BTreeSet<String>,
     /// Name of the link within its tenant.
@@ -101,7 +101,7 @@ pub struct Welcome {
 /// Refusal of a carrier.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Refused {
-    /// Why, for people.
+    /// Reason, for people.
     pub reason: String,
     /// Milliseconds to wait before the next attempt.
     #[serde(default)]
@@ -147,7 +147,7 @@ pub enum ToAgent {
     RoutesKnown(RoutesId),
     /// Answer to a heartbeat: routes that the gateway holds.
     HeartbeatAck(RoutesId),
-    /// Dial anew; this carrier ends.
+    /// Dial again; this carrier ends.
     Drain(Drain),
     /// No new stream will come on this carrier.
     Drained,

@@ -104,7 +104,7 @@ fn answer(respond: &mut SendResponse<Frame>, status: StatusCode, reason: &str) {
     let _ = respond.send_response(answer.expect("status and header are valid"), true);
 }
 
-/// What an agent needs for one carrier.
+/// Settings of an agent for one carrier.
 #[derive(Clone, Debug)]
 pub struct Setup {
     /// Bounds of our end.

@@ -31,7 +31,7 @@ const FAREWELL: Duration = Duration::from_secs(5);
 /// Bytes of messages that an agent may leave unread.
 const UNREAD: usize = 64 * 1024;
 
-/// Time that an agent has to leave once it was asked to, beyond what it was told. Then its carrier takes no new streams, whatever the agent wants.
+/// Grace period for an agent that was asked to leave, beyond the time it was given. Then its carrier takes no new streams, whatever the agent wants.
 const STAY: Duration = Duration::from_secs(20);
 
 /// Answer to an agent that is accepted.

@@ -1,4 +1,4 @@
-//! What Ingresses refer to, among the objects: endpoints as they are now, and the files that Secrets are to become.
+//! Looks up what Ingresses refer to among the objects: endpoints as they are now, and the files that Secrets become.
 
 use std::cell::RefCell;
 use std::collections::{BTreeMap, BTreeSet};

@@ -179,7 +179,7 @@ impl Mapping<'_> {
         Some(addresses)
     }
 
-    /// Networks that may connect; none means everybody.
+    /// Networks that may connect; none means all clients.
     fn sources(&mut self) -> Option<Vec<String>> {
         let items = self.items("allowedSources")?;
         let mut sources: Vec<String> = Vec::with_capacity(items.len());
@@ -194,7 +194,7 @@ impl Mapping<'_> {
                 }
             }
         }
-        // A list of which nothing is left would let everybody in.
+        // An empty list would admit every client.
         if sources.is_empty() && !items.is_empty() {
             self.leave_out("spec.allowedSources names no network: the mapping is left out");
             return None;

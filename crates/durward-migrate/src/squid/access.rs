@@ -1,4 +1,4 @@
-//! What Squid asks of a request: `http_access` and `tcp_outgoing_address` lines in order, the first that matches decides.
+//! Evaluates Squid's `http_access` and `tcp_outgoing_address` lines in order; the first that matches decides.
 //!
 //! For a client that is known by its port, network and user, the tests about clients are decided; what is left asks about destinations.
 
@@ -13,7 +13,7 @@ use super::notes::Notes;
 
 /// Most combinations that one line may be taken apart into.
 const COMBINATIONS: usize = 256;
-/// How deep lists of lists may be.
+/// Deepest nesting of lists.
 const DEPTH: usize = 8;
 
 /// One list that a line names.
@@ -27,7 +27,7 @@ pub(super) struct Test {
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub(super) struct Rule {
     pub(super) allow: bool,
-    /// Its place among all lines.
+    /// Place among all lines.
     pub(super) line: usize,
     pub(super) tests: Vec<Test>,
 }
@@ -48,7 +48,7 @@ pub(super) enum Leaves {
     HostsChoice {
         is_v4: bool,
     },
-    /// It is no address.
+    /// Not an address.
     Unreadable,
 }
 
@@ -204,7 +204,7 @@ impl Client<'_> {
     }
 }
 
-/// What is left of `http_access` for one client.
+/// Remaining `http_access` lines for one client.
 #[derive(Clone, Debug, Default, PartialEq, Eq, PartialOrd, Ord)]
 pub(super) struct Access {
     /// Rules that depend on the destination, in order.

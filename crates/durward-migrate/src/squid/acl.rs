@@ -271,7 +271,7 @@ fn users(values: &[&str], folded: bool) -> Users {
     users
 }
 
-/// How many values without an equal are named in a note of one list.
+/// Most values without an equivalent that the note on one list names.
 const NAMED: usize = 5;
 
 /// The names of a list. Values that no client could ask for match nothing in Squid either; each is named.

@@ -7,14 +7,14 @@ use super::notes::Notes;
 pub(super) use tables::PARENTS;
 use tables::{HARMLESS, LIMITS, REWRITES, TRANSLATED};
 
-/// What becomes of a directive.
+/// Treatment of a directive.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Class {
     /// It becomes part of documents, or its own notes say why not.
     Translated,
     /// It does not decide who may go where, nor from which address.
     Harmless,
-    /// Its like is configured in another place.
+    /// Configured in another place.
     Elsewhere(&'static str),
     /// Without it more is let through.
     Opens(&'static str),

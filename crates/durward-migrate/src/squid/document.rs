@@ -31,7 +31,7 @@ pub(super) struct Writer<'a> {
     pub(super) acls: &'a Acls,
     pub(super) doors: &'a [Door],
     pub(super) tenants: &'a [Translated],
-    /// What is the same for all.
+    /// Settings that are the same for all.
     pub(super) general: Value,
     /// The users who have a password, where the file of passwords can be read.
     pub(super) passwords: Option<Passwords>,

@@ -1,4 +1,4 @@
-//! Where clients come in: `http_port` and `https_port`.
+//! Reads the listening ports: `http_port` and `https_port`.
 
 use std::net::IpAddr;
 use std::sync::Arc;

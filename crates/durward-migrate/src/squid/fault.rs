@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use thiserror::Error;
 
-/// Why there are no documents.
+/// Reason why no documents could be produced.
 #[derive(Clone, Debug, PartialEq, Eq, Error)]
 pub enum SquidFault {
     /// No `http_port`, or none of use.
@@ -21,7 +21,7 @@ pub enum SquidFault {
         file: Arc<str>,
         /// The line.
         line: usize,
-        /// What is written.
+        /// Text as written.
         door: String,
     },
     /// Clients that would leave from whatever address the host has.

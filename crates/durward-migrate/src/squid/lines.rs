@@ -5,9 +5,9 @@ use std::sync::Arc;
 use super::fault::SquidFault;
 use super::options::SquidFiles;
 
-/// How deep files may include each other; Squid's own bound.
+/// Deepest nesting of included files; Squid's own bound.
 const DEPTH: usize = 16;
-/// How many files may be included in all: sixteen levels of two each would be 65,536.
+/// Most files that may be included in all: sixteen levels of two each would be 65,536.
 const FILES: usize = 10_000;
 
 /// A line with a directive.

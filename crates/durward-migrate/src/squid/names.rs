@@ -106,7 +106,7 @@ impl NameSet {
             || !self.literals.is_disjoint(&other.literals)
     }
 
-    /// What is left without `other`, and the names of `other` that entries still stand for: those must be denied beside it.
+    /// Returns the difference to `other`, and the names of `other` that remaining entries still cover: those must be denied as well.
     pub(super) fn minus(&self, other: &Self) -> (Self, Self) {
         let left = self.entries.iter().filter(|entry| !other.covers(entry));
         let mut left: Self = left.cloned().collect();

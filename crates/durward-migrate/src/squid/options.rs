@@ -1,8 +1,8 @@
-//! What a squid.conf leaves open, and the files that it names.
+//! Options for what a squid.conf leaves open, and the files that it names.
 
 use std::net::IpAddr;
 
-/// What a squid.conf may leave open.
+/// Options for what a squid.conf may leave open.
 #[derive(Clone, Debug, Default)]
 pub struct SquidOptions {
     /// The addresses clients know, where `http_port` names none.

@@ -100,7 +100,7 @@ fn methods(rules: &[Rule], acls: &Acls) -> Vec<String> {
     methods
 }
 
-/// What is left of the rules for one method and port, and what becomes of the rest.
+/// Remaining rules for one method and port, and the default for the rest.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
 struct HostList {
     rules: Vec<Rule>,
@@ -275,10 +275,10 @@ impl Region {
     }
 }
 
-/// What the tests of a line say together.
+/// Combined condition of the tests of a line.
 #[derive(Default)]
 struct Condition {
-    /// Where all positive tests hold.
+    /// Region in which all positive tests hold.
     inside: Region,
     /// Of negated tests.
     outside: Region,
@@ -326,7 +326,7 @@ struct Translation {
     rules: Vec<HostRule>,
     /// What later lines may allow at most: one of these.
     limits: Vec<Region>,
-    /// What later lines must not allow.
+    /// Regions that later lines must not allow.
     holes: Vec<(Region, usize)>,
 }
 

@@ -18,17 +18,17 @@ pub(super) struct Tenant {
     pub(super) name: String,
     /// The addresses they leave from.
     pub(super) egress: Vec<IpAddr>,
-    /// Where they come in, and from where; `None` means from anywhere.
+    /// Ports they connect to, with their source addresses; `None` means any.
     pub(super) entries: Vec<(usize, Option<AddressSet>)>,
     /// The users among them, where users tell clients apart.
     pub(super) users: Option<BTreeSet<Who>>,
     pub(super) profile: Profile,
 }
 
-/// What makes clients the same.
+/// Properties that clients of one tenant have in common.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub(super) struct Profile {
-    /// The line that tells them from others.
+    /// First line that distinguishes them from other clients.
     first_line: usize,
     label: String,
     pub(super) access: Access,
@@ -52,7 +52,7 @@ pub(super) struct Clients<'a> {
     pub(super) options: &'a SquidOptions,
 }
 
-/// Where clients of one profile and one set of users come in.
+/// Ports and source addresses of clients of one profile and one set of users.
 type Places = BTreeMap<usize, AddressSet>;
 
 impl Clients<'_> {

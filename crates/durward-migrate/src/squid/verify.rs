@@ -70,7 +70,7 @@ enum Kind {
     Closed,
 }
 
-/// What was reported about one tenant.
+/// Differences reported about one tenant.
 struct Said<'a> {
     lines: &'a [Line],
     seen: BTreeSet<(usize, Kind)>,
@@ -93,7 +93,7 @@ impl Said<'_> {
     }
 }
 
-/// What Squid says to a request, and the lines before that cannot be judged.
+/// Squid's decision on a request, and the lines before it that cannot be evaluated.
 struct Decision {
     allow: bool,
     line: usize,
@@ -310,7 +310,7 @@ impl OneTenant<'_> {
         });
     }
 
-    /// What the documents say; `None` where the tenant has no address to leave from.
+    /// Returns the decision of the documents; `None` if the tenant has no egress address.
     fn here(&self, request: Request<'_>) -> Option<Decided> {
         let egress = &self.translated.tenant.egress;
         if !egress.iter().any(|one| one.is_ipv4() == request.address.is_ipv4()) {

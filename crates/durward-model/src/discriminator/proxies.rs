@@ -1,4 +1,4 @@
-//! One proxy address and port for several tenants, as long as every client can be told to be one tenant's.
+//! One proxy address and port for several tenants, as long as every client can be attributed to one tenant.
 //!
 //! Deliberately absent: a tenant for clients that could be anybody's.
 
@@ -6,7 +6,7 @@ use crate::client_auth::ClientAuth;
 use crate::egress::{Credential, ForwardService};
 use crate::listener::{Listener, Service};
 
-/// Whether two tenants' listeners at one address and port can stand beside each other: both are proxies and say so, and no client is both
+/// Returns true if two tenants' listeners at one address and port can stand beside each other: both are proxies and say so, and no client is both
 /// tenants'. Sources decide before TLS; certificates and credentials only after, so what comes before must be the same.
 pub(super) fn told_apart(one: &Listener, other: &Listener) -> bool {
     let (Service::Forward(a), Service::Forward(b)) = (&one.service, &other.service) else {

@@ -1,4 +1,4 @@
-//! The ranges of addresses a forward proxy must not be talked into: what is near the gateway rather than out in the world.
+//! Guarded address ranges, which a forward proxy does not connect to by default: those near the gateway rather than on the Internet.
 //!
 //! Every spelling of an address has become the address before it gets here. Deliberately absent: a switch that turns the guard off; an allow
 //! rule opens a range by naming a block that lies wholly inside it.
@@ -8,7 +8,7 @@ use std::sync::LazyLock;
 
 use ipnet::IpNet;
 
-/// Why an address is guarded; the word in `guard:…`.
+/// Reason why an address is guarded; the word in `guard:…`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub enum Guarded {
     /// A cloud's metadata service.

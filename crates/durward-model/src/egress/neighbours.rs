@@ -1,4 +1,4 @@
-//! Whom a tenant would meet at the gateway itself: other tenants' addresses, and the sockets everybody comes in by.
+//! Addresses at the gateway itself that a tenant must not reach: those of other tenants, and the listening sockets.
 //!
 //! Deliberately absent: a rule that opens these; no document can let one tenant reach another here. The host's other addresses can be
 //! opened, one by one.
@@ -21,7 +21,7 @@ pub struct Neighbours {
     doors: BTreeSet<SocketAddr>,
 }
 
-/// What is near, as one tenant sees it.
+/// Addresses and sockets near the gateway, as one tenant sees them.
 #[derive(Clone, Copy, Debug)]
 pub struct Surroundings<'a> {
     /// The tenant.
@@ -47,7 +47,7 @@ impl Neighbours {
         self.doors.insert(door);
     }
 
-    /// Whose an address is, by the smallest network it is in.
+    /// Returns the owners of an address, by the smallest network that contains it.
     fn owners(&self, address: IpAddr) -> Option<&BTreeSet<TenantId>> {
         self.lengths.iter().find_map(|Reverse(length)| {
             let network = IpNet::new(address, *length).ok()?.trunc();
@@ -57,7 +57,7 @@ impl Neighbours {
 }
 
 impl Surroundings<'_> {
-    /// Why the tenant may not go to `address` whatever its rules say, if somebody here is there.
+    /// Returns the reason why the tenant may not go to `address` whatever its rules say; `None` if nothing of this gateway is there.
     #[must_use]
     pub fn guards(&self, address: IpAddr, port: u16) -> Option<Guarded> {
         let embedded = guard::embedded(address);

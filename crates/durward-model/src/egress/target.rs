@@ -1,4 +1,4 @@
-//! The host somebody asks for, in its one form: an address, or a name nothing could take for an address.
+//! Host that a client asks for, in canonical form: an address, or a name that no program could read as an address.
 //!
 //! Deliberately absent: the spellings of IPv4 that libc understands (octal, hexadecimal, one number, fewer than four). They are refused, not
 //! translated: two readers of one spelling is how filters are passed.
@@ -19,7 +19,7 @@ pub enum Host {
     Address(IpAddr),
 }
 
-/// Why a text is no host.
+/// Reason why a text is not a host.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Error)]
 pub enum HostFault {
     /// Empty, too long, or with an empty or too long label.
@@ -28,7 +28,7 @@ pub enum HostFault {
     /// A character no name has.
     #[error("character in host that is not allowed")]
     Character,
-    /// It ends in a number, so some would read it as an address.
+    /// Ends in a number, so some programs would read it as an address.
     #[error("host looks like an address in an unusual spelling")]
     Numeric,
 }
@@ -61,7 +61,7 @@ impl Host {
     }
 }
 
-/// Whether libc's `inet_aton` would take this for a part of an address.
+/// Returns true if libc's `inet_aton` would take this for a part of an address.
 fn is_number(label: &str) -> bool {
     let hexadecimal = label.strip_prefix("0x").or_else(|| label.strip_prefix("0X"));
     match hexadecimal {

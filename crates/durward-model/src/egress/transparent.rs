@@ -12,7 +12,7 @@ use crate::transport::Transport;
 /// The port of loopback at which the kernel hands connections over.
 pub const PORT: u16 = 3129;
 
-/// Where the kernel hands connections of a family over. Nobody reaches the socket from elsewhere.
+/// Returns the socket to which the kernel hands connections of a family. It cannot be reached from elsewhere.
 #[must_use]
 pub const fn socket(ipv4: bool) -> SocketAddr {
     let address =
@@ -20,44 +20,44 @@ pub const fn socket(ipv4: bool) -> SocketAddr {
     SocketAddr::new(address, PORT)
 }
 
-/// What is taken over of what a tenant's networks send.
+/// Traffic of a tenant's networks that is handed to the forward proxy.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
 pub struct Transparent {
     /// TCP ports at which HTTP is expected.
     pub http: BTreeSet<u16>,
     /// TCP ports at which TLS is expected.
     pub tls: BTreeSet<u16>,
-    /// What becomes of everything else.
+    /// Treatment of all other traffic.
     pub others: Others,
 }
 
-/// What becomes of traffic that is not taken over.
+/// Treatment of traffic that is not handed over.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize)]
 pub enum Others {
-    /// It is refused.
+    /// Refused.
     #[default]
     Deny,
-    /// It leaves from the tenant's address, and no rule is asked.
+    /// Leaves from the tenant's address; no rule is evaluated.
     Translate,
 }
 
-/// What becomes of a packet.
+/// Treatment of a packet.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Taken {
     /// The proxy has it, and reads HTTP.
     Http,
     /// The proxy has it, and reads a ClientHello.
     Tls,
-    /// It is refused, so that the client tries TCP, where names can be read.
+    /// Refused, so that the client tries TCP, where names can be read.
     Quic,
-    /// It is refused.
+    /// Refused.
     Denied,
-    /// It leaves from the tenant's address.
+    /// Leaves from the tenant's address.
     Translated,
 }
 
 impl Transparent {
-    /// What becomes of a packet to `port` by the IP protocol of this number; `port` means nothing where the protocol has none.
+    /// Returns the treatment of a packet to `port` by the IP protocol of this number; `port` is ignored if the protocol has none.
     #[must_use]
     pub fn take(&self, protocol: u8, port: u16) -> Taken {
         let (tcp, udp) = (Transport::Tcp.number(), Transport::Udp.number());

@@ -1,4 +1,4 @@
-//! What the kernel does with a packet no listener gets: a mapping's, a tenant's way out, or nobody's.
+//! Explains packets that reach no listener: those of a mapping, egress traffic of a tenant, or of no tenant.
 //!
 //! Deliberately absent: which endpoint a hash picks; the kernel knows.
 
@@ -10,7 +10,7 @@ use crate::snapshot::Snapshot;
 use crate::transport::Transport;
 
 impl Trail {
-    /// How the kernel's share ends it; `None` when it is none of the kernel's business.
+    /// Explains how the kernel plane treats the packet; `None` if the kernel plane does not handle it.
     pub(super) fn mapped(&mut self, snapshot: &Snapshot, question: &Question) -> Option<Ending> {
         let model = &snapshot.nat;
         if let Some((mapping, port)) = find(model, question) {

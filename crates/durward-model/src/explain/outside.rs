@@ -11,7 +11,7 @@ use crate::explain::{Ending, Kind, Question, Shown, Trail, list};
 use crate::snapshot::Snapshot;
 use crate::tenant::Tenant;
 
-/// What stands where an upstream's name would.
+/// Stands in place of an upstream's name.
 const OUTSIDE: &str = "outside";
 
 impl Trail {
@@ -79,7 +79,7 @@ impl Trail {
         None
     }
 
-    /// What the rules say; `resolved` is what a name stands for, where that is known.
+    /// Evaluates the rules; `resolved` is the address of a name, if it is known.
     pub(super) fn judged(
         &mut self,
         snapshot: &Snapshot,
@@ -104,7 +104,7 @@ impl Trail {
         self.decided(tenant, service, asked, &decided)
     }
 
-    /// What can be said of a name before anybody knows its addresses.
+    /// Evaluates a name whose addresses are not known.
     fn named(
         &mut self,
         tenant: &Tenant,
@@ -140,7 +140,7 @@ impl Trail {
         }
     }
 
-    /// What only its addresses can tell.
+    /// Explains the decisions that depend on the name's addresses.
     fn by_address(
         &mut self,
         tenant: &Tenant,

@@ -1,4 +1,4 @@
-//! What a client shows to prove whose it is: a certificate or a credential.
+//! Client authentication in questions: a certificate or a credential.
 
 use std::convert::Infallible;
 use std::str::FromStr;

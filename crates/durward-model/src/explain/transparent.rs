@@ -13,7 +13,7 @@ use crate::snapshot::Snapshot;
 use crate::tenant::Tenant;
 
 impl Trail {
-    /// How it ends for what does not simply leave; `None` for what does.
+    /// Returns the outcome of traffic that is handed over or refused; `None` if it simply leaves.
     pub(super) fn taken_over(
         &mut self,
         snapshot: &Snapshot,

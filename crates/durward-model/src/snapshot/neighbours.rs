@@ -27,7 +27,7 @@ impl Neighbours {
         neighbours
     }
 
-    /// Whether both snapshots have the same ones, as far as that can be told by looking at what changed alone.
+    /// Returns true if both snapshots have the same neighbours, judged only by what changed between them.
     #[must_use]
     pub fn are_same(before: &Snapshot, now: &Snapshot) -> bool {
         let places = |tenant: &Tenant| {
@@ -43,7 +43,7 @@ impl Neighbours {
             && before.binds.keys().eq(now.binds.keys())
     }
 
-    /// What the kernel carries: mapped addresses, where they lead, and whose traffic leaves from a tenant's addresses.
+    /// Adds what the kernel carries: mapped addresses, their endpoints, and networks whose traffic leaves from a tenant's addresses.
     fn add_pods(&mut self, nat: &NatModel) {
         for mapping in &nat.mappings {
             for address in &mapping.addresses {

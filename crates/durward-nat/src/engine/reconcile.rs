@@ -378,7 +378,7 @@ impl Kept for State {
         if (due || !self.draining.is_empty())
             && let Err(error) = self.check_all(now)
         {
-            tracing::error!(%error, "connections could not be compared with the configuration");
+            tracing::error!(%error, "cannot compare conntrack entries with the configuration");
         }
         let drain = (!self.draining.is_empty()).then(|| now + DRAIN_STEP);
         announcement.into_iter().chain(drain).chain(self.check.due()).min()

@@ -113,7 +113,7 @@ impl State {
         let route = Rtnetlink::open(options.timeout).map_err(socket("routing"))?;
         let conntrack = Conntrack::open(options.timeout).map_err(socket("connection tracking"))?;
         let announcer = Announcer::open()
-            .inspect_err(|error| tracing::warn!(%error, "addresses are not announced"))
+            .inspect_err(|error| tracing::warn!(%error, "cannot announce addresses (ARP, neighbour advertisements)"))
             .ok();
         let held = table.read()?;
         let slots = adopted_slots(&held.ruleset);

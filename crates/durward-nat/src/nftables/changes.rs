@@ -26,7 +26,7 @@ pub struct Changes {
     pub old_sets: Vec<String>,
     /// Counters to delete.
     pub old_counters: Vec<String>,
-    /// True if something cannot be changed in place, so that the whole table must be created anew.
+    /// True if something cannot be changed in place, so that the whole table must be created again.
     pub whole_table: bool,
     /// True if there was no table before.
     pub first: bool,

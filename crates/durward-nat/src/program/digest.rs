@@ -33,7 +33,7 @@ impl Digest {
     }
 }
 
-/// List of sources; the list of everybody has digest 0 and no set.
+/// List of sources; the list of all sources has digest 0 and no set.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord)]
 pub(crate) struct List(Digest);
 

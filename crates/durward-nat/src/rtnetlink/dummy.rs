@@ -10,7 +10,7 @@ use crate::netlink::{Message, flags};
 const NAME: u16 = 3;
 const LINK_INFO: u16 = 18;
 const MAC: u16 = 1;
-/// Hardware address of links that are made here: a local one that nobody else gives.
+/// Hardware address of links that are made here: a locally administered one that no other program assigns.
 const OURS: [u8; 6] = *b"\x02durwd";
 const KIND: u16 = 1;
 
@@ -20,7 +20,7 @@ pub(crate) struct NamedLink {
     pub(crate) index: u32,
     /// `dummy`, `vxlan`, …; `None` for hardware.
     pub(crate) kind: Option<String>,
-    /// Whether the link was made here.
+    /// True if Durward created the link.
     pub(crate) ours: bool,
 }
 

@@ -202,7 +202,7 @@ impl State {
         self.route.add_tunnel(wanted).map_err(|errno| match errno {
             Errno::EXIST => NatError::Options {
                 problem: format!(
-                    "somebody else has a link {}, or a tunnel {} at port {}",
+                    "another program has created a link {}, or a VXLAN tunnel {} at port {}",
                     wanted.name, wanted.vni, wanted.port
                 ),
             },

@@ -1,7 +1,7 @@
 //! Temporary table of a trace: enables tracing of matching packets, and has empty chains after all others, which show how far a packet came and its
 //! headers then.
 //!
-//! It has no verdicts, so it changes nothing about a packet.
+//! The ruleset has no verdicts, so it changes nothing about a packet.
 
 use std::net::{IpAddr, SocketAddr};
 

@@ -15,17 +15,17 @@ pub fn reason(name: &str) -> Option<&'static str> {
     Some(match name {
         counter::DENIED => "its source is not allowed",
         counter::UNMAPPED => "no mapping and no service of this host has the port",
-        counter::SPOOFED => "a source of the cluster's came from outside",
-        counter::UNENROLLED => "nobody's egress: no egress.sources has its source",
+        counter::SPOOFED => "a packet with a source address of the cluster came from outside",
+        counter::UNENROLLED => "no egress.sources contains its source address",
         counter::NO_ENDPOINT => "the mapping has no endpoint",
         counter::LOST => "its rule was changed meanwhile",
-        counter::FORGED => "its sender is no end of the connection it speaks for",
+        counter::FORGED => "its sender is not an endpoint of the connection it refers to",
         counter::INVALID => "it belongs to no connection",
-        steer::counter::NO_GATEWAY => "it would leave by another way than the gateway",
+        steer::counter::NO_GATEWAY => "it would leave without passing the gateway",
         steer::counter::FOREIGN_SOURCE => {
-            "it would go to the gateway with an address that is no pod's"
+            "it would go to the gateway with a source address that is not a pod's"
         }
-        steer::counter::STRANGER => "a tunnel's packet from somebody who is no end of it",
+        steer::counter::STRANGER => "a tunnel packet from a host that is not an end of the tunnel",
         _ => return None,
     })
 }

@@ -26,7 +26,7 @@ pub(super) struct AuditFile {
     durability: Durability,
     /// Last record of the chain, in this file or in the one before.
     head: Link,
-    /// Offset of the chain's end in this file; 0 means that the end must be read anew.
+    /// Offset of the chain's end in this file; 0 means that the end must be read again.
     end: u64,
     written: u64,
     noted_lost: u64,
@@ -127,7 +127,7 @@ impl AuditFile {
             }
             Err(error) => {
                 if !std::mem::replace(&mut self.complained, true) {
-                    tracing::error!(%error, "the audit file was moved and cannot be made anew; the old one is kept");
+                    tracing::error!(%error, "the audit file was moved and cannot be created again; records are still written to the old one");
                 }
             }
         }
@@ -191,7 +191,7 @@ impl AuditFile {
         let hash = Hash::of(&torn).to_string();
         tracing::warn!(
             bytes = torn.len(),
-            "the audit file ended in a torn record; the chain goes on after it"
+            "the audit file ended in an incomplete record; the chain continues after it"
         );
         self.note("audit-torn", |note| {
             note.number("bytes", torn.len() as u64);
@@ -278,7 +278,7 @@ fn lock(file: &File) -> io::Result<()> {
             Err(TryLockError::Error(error)) => return Err(error),
             Err(TryLockError::WouldBlock) if Instant::now() < end => std::thread::sleep(LOCK_PAUSE),
             Err(TryLockError::WouldBlock) => {
-                let kept = "somebody else keeps it locked";
+                let kept = "another process holds its lock";
                 return Err(io::Error::new(io::ErrorKind::TimedOut, kept));
             }
         }

@@ -97,7 +97,7 @@ impl Http {
     /// forbid goes on under the new configuration.
     ///
     /// # Errors
-    /// [`Refusal::Draining`] if there is no successor, or if a client that has sent no request yet would have to authenticate anew.
+    /// [`Refusal::Draining`] if there is no successor, or if a client that has sent no request yet would have to authenticate again.
     pub(crate) fn now(self: &Rc<Self>, watch: &Watch, first: bool) -> Result<Rc<Self>, Refusal> {
         if !watch.outdated() {
             return Ok(Rc::clone(self));

@@ -12,7 +12,7 @@ pub(crate) enum Ended<'a> {
     Complete,
     /// The response was written; some of the request was not read.
     Unread,
-    /// The response was broken off, or there was nobody to answer.
+    /// The response was cut off, or the client was gone.
     Broken,
     /// The exchange became a tunnel.
     Upgraded(Box<Switched<'a>>),

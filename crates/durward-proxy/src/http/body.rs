@@ -1,6 +1,6 @@
 //! Framing of a body: by length, by chunks, or by the end of the connection.
 //!
-//! Looks only at bytes that have been read, and asks for more if they do not suffice. Chunk framing ends here: on the way out chunks are made anew.
+//! Looks only at bytes that have been read, and asks for more if they do not suffice. Chunk framing ends here: on the way out bodies are chunked again.
 
 use crate::http::fields::Fields;
 use crate::http::message::Framing;

@@ -44,7 +44,7 @@ impl HeadLimits {
         Self { bytes: 64 * 1024, line: 8 * 1024, fields: 256, outward: false };
 }
 
-/// Parser position within a head; starts anew for each head.
+/// Parser position within a head; reset for each head.
 #[derive(Clone, Copy, Debug, Default)]
 pub(crate) struct Progress {
     /// Offset of the first line that is not yet read.

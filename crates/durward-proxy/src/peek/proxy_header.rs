@@ -15,7 +15,7 @@ const PREFIX: &[u8] = b"PROXY ";
 const AUTHORITY: u8 = 0x02;
 const NOOP: u8 = 0x04;
 const UNIQUE_ID: u8 = 0x05;
-/// Bytes by which a header is told from anything else.
+/// Signature by which a header is recognised.
 pub(crate) const BEGINNING: usize = SIGNATURE.len();
 
 /// Returns whether the bytes begin with a header; `None` while they are too few to tell. No bytes are no header.

@@ -72,7 +72,7 @@ async fn one(
 }
 
 enum Moved {
-    /// So many bytes moved: all that were ready, or a good part of them.
+    /// Number of bytes moved: all that were ready, or a good part of them.
     Some(usize),
     /// The sender has ended its direction.
     End,

@@ -239,7 +239,7 @@ impl Attempt<'_> {
             return Err(Refusal::IsolationViolation { peer, actual, wanted });
         }
         if actual == peer {
-            let source = io::Error::other("nobody listens there: the socket met itself");
+            let source = io::Error::other("TCP self-connect: nothing listens there");
             return Err(Refusal::ConnectFailed { peer, source });
         }
         Ok(actual)

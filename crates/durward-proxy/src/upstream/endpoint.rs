@@ -32,7 +32,7 @@ pub(crate) struct EndpointRuntime {
     pub(crate) seed: u64,
     /// Path through the upstream's link; `None` straight from here.
     pub(crate) through: Option<Arc<Path>>,
-    /// Whether connections to it may be used again; kept in the next configuration while they may.
+    /// State that says whether connections to it may be reused; kept in the next configuration while they may.
     pub(super) life: Arc<Life>,
     located: ArcSwapOption<Located>,
     paths: Arc<Paths>,

@@ -185,7 +185,7 @@ impl LinkState {
         *self.seen.lock().unwrap_or_else(PoisonError::into_inner) = Instant::now();
     }
 
-    /// Takes note of the routes that the agent registered.
+    /// Records the routes that the agent registered.
     pub(crate) fn register(&self, routes: &RouteSet) {
         let (id, count) = (routes.id(), routes.routes.len());
         self.routes.store(Some(Arc::new(Registered { id, count })));

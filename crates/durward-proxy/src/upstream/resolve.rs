@@ -436,7 +436,7 @@ impl Name {
             }
             Answer::Failed(cause) => {
                 if let Some(stale) = self.stale(now) {
-                    tracing::warn!(%host, %cause, "the DNS does not answer; the last good answer stands in");
+                    tracing::warn!(%host, %cause, "DNS lookup failed; the last good answer is used");
                     return Ok(stale);
                 }
                 (Unresolved::Failed { host, cause: cause.into() }, now + FAILURE)

@@ -21,7 +21,7 @@ pub(crate) struct TenantRuntime {
     pub(crate) outside: Arc<UpstreamRuntime>,
     /// Usage of its limits; lives on when the tenant changes.
     pub(crate) usage: Arc<Usage>,
-    /// Its links; live on likewise.
+    /// Links; they also live on when the tenant changes.
     pub(crate) links: Arc<TenantLinks>,
     /// Counters; live on likewise.
     pub(crate) metrics: Arc<TenantMetrics>,

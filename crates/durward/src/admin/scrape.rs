@@ -9,7 +9,7 @@ use bytes::Bytes;
 
 use super::stream::Turn;
 
-/// The last text, for as long as somebody reads it.
+/// Last text, kept while a response with it is being read.
 #[derive(Default)]
 pub(super) struct Scrapes {
     last: Mutex<Option<(Instant, Weak<Text>)>>,

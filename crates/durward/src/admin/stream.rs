@@ -40,7 +40,7 @@ pub(super) fn body(
         tokio::task::spawn_blocking(move || {
             let held = Some(turn.wait());
             let mut pieces = Pieces { gathered: Vec::with_capacity(PIECE), sender, turn, held };
-            // Without its last message the body is known to be broken off. A reader that has left is nobody to report to.
+            // Without its last message the body is known to be broken off. There is no point in reporting to a client that has left.
             if write(&mut pieces).is_ok() {
                 drop(pieces.end());
             }

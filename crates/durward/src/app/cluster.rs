@@ -77,7 +77,7 @@ impl Options {
 /// Settings of reading an API server.
 #[derive(Clone, Debug)]
 pub(crate) struct ApiOptions {
-    /// Where the API server is, and who we are there.
+    /// Address and credentials of the API server.
     pub(crate) location: Location,
     /// The cluster, with the gateway's own namespace.
     pub(crate) cluster: durward_control::cluster::Cluster,
@@ -85,9 +85,9 @@ pub(crate) struct ApiOptions {
     pub(crate) sources: Sources,
     /// A `ConfigMap` that holds a `routing.json`.
     pub(crate) routing: Option<Routing>,
-    /// How statuses are written; `None` writes none.
+    /// Settings for writing statuses; `None` writes none.
     pub(crate) statuses: Option<WriterOptions>,
-    /// Where everything that was read is kept for a start without an API server; `None` keeps nothing.
+    /// Cache for a start without an API server; `None` keeps nothing.
     pub(crate) cache: Option<CacheOptions>,
 }
 
@@ -139,7 +139,7 @@ pub(crate) struct Status {
     pub(crate) objects: usize,
     /// Statuses that the API server refuses.
     pub(crate) refused: usize,
-    /// Why the last status could not be written.
+    /// Error of the last status write that failed.
     pub(crate) unwritten: Option<String>,
     /// Families of metrics.
     metrics: Vec<Family>,

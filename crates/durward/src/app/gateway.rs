@@ -173,7 +173,7 @@ impl Gateway {
                 let Some(gateway) = gateway.upgrade() else { return };
                 let adopted = tokio::task::spawn_blocking(move || gateway.follow());
                 if let Err(error) = adopted.await {
-                    tracing::error!(%error, "a change could not be adopted");
+                    tracing::error!(%error, "cannot apply a change of the configuration");
                 }
             }
         });
@@ -431,7 +431,7 @@ fn refuse_to_serve_less(
     }
     let Some(first) = lost.first() else { return Ok(()) };
     let message =
-        format!("this process would serve less than the older one, which goes on: {first}");
+        format!("this process would serve less than the older one, which keeps serving: {first}");
     Err(Failure::InvalidConfig { message })
 }
 

@@ -28,7 +28,7 @@ const BEATS: u32 = 5;
 
 /// Settings of `durward kube`.
 pub(crate) struct KubeSettings {
-    /// How the API server is read.
+    /// Settings for reading the API server.
     pub(crate) api: ApiOptions,
     /// Path of the socket.
     pub(crate) socket: PathBuf,
@@ -172,6 +172,6 @@ fn serve_admin(
 /// Notifies systemd, if it started this process.
 fn notify(states: &[NotifyState<'_>]) {
     if let Err(error) = sd_notify::notify(states) {
-        tracing::debug!(%error, "systemd was not told");
+        tracing::debug!(%error, "cannot notify systemd");
     }
 }

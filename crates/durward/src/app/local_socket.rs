@@ -51,7 +51,7 @@ impl Listener {
     pub(crate) async fn bind(path: &Path, peers: Peers) -> io::Result<Self> {
         match fs::symlink_metadata(path) {
             Ok(found) if !found.file_type().is_socket() => {
-                let message = "there is a file there that is no socket";
+                let message = "a file that is not a socket exists there";
                 return Err(io::Error::new(io::ErrorKind::AlreadyExists, message));
             }
             Ok(_) if UnixStream::connect(path).await.is_ok() => {
@@ -60,7 +60,7 @@ impl Listener {
             }
             _ => {}
         }
-        // Under another name until its permissions are right, so that nobody connects before.
+        // Under another name until its permissions are right, so that no process connects before.
         let mut unfinished = path.as_os_str().to_owned();
         unfinished.push(format!(".new.{}", std::process::id()));
         let unfinished = PathBuf::from(unfinished);
@@ -104,7 +104,7 @@ impl Drop for Listener {
 /// Connects to the process that listens at a path.
 ///
 /// # Errors
-/// Fails if nobody listens, every user of the host may connect, or the process there runs as another user.
+/// Fails if no process listens, every user of the host may connect, or the process there runs as another user.
 pub(crate) async fn connect(path: &Path, peers: Peers) -> io::Result<UnixStream> {
     let mode = fs::metadata(path)?.permissions().mode();
     if mode & 0o002 != 0 {

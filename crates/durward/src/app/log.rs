@@ -95,7 +95,7 @@ impl AbsentEgress {
         let absent: BTreeSet<IpAddr> =
             wanted.iter().copied().filter(|address| !present.has(*address)).collect();
         for address in absent.difference(&self.0) {
-            tracing::warn!(%address, "the egress address is not on this host; what would leave from it is refused until it is");
+            tracing::warn!(%address, "the egress address is not on this host; connections that would leave from it are refused until it is");
         }
         for address in self.0.difference(&absent).filter(|address| wanted.contains(*address)) {
             tracing::info!(%address, "the egress address is on this host now");

@@ -36,7 +36,7 @@ pub(crate) fn run(
 ) -> Result<Exit, Failure> {
     // Read before the file can be replaced: afterwards the path in /proc ends in " (deleted)".
     let program = std::env::current_exe()
-        .map_err(|error| Failure::broken("finding our own program", error))?;
+        .map_err(|error| Failure::broken("finding the running executable", error))?;
     let listener = admin_listener(admin, &mut settings.sockets)?;
     raise_descriptor_limit();
     reserve_descriptor_table();
@@ -262,7 +262,7 @@ impl Supervisor {
                     true
                 }
                 Err(error) => {
-                    tracing::error!(%error, "the new process could not take over; this one goes on serving");
+                    tracing::error!(%error, "the new process could not take over; this one keeps serving");
                     gateway.take_back();
                     false
                 }
@@ -285,12 +285,12 @@ impl Supervisor {
         let drained = tokio::task::spawn_blocking(move || gateway.drain(grace));
         tokio::select! {
             _ = drained => {}
-            () = signals.stop() => tracing::warn!("told again: connections are cut"),
+            () = signals.stop() => tracing::warn!("second termination signal: closing remaining connections"),
         }
     }
 }
 
-/// Retries at intervals: a port that was taken may be free, and a kernel that refused may accept by now.
+/// Retries at intervals: a port that was in use may be free now, and a kernel that refused may accept.
 async fn retry(gateway: Arc<Gateway>) {
     let mut beats = tokio::time::interval(RETRY_BINDS);
     loop {
@@ -313,6 +313,6 @@ async fn watchdog() {
 /// Notifies systemd, if it started this process; an error is ignored.
 fn notify(states: &[NotifyState<'_>]) {
     if let Err(error) = sd_notify::notify(states) {
-        tracing::debug!(%error, "systemd was not told");
+        tracing::debug!(%error, "cannot notify systemd");
     }
 }

@@ -19,7 +19,7 @@ use crate::failure::{Exit, Failure};
 use crate::telemetry;
 use slice::Slice;
 
-/// Time between two looks at what nobody reports a change of.
+/// Polling interval for state whose changes are not reported.
 const LOOK: Duration = Duration::from_millis(500);
 /// Time for the endpoints to lead elsewhere before the proxy stops in spite of them.
 const WITHDRAWAL: Duration = Duration::from_secs(10);
@@ -88,7 +88,7 @@ pub(super) struct Running {
     proxy: Proxy,
     slice: Option<Slice>,
     draining: watch::Sender<bool>,
-    /// Whether this proxy can serve: told to the keeper of the slice.
+    /// Readiness of this proxy, for the keeper of the slice.
     ready: watch::Sender<bool>,
 }
 

@@ -140,7 +140,7 @@ fn diff(config: &ConfigArgs, arguments: &NatArgs, program: bool) -> Result<Exit,
     }
     if difference.is_first() && !program {
         screen
-            .line("\nthe table is not there yet; its rules and sets: durward nat diff --program")?;
+            .line("\nthe table does not exist; its rules and sets: durward nat diff --program")?;
     }
     let left_out = tell_left_out(&loaded.verdicts)?;
     let rejected = |verdict: &Verdict| verdict.outcome == Outcome::Rejected;

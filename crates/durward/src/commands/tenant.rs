@@ -1,6 +1,6 @@
 //! `durward tenant passport`: what a tenant's partners have to know of it: the addresses its connections come from, where it is reached, and its certificates.
 //!
-//! Private keys, routes and upstreams are nobody's business but the tenant's.
+//! Private keys, routes and upstreams are not shown: they are the tenant's own.
 
 use std::collections::BTreeSet;
 use std::net::IpAddr;
@@ -16,14 +16,14 @@ use crate::failure::{Exit, Failure};
 use crate::output::{Format, Screen, Table, plain};
 use crate::{inspect, live};
 
-/// What partners of a tenant have to know.
+/// Facts that partners of a tenant need.
 #[derive(Debug, Serialize)]
 #[serde(rename_all = "camelCase")]
 struct Passport {
     tenant: String,
     /// Addresses that its connections to partners come from.
     egress_addresses: Vec<String>,
-    /// Where partners reach it.
+    /// Addresses and ports at which partners reach it.
     doors: Vec<Door>,
     certificates: Vec<Identity>,
 }
@@ -38,7 +38,7 @@ struct Door {
     protocol: String,
     /// Names that clients have to ask for; empty if any will do.
     names: Vec<String>,
-    /// Whether clients show a certificate: `no`, `optional` or `required`.
+    /// Client certificate requirement: `no`, `optional` or `required`.
     client_certificate: &'static str,
     /// Subjects of the authorities that issue those.
     client_authorities: Vec<String>,

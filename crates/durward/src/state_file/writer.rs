@@ -289,7 +289,7 @@ fn write(path: &Path, bytes: &[u8], sync: &Sync) -> io::Result<Stamp> {
         match fs::rename(&temporary, path) {
             Err(error) if error.kind() == ErrorKind::IsADirectory => {
                 let aside = set_aside(path)?;
-                tracing::error!(path = %path.display(), aside = %aside.display(), "a directory was in the place of the state file, and is set aside");
+                tracing::error!(path = %path.display(), aside = %aside.display(), "a directory had the name of the state file: it was renamed");
                 fs::rename(&temporary, path)?;
             }
             renamed => renamed?,

@@ -34,7 +34,7 @@ impl Files<'_> {
     ) -> Option<Arc<Certificate>> {
         let IssuedFile { path, name, place } = issued;
         let warn = |report: &mut Report<'_>, fault: &dyn fmt::Display| {
-            let sentence = format!("{} {fault}: it will be ordered anew", path.display());
+            let sentence = format!("{} {fault}: a new one will be ordered", path.display());
             report.warning("CertificateUnreadable", place, field, &sentence);
         };
         let found = match self.store.issued_file(path) {

@@ -20,7 +20,7 @@ impl<'a> Files<'a> {
         self.asker = Some(Asker { tenant: tenant.clone(), viewpoint });
     }
 
-    /// Looks names of objects up on somebody's behalf from now on.
+    /// Sets the document on whose behalf names of objects are looked up from now on.
     pub(crate) fn ask_as(&mut self, asker: Option<Asker>) {
         self.asker = asker;
     }

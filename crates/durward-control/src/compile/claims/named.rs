@@ -1,4 +1,4 @@
-//! Who has which name where tenants share an address and port by names: each name is a claim of its own, and the oldest wins it.
+//! Decides claims to names where tenants share an address and port: each name is a claim of its own, and the oldest wins it.
 //!
 //! A listener is served for the names that it got. Deliberately absent: names below another tenant's wildcard; those are names of their own.
 
@@ -16,7 +16,7 @@ use crate::compile::report::Field;
 use crate::compile::roster::{Basis, Roster};
 use crate::compile::server_names;
 
-/// Address and port at which names are told apart.
+/// Address and port that are shared by names.
 type Key = (IpAddr, u16);
 
 /// The names that are granted, and the listeners that have some: positions among those accepted.
@@ -193,7 +193,7 @@ fn with_names(listener: &Arc<Listener>, names: ServerNames) -> Arc<Listener> {
     Arc::new(Listener { names: Some(names), ..Listener::clone(listener) })
 }
 
-/// What is said of a listener that cannot stand beside others by names.
+/// Returns the message for a listener that cannot share an address and port by names.
 pub(super) fn unfitting(listener: &Listener) -> String {
     format!(
         "shares {listener} with listeners on another socket, or of which only one side speaks TLS, so that names cannot tell them apart: use the \

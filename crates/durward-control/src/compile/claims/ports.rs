@@ -14,7 +14,7 @@ use crate::compile::claim_table::covers;
 use crate::compile::mapping::Applicant;
 use crate::compile::report::Field;
 
-/// Who has which port.
+/// Holders of ports.
 #[derive(Default)]
 pub(super) struct Ports {
     mapped: BTreeMap<(IpAddr, Transport), Mapped>,
@@ -25,7 +25,7 @@ pub(super) struct Ports {
 /// Ranges that do not overlap, by their first port.
 type Mapped = BTreeMap<u16, (PortRange, Arc<PortMapping>)>;
 
-/// Why a mapping is left out.
+/// Reason why a mapping is left out.
 struct Objection {
     /// The port of the mapping, by position.
     port: usize,
@@ -136,7 +136,7 @@ impl Ports {
         applicant.report.error("PortTaken", place, &field, &sentence);
     }
 
-    /// Takes note of a listener that is served.
+    /// Records a listener that is served.
     pub(super) fn listen(&mut self, listener: &Arc<Listener>) {
         let (address, port) = listener.key();
         let known = SocketAddr::new(address, port);
@@ -217,7 +217,7 @@ fn overlapping(mapped: &Mapped, ports: PortRange) -> Option<&Arc<PortMapping>> {
     known.overlaps(ports).then_some(mapping)
 }
 
-/// A mapping as those who lose to it are told.
+/// Returns the description of a mapping in the findings of claims that lose to it.
 pub(super) fn named(mapping: &PortMapping) -> String {
     format!("mapping {} of tenant {} ({})", mapping.name, mapping.tenant, mapping.origin)
 }

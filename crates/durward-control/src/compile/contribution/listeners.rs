@@ -1,4 +1,4 @@
-//! Several listeners at one address and port as one: what all serve, as long as no client could be meant by two.
+//! Merges several listeners at one address and port, as long as no request could match two of them.
 
 use std::collections::{BTreeSet, HashMap};
 use std::sync::Arc;
@@ -33,7 +33,7 @@ pub(crate) struct Joined {
 #[derive(Debug)]
 struct Taken {
     origin: Origin,
-    /// What else than the host a request must have.
+    /// Conditions on a request besides the host.
     rest: Option<RouteMatch>,
 }
 

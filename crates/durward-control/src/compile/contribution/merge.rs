@@ -1,6 +1,6 @@
 //! Puts what objects add to a tenant beside what its document says, in order of seniority: the document first, then the oldest object.
 //!
-//! An object that cannot be put beside what is there is left out as a whole, and told why; what was served of it before stands in where it can.
+//! An object that cannot be put beside what is there is left out as a whole with a finding; what was served of it before is kept where possible.
 //! Deliberately absent: other tenants; whether a listener may have its address is decided afterwards.
 
 use std::collections::HashMap;
@@ -22,7 +22,7 @@ use crate::compile::transparent::Wish;
 use crate::compile::upstream_set::UpstreamSet;
 use crate::place::Place;
 
-/// What a listener has from objects.
+/// Additions of objects to a listener.
 #[derive(Debug)]
 pub(crate) struct Added {
     /// The listener as the tenant's document makes it, if that has one there.
@@ -30,12 +30,12 @@ pub(crate) struct Added {
     parts: Vec<AddedPart>,
 }
 
-/// What a listener has from one object.
+/// Addition of one object to a listener.
 #[derive(Clone, Debug)]
 struct AddedPart {
     /// Position among the contributions.
     contribution: usize,
-    /// It refers to the tenant's upstreams.
+    /// Listener with references to the tenant's upstreams.
     listener: Arc<Listener>,
     /// Names that it has by the names of the tenant's document; `None` if it claims its names itself.
     by_names: Option<ServerNames>,

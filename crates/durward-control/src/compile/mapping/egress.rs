@@ -1,4 +1,4 @@
-//! What endpoints of a mapping send out leaves from the mapping's addresses, where nobody else has those addresses or pods.
+//! Egress of a mapping's endpoints: their traffic leaves from the mapping's addresses, unless another tenant has those addresses or pods.
 //!
 //! Deliberately absent: a share in another tenant's egress address; only tenants' own documents can agree to that.
 
@@ -15,7 +15,7 @@ use super::Applicant;
 use crate::compile::report::Field;
 use crate::compile::roster::Roster;
 
-/// What is taken already.
+/// Addresses and networks that already have an owner.
 #[derive(Debug)]
 pub(crate) struct Taken<'a> {
     /// The tenants that hold each address, in any role.

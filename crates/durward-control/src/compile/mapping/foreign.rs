@@ -1,5 +1,5 @@
 //! Pods of another tenant: those in its `egress.sources`, and the endpoints of its mappings with `egress: true`. Nobody else's mapping leads to
-//! them, unless it did before; then whoever they belong to is told.
+//! them, unless it did before; then their owner gets a warning.
 //!
 //! Endpoints that are only named by other mappings are not compared: several tenants may lead to one service.
 
@@ -16,7 +16,7 @@ use crate::compile::roster::{Basis, Roster};
 use crate::compile::words;
 use crate::place::Place;
 
-/// Reason word of what a tenant is told of another's mapping.
+/// Reason word of the warning about another tenant's mapping.
 pub(crate) const ENDPOINT_OF_ANOTHER: &str = "EndpointOfAnother";
 
 /// Rejects mappings that newly lead to a pod of another tenant. An endpoint that was served before stays, and what was served stands in.
@@ -59,7 +59,7 @@ pub(crate) fn refuse(applicants: &mut [Applicant<'_>], roster: &mut Roster<'_>, 
     }
 }
 
-/// Warns the tenant that has a network that another's mapping leads into it.
+/// Warns the owner of a network if a mapping of another tenant leads into it.
 fn tell_holder(roster: &mut Roster<'_>, (network, holder): (IpNet, usize), sentence: &str) {
     let entrant = &mut roster.entrants[holder];
     let Basis::Document(body) = &entrant.basis else { return };

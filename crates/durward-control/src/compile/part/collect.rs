@@ -115,7 +115,7 @@ impl<'a, V: Part> Office<'a, '_, V> {
         self.having(input, named, drafts)
     }
 
-    /// Returns the documents that have their name; the others are told who has it.
+    /// Returns the documents that have their name; the others get a finding that names the holder.
     fn having(
         &self,
         input: &Input<'a>,
@@ -311,7 +311,7 @@ fn may_be(document: &Document, id: &PartId) -> bool {
             || document.tenant().is_none_or(|tenant| tenant == id.tenant))
 }
 
-/// Says of an object that it is in nobody's namespace.
+/// Reports an object in a namespace that belongs to no tenant.
 fn ownerless(document: &Document, metadata: &Metadata, why: &Ownerless) -> Finding {
     let namespace = document.namespace().map(|namespace| &**namespace).unwrap_or_default();
     let (place, sentence) = (metadata.name.place, format!("{namespace:?} {why}"));

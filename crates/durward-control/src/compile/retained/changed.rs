@@ -1,4 +1,4 @@
-//! Objects that are not what they were when an earlier process read them.
+//! Finds objects that changed since an earlier process read them.
 
 use std::collections::BTreeSet;
 use std::sync::Arc;
@@ -9,7 +9,7 @@ use super::{KnownText, PartId};
 use crate::state::{PartState, State};
 use crate::store::Store;
 
-/// Returns the parts, by their names in [`Served`](super::Served), whose objects are gone since an earlier process read them, or say something else by now. `store` holds all objects of the
+/// Returns the parts, by their names in [`Served`](super::Served), whose objects were deleted or changed since an earlier process read them. `store` holds all objects of the
 /// cluster, or of the namespace `only`: what is not in it does not exist.
 #[must_use]
 pub fn changed_objects(state: &State, store: &Store, only: Option<&str>) -> BTreeSet<String> {

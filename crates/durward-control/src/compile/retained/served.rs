@@ -62,12 +62,12 @@ impl Compiled {
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Served(BTreeMap<String, Part>);
 
-/// What of a tenant, mapping or rule is served.
+/// Served part of a tenant, mapping or rule.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 struct Part {
     /// 0 when all of the document is served, more when less of it is.
     lacking: u8,
-    /// SHA-256 of the document that stands in, when it is an earlier one.
+    /// SHA-256 of the document that is served instead, if that is an earlier one.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     stand_in: Option<String>,
     parts: Vec<String>,

@@ -15,7 +15,7 @@ pub(super) struct Claim<'a> {
     pub(super) canary: Option<(&'a Asked, &'a Rule)>,
 }
 
-/// What is decided for all Ingresses of a tenant.
+/// Decisions for all Ingresses of a tenant.
 pub(super) struct Claims<'a> {
     /// Rules for requests, in order of precedence.
     pub(super) rules: Vec<Claim<'a>>,
@@ -120,7 +120,7 @@ fn passed<'a>(asked: &[&'a Asked], notes: &mut Notes) -> Vec<Claim<'a>> {
 }
 
 fn say_taken(claim: &Claim<'_>, holder: &Claim<'_>, notes: &mut Notes) {
-    // Nobody is surprised by a default backend that comes after a rule.
+    // A default backend after a rule is no surprise and needs no finding.
     if claim.rule.is_fallback && !holder.rule.is_fallback {
         return;
     }

@@ -16,7 +16,7 @@ use crate::spec::ingress::{
 };
 use crate::spec::route::RouteSpec;
 
-/// What listeners are made of.
+/// Inputs from which listeners are built.
 pub(super) struct Listeners<'a> {
     pub(super) asked: &'a [&'a Asked],
     pub(super) place: &'a Place,
@@ -222,7 +222,7 @@ impl Listeners<'_> {
         }
     }
 
-    /// What plain HTTP gives for a rule: the routes themselves, or a redirect to https.
+    /// Returns the plain HTTP routes of a rule: the routes themselves, or a redirect to https.
     fn plain(
         &self,
         claim: &Claim<'_>,
@@ -296,7 +296,7 @@ impl Listeners<'_> {
     }
 }
 
-/// What HTTPS is served with.
+/// TLS settings of the HTTPS listener.
 struct Served {
     has_certificate: bool,
     clients: Option<At<ClientCertificatesSpec>>,

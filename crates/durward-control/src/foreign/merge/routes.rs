@@ -1,4 +1,4 @@
-//! Routes of one rule: its forward, and what stands around it for sources, CORS and canaries.
+//! Routes of one rule: its forward route, and further routes for sources, CORS and canaries.
 
 use super::at;
 use crate::foreign::asked::{Canary, Cors, Host, PathRule, RedirectTo, Settings};
@@ -141,7 +141,7 @@ fn choices(targets: &Targets<'_>) -> Vec<Choice> {
     choices
 }
 
-/// Requests of browsers from other origins, and what they are told.
+/// Routes for CORS requests, and the response headers for them.
 #[derive(Default)]
 struct Variant {
     methods: Vec<At<String>>,

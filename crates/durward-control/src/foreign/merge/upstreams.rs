@@ -27,7 +27,7 @@ struct Key {
     by_client: bool,
 }
 
-/// What is spoken.
+/// Protocol spoken.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 pub(super) enum Speech {
     /// HTTP, as the Ingress or the Service says.
@@ -154,7 +154,7 @@ impl<'a> Upstreams<'a> {
     }
 }
 
-/// The beginning of a long name, and a hash that tells it from others that begin so (FNV-1a, 64 bits: the same in every process).
+/// The beginning of a long name, and a hash that distinguishes it from others with the same beginning (FNV-1a, 64 bits: the same in every process).
 fn shortened(full: &str) -> String {
     let hash = full.bytes().fold(0xcbf2_9ce4_8422_2325_u64, |hash, byte| {
         (hash ^ u64::from(byte)).wrapping_mul(0x100_0000_01b3)

@@ -17,7 +17,7 @@ use crate::state::Text;
 /// The documents that were in a file before, and the path through which every user could change them now.
 pub(super) type Former<'a> = (&'a [Document], &'a Option<Arc<str>>);
 
-/// How the kind of a document's text is told, and how it is read.
+/// Functions that determine the kind of a text and read it.
 type Grammar = (fn(&str) -> Kind, fn(&Source) -> Content);
 
 impl Load<'_> {
@@ -101,7 +101,7 @@ struct Parser<'a> {
     file: Arc<str>,
     directory: PathBuf,
     roots: &'a Arc<FileRoots>,
-    /// What was in it before, by text.
+    /// Former documents of the file, by text.
     former: HashMap<&'a str, &'a Document>,
     writable_by_all: Option<Arc<str>>,
 }

@@ -1,4 +1,4 @@
-//! What was found in files is said: to a feed the difference to what was said before, or all of it to whoever asks once.
+//! Reports what was found in files: to a feed the changes since the last report, or all of it to a caller that reads once.
 
 use std::collections::{HashMap, HashSet};
 use std::path::{Path, PathBuf};
@@ -14,7 +14,7 @@ use crate::source::inventory::Inventory;
 use crate::source::patience::Overdue;
 use crate::store::Store;
 
-/// What was said last.
+/// State that was reported last.
 #[derive(Debug, Default)]
 pub(super) struct Said {
     pub(super) store: Store,
@@ -37,7 +37,7 @@ impl Said {
     }
 }
 
-/// What came of a look at the files.
+/// Result of one scan of the files.
 #[derive(Debug)]
 pub(in crate::source) struct Seen {
     /// All that was found.

@@ -1,4 +1,4 @@
-//! The memory of the system's notifications: paths that changed since the last load, and files that are still being written.
+//! State from inotify notifications: paths that changed since the last load, and files that are still being written.
 
 use std::collections::HashSet;
 use std::path::PathBuf;
@@ -11,7 +11,7 @@ use notify::event::{
 
 /// Unfinished files that are told apart; with more of them there is no hurry.
 const MOST_UNFINISHED: usize = 1024;
-/// Changed paths that are looked at alone; with more of them everything is.
+/// Most changed paths that are read on their own; with more of them everything is read.
 const MOST_CHANGED: usize = 256;
 
 /// Paths at which something has changed since the last load; `None` once that could be anywhere.
@@ -53,16 +53,16 @@ impl Changed {
     }
 }
 
-/// Files that somebody has begun to write, or taken away perhaps to write them anew: what they say now is not what is meant.
+/// Files that are being written, or were moved away perhaps to be written again: their present content is not final.
 #[derive(Clone, Debug, Default)]
 pub(super) struct Unfinished(Arc<Mutex<HashSet<PathBuf>>>);
 
 impl Unfinished {
-    /// Takes note of an event. `is_named` says which files the configuration consists of.
+    /// Records an event. `is_named` says which files the configuration consists of.
     pub(super) fn note(&self, event: &Event, matters: bool, is_named: impl Fn(&PathBuf) -> bool) {
         let mut files = self.0.lock().unwrap_or_else(PoisonError::into_inner);
         match event.kind {
-            // An editor moves a file away before it writes it anew, so that one is not whole by being renamed.
+            // An editor moves a file away before it writes it again, so a rename does not mean that the file is complete.
             EventKind::Modify(ModifyKind::Name(RenameMode::Both)) => {
                 if let [from, to, ..] = &event.paths[..] {
                     if !is_named(from) {

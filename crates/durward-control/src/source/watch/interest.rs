@@ -17,9 +17,9 @@ use crate::source::patience::Progress;
 /// The events that concern the configuration.
 #[derive(Debug, Default, PartialEq, Eq)]
 pub(super) struct Interest {
-    /// What files are called that say something.
+    /// Names of files that matter to the configuration.
     pub(super) names: HashSet<OsString>,
-    /// Directories that are watched only because one of the ways leads through them: what else happens there is nobody's business.
+    /// Directories that are watched only because a path leads through them: other events there are ignored.
     passages: HashSet<PathBuf>,
     /// Everything on the way to a file or directory.
     ways: HashSet<PathBuf>,
@@ -40,7 +40,7 @@ impl Interest {
     }
 }
 
-/// Whether an event may change what the configuration says: not when somebody reads, as we do ourselves, nor when a file is written that says
+/// Returns true if an event may change what the configuration says: not when somebody reads, as we do ourselves, nor when a file is written that says
 /// nothing, such as a log beside the documents. A name that appears or goes where files are may always be on the way to one.
 pub(super) fn matters(event: &Event, interest: &Interest) -> bool {
     if !event.need_rescan()

@@ -1,4 +1,4 @@
-//! What SmartNat itself checks of a `Mapping`, in its order and its words. Claims of others are settled by `compile`.
+//! Repeats SmartNat's own validation of a `Mapping`, in its order and its words. Claims of others are settled by `compile`.
 
 use std::collections::BTreeSet;
 use std::net::IpAddr;

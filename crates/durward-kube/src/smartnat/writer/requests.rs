@@ -58,7 +58,7 @@ pub(super) async fn take(shared: &Shared, due: &Due) -> Result<(), ApiError> {
             write(shared, id, (MERGE, "/status"), &body).await?;
         }
         Step::Free => {
-            // Decided anew with what the server has at this moment, and by its clock.
+            // Decided again with the state of the server at this moment, and by its clock.
             read(shared, id).await?;
             let Some(Due { step: Step::Free, seen, .. }) = shared.first_of(id) else {
                 return Ok(());
@@ -74,7 +74,7 @@ pub(super) async fn take(shared: &Shared, due: &Due) -> Result<(), ApiError> {
     Ok(())
 }
 
-/// Returns the form in which a gateway's share of a `Mapping` is applied. The uid keeps the server from making an object that is gone anew.
+/// Returns the form in which a gateway's share of a `Mapping` is applied. The uid keeps the server from creating an object again that is gone.
 fn patch(id: &ResourceId, seen: &Seen, metadata: &Value, status: Option<Value>) -> Value {
     let mut body = json!({
         "apiVersion": MAPPINGS.api_version(MAPPINGS.newest()),
@@ -145,7 +145,7 @@ async fn write(
     answered(shared, id, &answer)
 }
 
-/// Takes note of an object as the server answered with it.
+/// Records an object from the answer of the server.
 fn answered(shared: &Shared, id: &ResourceId, answer: &request::Dated) -> Result<(), ApiError> {
     let text = std::str::from_utf8(&answer.body);
     let text = text.map_err(|error| ApiError::Unreadable(error.to_string()))?;

@@ -1,4 +1,4 @@
-//! What is known of the objects that documents name.
+//! Index of the objects that documents name.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -27,10 +27,10 @@ struct Shared {
     gather: Arc<Gather>,
 }
 
-/// What is known of an object.
+/// State of an object in the index.
 #[derive(Default)]
 struct Known {
-    /// What was said; `None` until it is read.
+    /// Fact that was reported; `None` until it is read.
     fact: Option<Fact>,
     /// Version of the object or of its deletion.
     version: Option<Arc<str>>,
@@ -122,7 +122,7 @@ impl Index {
                     kept.lock().entry(name.clone()).or_insert_with(|| Arc::clone(&version));
                 }
                 if let Some(known) = wanted.get_mut(name).filter(|_| kept.is_none()) {
-                    // No watch may have seen a later one, and the versions of a server that was restored begin anew.
+                    // No watch may have seen a later one, and the versions of a server that was restored start again.
                     known.version = None;
                 }
                 self.say(&mut wanted, name, fact, Some(&version));

@@ -1,6 +1,6 @@
 //! Statuses that wait to be written: the newest change first, of those namespaces of which least was written lately.
 //!
-//! A status that could not be written is held back for a while and the next one is written, so that one object, or one tenant with many, keeps nobody else waiting.
+//! A status that could not be written is held back for a while and the next one is written, so that one object, or one tenant with many, does not keep the others waiting.
 
 use std::collections::{BTreeMap, HashMap};
 use std::sync::Arc;
@@ -59,7 +59,7 @@ impl Queue {
         self.changes.remove(&change).is_some()
     }
 
-    /// Says what to do. Whoever has many changes waits for those who have few, and a single change waits for nobody.
+    /// Returns the next action. Tenants with many changes wait for those with few; a single change does not wait.
     pub(super) fn next(&mut self, now: Instant) -> Next {
         if self.window_end.is_none_or(|end| now >= end) {
             self.spent.clear();

@@ -1,4 +1,4 @@
-//! Outbound direction: a head and a small body in one write, a large body as it arrives, chunks framed anew.
+//! Outbound direction: a head and a small body in one write, a large body as it arrives, with new chunk framing.
 
 use std::io::{self, IoSlice, Write};
 use std::pin::Pin;

@@ -3,7 +3,7 @@
 //! A malformed request costs its stream only (RFC 9113 section 8.1.1), but `h2` treats a field that it cannot represent as a decoder error, which
 //! ends the connection. Such a field is left out. The codec's dynamic table then lacks an entry that the peer's has, so that later references are
 //! written with the codec's index. If only the value is at fault, a value of other bytes and equal length replaces it, because the peer may refer to
-//! the entry for its name. The request is refused for its fault, so nobody sees the other bytes.
+//! the entry for its name. The request is refused for its fault, so the other bytes are never forwarded.
 
 use super::Entry;
 use super::fields::{LONGEST_NAME, Name, is_status};

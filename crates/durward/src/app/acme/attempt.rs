@@ -56,7 +56,7 @@ impl Attempt<'_> {
         };
         let kept = issued.and_then(|issued| self.keep(&issued, &authority));
         if kept.is_err() {
-            // The reason of the failure is told, not one of cleaning up; what is left is removed at the next start.
+            // The error of the attempt is reported, not one of the cleanup; what is left is removed at the next start.
             drop(self.put(&[(&order.answers_file, None)]));
         }
         kept.map(Some)

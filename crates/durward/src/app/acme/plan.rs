@@ -1,4 +1,4 @@
-//! What is wanted and when it is due: pure functions of the configuration served and of the ledger.
+//! Plans which certificates are wanted and when they are due: pure functions of the served configuration and of the ledger.
 
 use std::collections::BTreeMap;
 use std::sync::Arc;

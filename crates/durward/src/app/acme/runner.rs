@@ -23,7 +23,7 @@ const LOCKED: Duration = Duration::from_secs(5);
 const NO_ADVICE: i64 = 86_400;
 /// The same after it did not answer.
 const NO_ANSWER: i64 = 3_600;
-/// Time after which the attempts for a certificate that nobody wants are forgotten, in seconds.
+/// Time after which the attempts for a certificate that is no longer wanted are forgotten, in seconds.
 const FORGOTTEN: i64 = 30 * 86_400;
 
 /// State of the thread.
@@ -328,7 +328,7 @@ impl Runner {
         });
     }
 
-    /// Writes down what is planned, for `durward certs list`, and forgets what nobody has wanted for long.
+    /// Writes down what is planned, for `durward certs list`, and forgets what has not been wanted for long.
     fn keep_plan(&mut self, ids: &[Arc<str>], rows: &[Row]) {
         let before = self.ledger.clone();
         for (id, row) in ids.iter().zip(rows) {

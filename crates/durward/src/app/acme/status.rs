@@ -139,7 +139,7 @@ impl Status {
     }
 }
 
-/// Status that the thread writes and everybody reads.
+/// Status that the thread writes and other threads read.
 #[derive(Debug, Default)]
 pub(crate) struct Shared {
     status: Mutex<Status>,

@@ -34,7 +34,7 @@ pub(crate) struct Ledger {
     pub(crate) placed: BTreeMap<String, Vec<i64>>,
 }
 
-/// What became of the attempts for one certificate. Times are seconds since the Unix epoch.
+/// Record of the attempts for one certificate. Times are seconds since the Unix epoch.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase", default)]
 pub(crate) struct Record {
@@ -76,7 +76,7 @@ impl Store {
         }
     }
 
-    /// Replaces a file: a crash leaves the old one or the new one, and nobody else can read either.
+    /// Replaces a file: a crash leaves the old one or the new one, and no other user can read either.
     pub(crate) fn write(&self, path: &Path, bytes: &[u8]) -> io::Result<()> {
         let mut temporary = path.as_os_str().to_owned();
         temporary.push(".new");
@@ -102,7 +102,7 @@ impl Store {
         remove(path)
     }
 
-    /// Removes answers to challenges, which nobody asks for any more.
+    /// Removes answers to challenges, which no authority asks for any more.
     pub(crate) fn clear_challenges(&self) {
         let left = fs::read_dir(self.directory.join("challenges")).into_iter().flatten().flatten();
         for entry in left {

@@ -43,7 +43,7 @@ pub(crate) struct Cache {
     namespace: Arc<str>,
 }
 
-/// What was read from a cache.
+/// Content of a cache.
 pub(crate) struct Cached {
     /// Everything that was said.
     pub(crate) change: Change,
@@ -110,13 +110,13 @@ impl Cache {
             Head { namespace: Arc::clone(&self.namespace), written: now(), items: items.len() };
         let mut sealed = frame(&head).map_err(|error| sentence(&error))?;
         for item in items {
-            // What is too large to travel is read anew by the next process.
+            // Objects that are too large to transfer are read again by the next process.
             if let Ok(bytes) = frame(item) {
                 sealed.extend(bytes);
             }
         }
         let mut nonce = [0; NONCE_LEN];
-        let broken = |_| "no random bytes, or no encryption".to_owned();
+        let broken = |_| "the random number generator or the encryption failed".to_owned();
         aws_lc_rs::rand::fill(&mut nonce).map_err(broken)?;
         let by = Nonce::assume_unique_for_key(nonce);
         self.key.seal_in_place_append_tag(by, Aad::from(MAGIC), &mut sealed).map_err(broken)?;
@@ -126,7 +126,7 @@ impl Cache {
     fn opened(&self, mut bytes: Vec<u8>) -> Result<Cached, String> {
         let start = MAGIC.len() + NONCE_LEN;
         if bytes.len() < start || bytes[..MAGIC.len()] != MAGIC[..] {
-            return Err("is no cache of this version".to_owned());
+            return Err("is not a cache of this version".to_owned());
         }
         let mut nonce = [0; NONCE_LEN];
         nonce.copy_from_slice(&bytes[MAGIC.len()..start]);
@@ -175,7 +175,7 @@ fn key(path: &Path) -> Result<[u8; KEY], String> {
     let text = std::str::from_utf8(&bytes).unwrap_or_default().trim();
     let decoded = STANDARD.decode(text).ok().and_then(|key| key.try_into().ok());
     decoded.ok_or_else(|| {
-        "is no key: it must have 32 random bytes, as they are or in base64 (openssl rand -base64 32)"
+        "is not a key: it must have 32 random bytes, as they are or in base64 (openssl rand -base64 32)"
             .to_owned()
     })
 }

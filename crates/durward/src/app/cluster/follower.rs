@@ -1,4 +1,4 @@
-//! Follows the API server: what the watches see becomes changes in the feed, and what documents name becomes watched.
+//! Follows the API server: events of the watches become changes in the feed, and objects that documents name are watched.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;

@@ -18,7 +18,7 @@ const SOON: Duration = Duration::from_millis(100);
 /// Time in which the kernel carries a change, unless it refuses it.
 const CARRIED: Duration = Duration::from_secs(10);
 
-/// Reads and follows for ever. `first` is told when the feed holds everything.
+/// Lists and watches for ever. `first` is notified once the feed holds everything.
 pub(super) async fn run(
     options: ApiOptions,
     feed: Arc<Feed>,
@@ -68,7 +68,7 @@ pub(super) async fn run(
     Following { follower, feed, record, saver, keeps, reports_any }.run(&gateway).await;
 }
 
-/// What follows after everything was read once.
+/// State after everything was read once.
 struct Following {
     follower: Follower,
     feed: Arc<Feed>,

@@ -1,4 +1,4 @@
-//! What became of objects: the verdict on each, and whether the planes serve it.
+//! Reports on objects: the verdict on each, and whether the planes serve it.
 //!
 //! A plane has confirmed an object only when it serves the configuration that the verdict is part of; what was compiled and is not served yet is pending.
 
@@ -25,28 +25,28 @@ pub(crate) struct Served {
     pub(crate) by_kernel: bool,
     /// State of the kernel plane; `None` if it is not used.
     pub(crate) kernel: Option<KernelFacts>,
-    /// What does not work.
+    /// Health of the gateway.
     pub(crate) health: Health,
 }
 
 impl Served {
-    /// Looks at a gateway; `None` if it has ended.
+    /// Reads the state of a gateway; `None` if it has ended.
     pub(super) async fn by(gateway: Arc<Gateway>) -> Option<Self> {
         // The kernel may have to be asked.
         tokio::task::spawn_blocking(move || gateway.served()).await.ok()
     }
 }
 
-/// Pause between two looks at what is served.
+/// Interval at which the served state is read.
 pub(super) const LOOK: Duration = Duration::from_secs(2);
 
-/// Reporter of what became of objects. It says each thing once.
+/// Reports the results for objects, each once.
 #[derive(Default)]
 pub(super) struct Reporter {
     said: BTreeMap<ResourceId, Reported>,
 }
 
-/// What was said last of an object.
+/// Report on an object that was sent last.
 struct Reported {
     verdict: Arc<Verdict>,
     planes: Vec<PlaneReport>,

@@ -16,7 +16,7 @@ use durward_model::DocumentKey;
 pub(crate) struct Routing {
     /// The `ConfigMap`.
     pub(crate) config_map: Reference,
-    /// What the format leaves to its surroundings.
+    /// Options that the format leaves to its surroundings.
     pub(crate) options: RoutingJsonOptions,
 }
 

@@ -1,6 +1,6 @@
-//! The gateway has the objects from `durward kube`, through a socket: it needs no right in the cluster.
+//! Receives the objects from `durward kube` through a socket: the gateway needs no permission in the cluster.
 //!
-//! What was received is served on while the other process is away. After a new connection only what differs is received.
+//! While the other process is away, what it sent last stays in service. After a reconnect only the differences are received.
 
 use std::path::PathBuf;
 use std::sync::{Arc, Weak};
@@ -71,7 +71,7 @@ impl Link {
     }
 }
 
-/// Receives for ever. `first` is told when the feed holds everything.
+/// Receives for ever. `first` is notified once the feed holds everything.
 pub(super) async fn run(
     options: SocketOptions,
     cluster: Cluster,
@@ -124,7 +124,7 @@ struct Receiver {
     serving: Serving,
     cluster: Cluster,
     received: Received,
-    /// What was received: it says whose each document is.
+    /// State that was received; it determines the tenant of each document.
     store: Store,
     /// A change that came before the gateway served.
     waiting: Change,

@@ -15,7 +15,7 @@ pub(super) struct Writers {
     pub(super) own: Writer,
     /// There if Mappings are read.
     pub(super) mappings: Option<MappingWriter>,
-    /// There if Services of type `LoadBalancer` are looked at.
+    /// Present if Services of type `LoadBalancer` are watched.
     pub(super) load_balancers: Option<LoadBalancerWriter>,
 }
 
@@ -40,7 +40,7 @@ impl Writers {
         self.own.lease()
     }
 
-    /// Takes note of an object as it is in the API server.
+    /// Records an object as it is in the API server.
     pub(super) fn observe(&self, object: &Object) {
         match &self.mappings {
             Some(mappings) if object.mapping.is_some() => mappings.observe(object),

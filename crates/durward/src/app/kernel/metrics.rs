@@ -25,7 +25,7 @@ pub(super) fn write(text: &mut Text, state: &State) {
     let help = "Connections that were cut because they are no longer allowed.";
     family(text, "connections_cut", Kind::Counter, help).row(&[], state.cut);
     let Some(plane) = &state.plane else { return };
-    // Where the counters cannot be read nobody is known to be idle.
+    // If the counters cannot be read, no tenant is known to be idle.
     let counts = plane.counters().ok();
     let busy = Busy(counts.as_ref().map(|counts| &counts.tenants));
     if let Some(counts) = &counts {

@@ -1,4 +1,4 @@
-//! What is handed to gateways: everything that was read, and per gateway what it lacks and what it said.
+//! Items for gateways: everything that was read, and per gateway what it lacks and what it reported.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -26,7 +26,7 @@ pub(super) struct Hub {
 
 #[derive(Default)]
 struct State {
-    /// True once everything was read: until then nobody is told that something is gone.
+    /// True once everything was read: until then no gateway is told that an item is gone.
     begun: bool,
     record: Record,
     source: SourceState,
@@ -46,7 +46,7 @@ struct Peer {
     reports: BTreeMap<ResourceId, ObjectReport>,
 }
 
-/// What a gateway is to be sent next.
+/// Next batch for a gateway.
 pub(super) struct Batch {
     /// Things in order, which are one change.
     pub(super) items: BTreeSet<ItemKey>,

@@ -32,11 +32,11 @@ pub(super) async fn serve(stream: UnixStream, hub: Arc<Hub>) {
     });
     let held = match greeted.await {
         Ok(Ok(held)) => held,
-        Ok(Err(why)) => return tracing::warn!(why, "a gateway was turned away"),
-        Err(_) => return tracing::warn!("a gateway was turned away: it said nothing"),
+        Ok(Err(why)) => return tracing::warn!(why, "connection of a gateway rejected"),
+        Err(_) => return tracing::warn!("connection of a gateway rejected: no greeting in time"),
     };
     let Some((number, wake)) = hub.join(held) else {
-        return tracing::warn!("a gateway was turned away: too many are connected");
+        return tracing::warn!("connection of a gateway rejected: too many are connected");
     };
     tracing::info!(gateway = number, "a gateway is connected");
     let ended = tokio::select! {
@@ -81,7 +81,7 @@ async fn held(reader: &mut Reader) -> Result<Vec<(ItemKey, ItemDigest)>, String>
                 "it speaks version {version} and this process version {VERSION}: run the same release of both"
             ));
         }
-        _ => return Err("its first message says no version".to_owned()),
+        _ => return Err("its first message does not state a version".to_owned()),
     }
     let mut held = Vec::new();
     loop {
@@ -90,7 +90,7 @@ async fn held(reader: &mut Reader) -> Result<Vec<(ItemKey, ItemDigest)>, String>
                 held.extend(more);
             }
             Some(FromGateway::Follow) => return Ok(held),
-            Some(_) => return Err("it says something before it has said what it holds".to_owned()),
+            Some(_) => return Err("it sent another message before the end of its list".to_owned()),
             None => return Err("it ended the connection".to_owned()),
         }
     }
@@ -117,7 +117,7 @@ async fn send(
                 Ok(None) => {}
                 Err(error) => {
                     let error = sentence(&error);
-                    tracing::error!(error, ?key, "an object is not handed to the gateway");
+                    tracing::error!(error, ?key, "cannot send an object to the gateway");
                 }
             }
         }
@@ -137,7 +137,7 @@ async fn receive(reader: &mut Reader, hub: &Hub, number: u64) -> Result<(), Stri
                 hub.report(number, *report);
             }
             Some(FromGateway::Report(_)) => return Err("its report is too large".to_owned()),
-            Some(_) => return Err("it says twice what it holds".to_owned()),
+            Some(_) => return Err("it sent its list twice".to_owned()),
             None => return Ok(()),
         }
     }

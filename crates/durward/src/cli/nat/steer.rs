@@ -148,7 +148,7 @@ fn parse_node(text: &str) -> Result<(Ipv4Addr, Vec<IpNet>), String> {
 fn parse_link(text: &str) -> Result<String, String> {
     let plain = |byte: u8| byte.is_ascii_graphic() && byte != b'/' && byte != b':';
     let sound = (1..16).contains(&text.len()) && text.bytes().all(plain) && !text.starts_with('.');
-    sound.then(|| text.to_owned()).ok_or_else(|| format!("{text:?} is no name for an interface"))
+    sound.then(|| text.to_owned()).ok_or_else(|| format!("{text:?} is not a valid interface name"))
 }
 
 fn parse_mark(text: &str) -> Result<u32, String> {

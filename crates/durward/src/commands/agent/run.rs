@@ -17,7 +17,7 @@ use crate::cli::{Admin, AgentRun, LogFormat};
 use crate::failure::{Exit, Failure};
 use crate::{client, telemetry};
 
-/// Interval at which the file's time is looked at.
+/// Interval at which the file's modification time is checked.
 const LOOK: Duration = Duration::from_secs(1);
 
 /// Runs the agent.

@@ -105,7 +105,7 @@ async fn look(
     }
 }
 
-/// Looks whether the gateway takes outer connections of API proxies for this name.
+/// Checks whether the gateway accepts outer connections of API proxies for this name.
 async fn outer_connection(arguments: &ApiCheck, address: SocketAddr, category: &mut Category) {
     let host = &arguments.server.host;
     match certificate::shown(address, host, &[ALPN], arguments.timeout).await {

@@ -1,4 +1,4 @@
-//! Checks that forward proxies are closed to strangers, and finds rules that open destinations near the gateway.
+//! Checks that forward proxies refuse unknown clients, and finds rules that open destinations near the gateway.
 //!
 //! The rules are evaluated as in the proxy. Deliberately absent: sending anything out.
 

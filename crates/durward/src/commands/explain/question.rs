@@ -98,7 +98,7 @@ fn parse_url(text: &str) -> Result<Url, Failure> {
 fn look_up(url: &Url, snapshot: &Snapshot) -> Result<IpAddr, Failure> {
     let found = (url.host.as_str(), url.port).to_socket_addrs().map_err(|error| {
         let message = format!(
-            "{} cannot be looked up ({error}); say what it stands for with --address IP",
+            "{} cannot be looked up ({error}); give its address with --address IP",
             url.host
         );
         Failure::Unreachable { message }

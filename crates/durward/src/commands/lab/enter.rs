@@ -16,7 +16,7 @@ use crate::failure::{Exit, Failure};
 /// Starts the lab inside the namespaces and waits for its end.
 pub(super) fn again_inside() -> Result<Exit, Failure> {
     let program = std::env::current_exe()
-        .map_err(|error| Failure::broken("finding our own program", error))?;
+        .map_err(|error| Failure::broken("finding the running executable", error))?;
     leave_the_host().map_err(|cause| Failure::Unreachable {
         message: format!(
             "the lab needs a user namespace of its own, and this system forbids it ({cause}); \

@@ -14,7 +14,7 @@ pub(super) fn prove(admin: Admin, timeout: Duration) -> Category {
     let Admin::At(address) = admin else { return category };
     let Some(body) = running::get(address, "/metrics", timeout) else {
         category.warn(
-            format!("no gateway answers at {address}: there are no counters to read"),
+            format!("no gateway answers at {address}: its counters cannot be read"),
             "start one with durward run, or name its --admin",
         );
         return category;
