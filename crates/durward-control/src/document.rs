@@ -13,6 +13,7 @@ use durward_model::{DocumentKey, Kind, Origin, ResourceId, Revision, TenantId};
 use crate::cluster::{Owner, Target, Viewpoint};
 use crate::excerpt;
 use crate::file_roots::{FileRoots, is_within};
+use crate::foreign::IngressDocument;
 use crate::place::{At, Place};
 use crate::reference::{Grantee, Reference};
 use crate::source::regular::FileKind;
@@ -94,6 +95,12 @@ impl Document {
         Self { key, id: Some(id), revision, created, source, content, owner }
     }
 
+    /// Returns whether the document is of another object than the one that had this uid: the object was deleted and made anew, and has nothing of the former
+    /// one's age or claims.
+    pub(crate) fn is_made_anew(&self, former: Option<&Arc<str>>) -> bool {
+        self.revision.is_made_anew(former)
+    }
+
     /// Returns whether both say the same, in the same place.
     pub(crate) fn is_same_as(&self, other: &Self) -> bool {
         let same_source = |one: &Source, other: &Source| {
@@ -127,6 +134,8 @@ impl Document {
             Content::Mapping(_) | Content::Policy(_) | Content::HostedApi(_) => {
                 TenantId::new(self.content.part()?.tenant?).ok()
             }
+            // It is its namespace's, and names no tenant.
+            Content::Ingress(_) => None,
             Content::Broken(_) if is_part(self.source.kind) => None,
             Content::Broken(broken) => TenantId::new(broken.name.as_deref()?).ok(),
         }
@@ -182,7 +191,10 @@ impl Document {
         }
         match &self.content {
             Content::Tenant(tenant) => tenant_viewpoint(&tenant.spec, &tenant.metadata.name),
-            Content::Mapping(_) | Content::Policy(_) | Content::HostedApi(_) => {
+            Content::Mapping(_)
+            | Content::Policy(_)
+            | Content::HostedApi(_)
+            | Content::Ingress(_) => {
                 let tenant = self.content.part().and_then(|part| part.tenant);
                 let tenant = tenant.map(|tenant| tenant.value.as_str()).unwrap_or_default();
                 Ok(Viewpoint::Outside(Arc::from(tenant)))
@@ -203,6 +215,7 @@ impl Document {
             Content::Tenant(tenant) => services(&tenant.spec).collect(),
             Content::Mapping(mapping) => services_of_mapping(&mapping.spec).collect(),
             Content::HostedApi(hosted) => services_of_hosted_api(&hosted.spec).collect(),
+            Content::Ingress(ingress) => ingress.services().collect(),
             Content::Policy(_) | Content::Broken(_) => Vec::new(),
         };
         entries.chain(services.into_iter().filter_map(service)).collect()
@@ -239,6 +252,7 @@ impl Document {
             Content::Mapping(_)
             | Content::Policy(_)
             | Content::HostedApi(_)
+            | Content::Ingress(_)
             | Content::Broken(_) => None,
         };
         let issuance = tenant.and_then(|tenant| Some((tenant, self.source.roots.issuance()?)));
@@ -317,6 +331,8 @@ pub enum Content {
     Policy(Arc<EgressPolicyDocument>),
     /// A hosted Kubernetes API server.
     HostedApi(Arc<HostedApiDocument>),
+    /// An Ingress, which is always an object of a cluster.
+    Ingress(Arc<IngressDocument>),
     /// It cannot be read.
     Broken(Arc<Broken>),
 }
@@ -333,6 +349,7 @@ impl Content {
                 let name = Some(&*part.metadata.name).filter(|name| ResourceId::is_name(name))?;
                 Some(ResourceId::namespaced(kind, namespace.as_str(), name))
             }
+            Self::Ingress(_) => None,
             // What a broken part says of its tenant was not read.
             Self::Broken(_) if is_part(kind) => None,
             Self::Broken(broken) => tenant(broken.name.as_deref()?),
@@ -357,6 +374,10 @@ impl Content {
                 let (tenant, place) = (spec.tenant.as_ref(), spec.place());
                 Some(PartHead { metadata: &hosted.metadata, tenant, place })
             }
+            Self::Ingress(ingress) => {
+                let (metadata, tenant, place) = (&ingress.metadata, None, Place::default());
+                Some(PartHead { metadata, tenant, place })
+            }
             Self::Tenant(_) | Self::Broken(_) => None,
         }
     }
@@ -369,6 +390,7 @@ impl Content {
                 of_rules([&policy.spec.allow, &policy.spec.deny].into_iter().flatten()).collect()
             }
             Self::HostedApi(hosted) => of_hosted_api(&hosted.spec),
+            Self::Ingress(ingress) => ingress.names().to_vec(),
             Self::Mapping(_) | Self::Broken(_) => Vec::new(),
         }
     }
@@ -376,8 +398,8 @@ impl Content {
 
 /// Returns whether documents of this kind add to a tenant that another document describes.
 pub(crate) fn is_part(kind: Kind) -> bool {
-    use Kind::{EgressPolicy, HostedApi, Namespace, PortMapping};
-    matches!(kind, PortMapping | EgressPolicy | HostedApi | Namespace)
+    use Kind::{EgressPolicy, HostedApi, Ingress, Namespace, PortMapping};
+    matches!(kind, PortMapping | EgressPolicy | HostedApi | Ingress | Namespace)
 }
 
 /// What a document says of itself that adds to a tenant.

@@ -3,6 +3,7 @@
 //! The only crate that knows kube-rs. [`client`] speaks to the API server, [`source`] watches, [`status`], [`revisions`] and [`smartnat`] write, [`crds`] prints the definitions of
 //! our own kinds. No packet and no connection of a tenant ever waits for anything here.
 
+mod addresses;
 pub mod admission;
 mod backoff;
 pub mod client;
@@ -10,6 +11,7 @@ pub mod crds;
 mod endpoints;
 pub mod events;
 pub mod health;
+pub mod ingresses;
 pub mod lease;
 pub mod load_balancers;
 pub mod metrics;

@@ -5,6 +5,7 @@
 
 mod documents;
 mod grants;
+mod ingresses;
 mod named;
 mod services;
 
@@ -23,12 +24,13 @@ use crate::load_balancers::LoadBalancer;
 use crate::object::ObjectName;
 use crate::pace::Gather;
 use crate::resource_type::{
-    CONFIG_MAPS, EGRESS_POLICIES, HOSTED_APIS, MAPPINGS, NAMESPACES, PORT_MAPPINGS,
-    REFERENCE_GRANTS, ResourceType, SECRETS, TENANTS,
+    CONFIG_MAPS, EGRESS_POLICIES, HOSTED_APIS, INGRESS_CLASSES, INGRESSES, MAPPINGS, NAMESPACES,
+    PORT_MAPPINGS, REFERENCE_GRANTS, ResourceType, SECRETS, TENANTS,
 };
 use crate::smartnat;
 use crate::source::documents::{Documents, Mappings, Namespaces};
 use crate::source::grants::Grants;
+use crate::source::ingresses::{Classes, Ingresses};
 use crate::source::named::{Asked, Named};
 use crate::source::services::ServiceWatches;
 use crate::watch::{Reflector, Scope};
@@ -47,6 +49,8 @@ pub struct Sources {
     pub config_maps: Reading,
     /// Whether Services of type `LoadBalancer` of our class are looked at.
     pub load_balancers: bool,
+    /// Whether Ingresses of our classes are read.
+    pub ingresses: bool,
     /// How SmartNat's Mappings are read; `None` if they are not.
     pub smartnat: Option<Arc<smartnat::Options>>,
     /// Longest pause between two looks for a kind that is not installed.
@@ -89,6 +93,7 @@ impl Default for Sources {
             secrets: Reading::ByName { watches: 200 },
             config_maps: Reading::ByName { watches: 50 },
             load_balancers: false,
+            ingresses: false,
             smartnat: None,
             absent_pause: Duration::from_secs(10),
         }
@@ -146,6 +151,9 @@ impl Source {
             let reflector =
                 Reflector::new(client.clone(), scope, sink, watch, sources.absent_pause);
             tasks.spawn(reflector.run());
+        }
+        if sources.ingresses {
+            first.extend(begin_ingresses(client, sources, (&gather, &health), &mut tasks));
         }
         // Where one namespace is served, no right on any other is needed.
         let scope = Scope { name: sources.namespace.clone(), ..Scope::all(&NAMESPACES) };
@@ -281,6 +289,26 @@ impl Source {
     pub fn named(&self) -> [NamedReport; 2] {
         [self.secrets.report(), self.config_maps.report()]
     }
+}
+
+/// Starts to follow Ingresses and their classes, and returns the watches that a start waits for.
+fn begin_ingresses(
+    client: &kube::Client,
+    sources: &Sources,
+    (gather, health): (&Arc<Gather>, &Arc<Health>),
+    tasks: &mut JoinSet<()>,
+) -> [Arc<WatchHealth>; 2] {
+    let sink = Ingresses::new(Arc::clone(gather));
+    let scope = Scope { namespace: sources.namespace.clone(), ..Scope::all(&INGRESSES) };
+    let watches = [health.of_start(&INGRESSES), health.of_start(&INGRESS_CLASSES)];
+    let [objects, classes] = watches.clone();
+    let pause = sources.absent_pause;
+    let reflector = Reflector::new(client.clone(), scope, sink.clone(), objects, pause);
+    tasks.spawn(reflector.run());
+    let (scope, sink) = (Scope::all(&INGRESS_CLASSES), Classes(sink));
+    let reflector = Reflector::new(client.clone(), scope, sink, classes, pause);
+    tasks.spawn(reflector.run());
+    watches
 }
 
 /// The kinds that are documents.

@@ -29,6 +29,8 @@ pub enum Kind {
     AddressPool,
     /// An object of SmartNat, which is read as a `PortMapping`.
     Mapping,
+    /// An Ingress of a cluster: hosts and paths that its tenant's listeners serve.
+    Ingress,
     /// A tenant of a `routing.json`.
     RoutingJson,
     /// A Secret of a cluster.
@@ -51,7 +53,7 @@ pub struct UnknownKind(pub String);
 
 impl Kind {
     /// All kinds.
-    pub const ALL: [Self; 13] = [
+    pub const ALL: [Self; 14] = [
         Self::Tenant,
         Self::PortMapping,
         Self::EgressPolicy,
@@ -59,6 +61,7 @@ impl Kind {
         Self::ClusterLink,
         Self::AddressPool,
         Self::Mapping,
+        Self::Ingress,
         Self::RoutingJson,
         Self::Secret,
         Self::ConfigMap,
@@ -78,6 +81,7 @@ impl Kind {
             Self::ClusterLink => "ClusterLink",
             Self::AddressPool => "AddressPool",
             Self::Mapping => "Mapping",
+            Self::Ingress => "Ingress",
             Self::RoutingJson => "routing.json",
             Self::Secret => "Secret",
             Self::ConfigMap => "ConfigMap",
@@ -184,6 +188,14 @@ pub struct Revision {
     pub uid: Option<Arc<str>>,
     /// Number that grows with each change of what is wanted; 0 where the source counts none.
     pub generation: u64,
+}
+
+impl Revision {
+    /// Returns whether this is of another object than the one that had the identifier `former`. Where one of them has none, it is not known to be.
+    #[must_use]
+    pub fn is_made_anew(&self, former: Option<&Arc<str>>) -> bool {
+        self.uid.as_ref().zip(former).is_some_and(|(now, former)| now != former)
+    }
 }
 
 /// Place of a document in its source. Documents of files may share a name, so a name is not enough to tell them apart.

@@ -218,6 +218,7 @@ impl PreparedListener {
             allowed_sources: None,
             service,
             acme: durward_model::Acme::default(),
+            takes_ingresses: false,
             origin: durward_model::Origin::default(),
         };
         let prepare =

@@ -2,8 +2,10 @@
 //!
 //! One reader per kind makes a [`Contribution`] of one object and its facts, whatever other objects say. [`merge`] puts those of a tenant together.
 
+mod attach;
 mod egress_policy;
 mod hosted_api;
+mod ingress;
 mod listeners;
 pub(crate) mod merge;
 #[cfg(test)]
@@ -23,6 +25,7 @@ use super::roster::Roster;
 use super::scope::Scope;
 use super::{Compiled, Input};
 use crate::document::{Content, Document};
+use crate::foreign::Finding;
 use crate::place::{At, Place};
 use crate::store::Asker;
 
@@ -39,6 +42,8 @@ pub(crate) struct Contribution {
     /// They refer to `upstreams` by position.
     pub(crate) listeners: Vec<AddedListener>,
     pub(crate) egress: AddedEgress,
+    /// Routes of an Ingress, and what they need.
+    pub(crate) ingress: Option<Arc<ingress::IngressPart>>,
     /// Private keys that it uses, and where each is written.
     pub(crate) keys: Vec<KeyUse>,
 }
@@ -73,13 +78,14 @@ impl Contribution {
     /// Builds one that adds nothing yet.
     pub(crate) fn new(origin: Origin) -> Self {
         let egress = AddedEgress::default();
-        Self { origin, upstreams: Vec::new(), listeners: Vec::new(), egress, keys: Vec::new() }
+        let (upstreams, listeners, keys) = (Vec::new(), Vec::new(), Vec::new());
+        Self { origin, upstreams, listeners, egress, ingress: None, keys }
     }
 }
 
 impl Part for Contribution {
     fn is_of(kind: Kind) -> bool {
-        matches!(kind, Kind::EgressPolicy | Kind::HostedApi | Kind::Namespace)
+        matches!(kind, Kind::EgressPolicy | Kind::HostedApi | Kind::Ingress | Kind::Namespace)
     }
 
     fn origin(&self) -> &Origin {
@@ -92,6 +98,13 @@ impl Part for Contribution {
 }
 
 impl Applicant<'_> {
+    /// Reports what was found of the Ingress that it is.
+    pub(crate) fn say(&mut self, finding: &Finding) {
+        if self.current.is_some() {
+            self.report.foreign(finding);
+        }
+    }
+
     /// Reports an error about a part of what its document says; what was served before is in no document now, so there is nothing to point at.
     pub(crate) fn tell(&mut self, reason: &str, written: &Written, sentence: &str) {
         if self.current.is_some() {
@@ -139,8 +152,8 @@ pub(crate) fn keys(roster: &mut Roster<'_>, entrant: usize, denied: &Denied) -> 
             let sentence =
                 format!("uses the private key {holder}: a key is one tenant's, issue another");
             let written = current.listeners.first().map(|added| added.written.place);
-            // Of all kinds only a HostedApi has one.
-            let written = Written { field: Arc::from("relay"), place: written.unwrap_or_default() };
+            let field = if current.ingress.is_some() { "tls" } else { "relay" };
+            let written = Written { field: Arc::from(field), place: written.unwrap_or_default() };
             applicant.tell("KeyTaken", &written, &sentence);
             applicant.current = None;
         }
@@ -165,13 +178,15 @@ impl Reader<Contribution> for ByKind<'_, '_> {
         let contribution = match &document.content {
             Content::Policy(policy) => egress_policy::read(report, self.files, document, policy),
             Content::HostedApi(hosted) => hosted_api::read(report, self.files, document, hosted),
+            Content::Ingress(ingress) => Some(ingress::read(report, self.files, document, ingress)),
             Content::Tenant(_) | Content::Mapping(_) | Content::Broken(_) => None,
         };
         #[cfg(test)]
         let contribution = contribution.map(|it| sample::with_listener(it, report, document));
         let keys = self.files.keys_used();
         let contribution = contribution.map(|it| Contribution { keys, ..it });
-        contribution.filter(|_| report.errors() == 0)
+        // What is wrong with a part of an Ingress costs that part.
+        contribution.filter(|it| report.errors() == 0 || it.ingress.is_some())
     }
 
     fn was_denied(&mut self) -> bool {

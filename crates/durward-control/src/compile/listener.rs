@@ -85,6 +85,7 @@ impl Workshop<'_, '_, '_, '_> {
             &field.name("allowedSources"),
         );
         self.unfitting(spec, field);
+        self.allowed_routes(spec, field);
         let names = self.names(spec, address, field);
         let service = self.service(spec, address, field);
         if self.report.errors() > before {
@@ -100,6 +101,7 @@ impl Workshop<'_, '_, '_, '_> {
             allowed_sources: sources,
             service: service?,
             acme: std::mem::take(&mut self.acme),
+            takes_ingresses: spec.takes_ingresses(),
             origin: self.report.source().origin(spec.place),
         };
         self.check_names(spec, &listener, field);
@@ -182,6 +184,21 @@ impl Workshop<'_, '_, '_, '_> {
         }
     }
 
+    /// Objects add routes where hosts tell requests apart.
+    fn allowed_routes(&mut self, spec: &IngressSpec, field: &Field<'_>) {
+        let Some(allowed) = &spec.allowed_routes else { return };
+        let takes_routes = [ProtocolSpec::Http, ProtocolSpec::Https, ProtocolSpec::Tls];
+        let sentence = if !takes_routes.contains(&protocol(spec)) {
+            "means nothing here: objects add routes to entries with protocol HTTP, HTTPS or TLS"
+        } else if allowed.kinds.is_empty() {
+            "names no kind: write {kinds: [Ingress]}, or remove it"
+        } else {
+            return;
+        };
+        let field = field.name("allowedRoutes");
+        self.report.error("FieldUnfitting", allowed.place, &field, sentence);
+    }
+
     fn service(
         &mut self,
         spec: &At<IngressSpec>,
@@ -232,7 +249,7 @@ impl Workshop<'_, '_, '_, '_> {
         if self.report.errors() > before {
             return None;
         }
-        if routes.is_empty() {
+        if routes.is_empty() && !spec.takes_ingresses() {
             self.report.error(
                 "NoRoute",
                 spec.place,
@@ -342,7 +359,7 @@ impl Workshop<'_, '_, '_, '_> {
         if self.report.errors() > before {
             return None;
         }
-        if routes.is_empty() {
+        if routes.is_empty() && !spec.takes_ingresses() {
             self.report.error(
                 "NoRoute",
                 spec.place,

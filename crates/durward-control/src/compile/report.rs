@@ -10,6 +10,7 @@ use ipnet::IpNet;
 use super::words;
 use crate::document::Source;
 pub(crate) use crate::field::Field;
+use crate::foreign::{self, Effect};
 use crate::place::{At, Place};
 
 /// The findings about one document.
@@ -65,6 +66,18 @@ impl<'a> Report<'a> {
         let finding =
             self.source.finding(Severity::Warning, reason, place, &field.to_string(), sentence);
         self.findings.push(finding);
+    }
+
+    /// Adds what was found of a foreign object. What is noted of it and makes no difference is left out.
+    pub(crate) fn foreign(&mut self, finding: &foreign::Finding) {
+        let (field, place) = (Field::root(&finding.field), Place::default());
+        match finding.effect {
+            Effect::Refused => self.error(finding.reason, place, &field, &finding.sentence),
+            Effect::Weaker | Effect::Otherwise => {
+                self.warning(finding.reason, place, &field, &finding.sentence);
+            }
+            Effect::Noted => {}
+        }
     }
 
     /// The value of `read`, or an error that quotes what was written: `"203.0.113.x" is not an IP address`.

@@ -137,6 +137,7 @@ fn listener(
         allowed_sources: Some(sources.into_iter().collect()),
         service: Service::Forward(service.clone()),
         acme: durward_model::Acme::default(),
+        takes_ingresses: false,
         origin: origin.clone(),
     }
 }

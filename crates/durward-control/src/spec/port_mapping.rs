@@ -53,7 +53,7 @@ pub struct PortMappingSpec {
     /// What endpoints see as their peer. Default: Preserve.
     #[serde(default)]
     pub source: Option<At<SourceSpec>>,
-    /// Whether a client keeps its endpoint. Default: None.
+    /// Whether a client keeps its endpoint. Default: ClientIP if one of its Services has `sessionAffinity: ClientIP`, else None.
     #[serde(default)]
     pub affinity: Option<At<AffinitySpec>>,
     /// How long connections to an endpoint that is taken out go on. Default: they are cut.

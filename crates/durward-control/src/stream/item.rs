@@ -87,6 +87,10 @@ enum WrittenFact {
     Endpoints {
         at: Vec<SocketAddr>,
         has_more: bool,
+        #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+        by_client: bool,
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        app_protocol: Option<Arc<str>>,
     },
     PortUnknown(String),
     WithoutEndpoints(String),
@@ -171,8 +175,9 @@ fn written_fact(fact: &Fact) -> Result<WrittenFact, Untransferable> {
             WrittenFact::Bytes { r#type, entries: entries.collect() }
         }
         Fact::Endpoints(endpoints) => {
-            let at = endpoints.at().to_vec();
-            WrittenFact::Endpoints { at, has_more: endpoints.has_more() }
+            let (at, has_more) = (endpoints.at().to_vec(), endpoints.has_more());
+            let (by_client, app_protocol) = (endpoints.by_client, endpoints.app_protocol.clone());
+            WrittenFact::Endpoints { at, has_more, by_client, app_protocol }
         }
         Fact::PortUnknown(why) => WrittenFact::PortUnknown(why.clone()),
         Fact::WithoutEndpoints(why) => WrittenFact::WithoutEndpoints(why.clone()),
@@ -193,9 +198,10 @@ fn read_fact(written: WrittenFact) -> Fact {
             let entries = Entries::from(entries.collect::<BTreeMap<_, _>>());
             Fact::Bytes(entries.of_type(r#type))
         }
-        WrittenFact::Endpoints { at, has_more } => {
+        WrittenFact::Endpoints { at, has_more, by_client, app_protocol } => {
             let endpoints: ServiceEndpoints = at.into_iter().collect();
-            Fact::Endpoints(endpoints.beside(has_more))
+            let endpoints = endpoints.beside(has_more);
+            Fact::Endpoints(ServiceEndpoints { by_client, app_protocol, ..endpoints })
         }
         WrittenFact::PortUnknown(why) => Fact::PortUnknown(why),
         WrittenFact::WithoutEndpoints(why) => Fact::WithoutEndpoints(why),

@@ -15,8 +15,9 @@ use crate::object::{Metadata, ObjectName};
 use crate::pace::Gather;
 use crate::watch::Sink;
 
-/// Group of the kinds that a grant may let in.
+/// Groups of the kinds that a grant may let in.
 const OURS: &str = "durward.dev";
+const NETWORKING: &str = "networking.k8s.io";
 
 /// Grants that are read, and those that are asked for.
 #[derive(Clone)]
@@ -83,8 +84,12 @@ impl Grant {
 
     /// Returns who may name them.
     fn grantees(&self) -> impl Iterator<Item = Grantee> {
-        self.from.iter().filter(|from| *from.group == *OURS).filter_map(|from| {
+        self.from.iter().filter_map(|from| {
             let kind: Kind = from.kind.parse().ok()?;
+            let group = if kind == Kind::Ingress { NETWORKING } else { OURS };
+            if *from.group != *group {
+                return None;
+            }
             Some(Grantee { kind, namespace: Arc::clone(&from.namespace) })
         })
     }

@@ -74,6 +74,7 @@ mod tests {
             names: None,
             service: Service::Forward(service),
             acme: crate::Acme::default(),
+            takes_ingresses: false,
             origin: Origin::default(),
         }
     }

@@ -70,6 +70,7 @@ fn snapshot(config: &Config) -> Snapshot {
             allowed_sources: sources(door.sources),
             service: Service::Tcp(TcpService { tls: None, upstreams: Vec::new() }),
             acme: durward_model::Acme::default(),
+            takes_ingresses: false,
             origin: Origin::default(),
         })
     };

@@ -54,6 +54,7 @@ fn listener(change: impl FnOnce(&mut Listener, &mut ServerTls)) -> Listener {
         allowed_sources: None,
         service: Service::PassThrough(Vec::new().into()),
         acme: durward_model::Acme::default(),
+        takes_ingresses: false,
         origin: Origin::default(),
     };
     let mut tls = ServerTls {

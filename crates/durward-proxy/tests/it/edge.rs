@@ -84,6 +84,7 @@ impl Wanted {
             allowed_sources: None,
             service,
             acme: durward_model::Acme::default(),
+            takes_ingresses: false,
             origin: Origin::default(),
         });
         self

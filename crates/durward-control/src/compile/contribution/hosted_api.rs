@@ -230,6 +230,7 @@ impl Reading<'_, '_, '_, '_> {
             allowed_sources: None,
             service: Service::PassThrough(Vec::new().into()),
             acme: Acme::default(),
+            takes_ingresses: false,
             origin: self.report.source().origin(spec.address.place),
         };
         Some((listener, mode))

@@ -98,6 +98,7 @@ fn listener(
         allowed_sources: None,
         service,
         acme: Acme::default(),
+        takes_ingresses: false,
         origin: origin.clone(),
     }
 }
