@@ -1,19 +1,21 @@
 //! The agent's configuration: a file in YAML.
 
-use std::net::IpAddr;
+use std::net::{IpAddr, ToSocketAddrs};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
 
 use durward_link::carrier::{Dialler, GatewayUrl, HttpProxy};
+use durward_link::route::{PATH, ROUTES};
 use durward_link::{Bounds, Route, RouteSet, Target};
 use ipnet::IpNet;
 use rustls::{ClientConfig, RootCertStore};
+use rustls_pki_types::CertificateDer;
 use rustls_pki_types::pem::PemObject;
-use rustls_pki_types::{CertificateDer, PrivateKeyDer};
 use serde::Deserialize;
 
 use crate::Settings;
+use crate::identity::Identity;
 use crate::policy::Policy;
 
 /// Data carriers at most where the file does not say.
@@ -161,8 +163,17 @@ impl AgentFile {
                 let field = format!("routes[{at}].path");
                 return Err(bad(&field, &path, "does not begin with a slash"));
             }
+            if path.len() > PATH {
+                let field = format!("routes[{at}].path");
+                let written: String = path.chars().take(60).collect();
+                return Err(bad(&field, &written, &format!("is longer than {PATH} bytes")));
+            }
             Ok(Route { host: format!("{wildcard}{}", named.host()), path, target })
         };
+        if self.routes.len() > ROUTES {
+            let fault = format!("is more than {ROUTES} routes: split them among several links");
+            return Err(bad("routes", &self.routes.len().to_string(), &fault));
+        }
         let routes: Result<Vec<_>, _> = self.routes.iter().enumerate().map(route).collect();
         Ok(RouteSet::new(revision, routes?))
     }
@@ -239,9 +250,12 @@ impl AgentFile {
                 )
             })
         });
-        let api_server =
-            environment.api_server.as_deref().and_then(|text| text.parse::<IpAddr>().ok());
-        Ok(Policy::new(allow.collect::<Result<_, _>>()?, api_server.into_iter().collect()))
+        let allow = allow.collect::<Result<_, _>>()?;
+        let (name, addresses) = match &environment.api_server {
+            None => (None, Vec::new()),
+            Some(host) => api_server(host)?,
+        };
+        Ok(Policy::new(allow, addresses).with_api_server_name(name))
     }
 
     fn tls(&self, directory: &Path) -> Result<ClientConfig, ConfigError> {
@@ -267,17 +281,29 @@ impl AgentFile {
             ));
         }
         let (chain, key) = (directory.join(&self.certificate_file), directory.join(&self.key_file));
-        let certificates = certificates(&chain)?;
-        let private = PrivateKeyDer::from_pem_slice(&read(&key)?)
-            .map_err(|error| fault(&key, format!("has no private key: {error}")))?;
         let provider = Arc::new(rustls::crypto::aws_lc_rs::default_provider());
+        let identity = Identity::new(chain.clone(), key, Arc::clone(&provider))?;
         ClientConfig::builder_with_provider(provider)
             .with_safe_default_protocol_versions()
-            .and_then(|builder| {
+            .map(|builder| {
                 let builder = builder.with_root_certificates(roots);
-                builder.with_client_auth_cert(certificates, private)
+                builder.with_client_cert_resolver(Arc::new(identity))
             })
             .map_err(|error| fault(&chain, error.to_string()))
+    }
+}
+
+/// Returns the name and the addresses of the API server. Without them streams could not be kept from it, so nothing starts.
+fn api_server(host: &str) -> Result<(Option<String>, Vec<IpAddr>), ConfigError> {
+    let bare = host.trim_start_matches('[').trim_end_matches(']');
+    if let Ok(address) = bare.parse() {
+        return Ok((None, vec![address]));
+    }
+    let found = (host, 0).to_socket_addrs().map(|all| all.map(|address| address.ip()).collect());
+    let fault = "cannot be looked up, so streams could not be kept from the API server: make the name resolvable where the agent runs";
+    match found {
+        Ok(addresses) => Ok((Some(host.trim_end_matches('.').to_owned()), addresses)),
+        Err(_) => Err(bad("KUBERNETES_SERVICE_HOST", host, fault)),
     }
 }
 
@@ -306,7 +332,7 @@ fn place(written: &str) -> Option<(IpNet, Option<u16>)> {
     written.parse().ok().map(|net| (net, None))
 }
 
-fn certificates(path: &Path) -> Result<Vec<CertificateDer<'static>>, ConfigError> {
+pub(crate) fn certificates(path: &Path) -> Result<Vec<CertificateDer<'static>>, ConfigError> {
     let fault = |fault: String| ConfigError::Certificate { path: path.to_owned(), fault };
     let text = read(path)?;
     let all: Result<Vec<_>, _> = CertificateDer::pem_slice_iter(&text).collect();
@@ -314,7 +340,7 @@ fn certificates(path: &Path) -> Result<Vec<CertificateDer<'static>>, ConfigError
     if all.is_empty() { Err(fault("has no certificate".to_owned())) } else { Ok(all) }
 }
 
-fn read(path: &Path) -> Result<Vec<u8>, ConfigError> {
+pub(crate) fn read(path: &Path) -> Result<Vec<u8>, ConfigError> {
     std::fs::read(path).map_err(|source| ConfigError::Read { path: path.to_owned(), source })
 }
 

@@ -6,6 +6,8 @@
 mod backend;
 mod carriers;
 pub mod config;
+mod identity;
+mod lookup;
 pub mod policy;
 pub mod status;
 

@@ -24,11 +24,12 @@ use crate::load_balancers::LoadBalancer;
 use crate::object::ObjectName;
 use crate::pace::Gather;
 use crate::resource_type::{
-    CONFIG_MAPS, EGRESS_POLICIES, HOSTED_APIS, INGRESS_CLASSES, INGRESSES, MAPPINGS, NAMESPACES,
-    PORT_MAPPINGS, REFERENCE_GRANTS, ResourceType, SECRETS, TENANTS,
+    CONFIG_MAPS, EGRESS_POLICIES, HOSTED_APIS, INGRESS_CLASSES, INGRESS_ROUTE_TCPS, INGRESSES,
+    KAMAJI_CONTROL_PLANES, MAPPINGS, NAMESPACES, PORT_MAPPINGS, REFERENCE_GRANTS, ResourceType,
+    SECRETS, STEWARD_CONTROL_PLANES, TENANTS, TLS_ROUTES,
 };
 use crate::smartnat;
-use crate::source::documents::{Documents, Mappings, Namespaces};
+use crate::source::documents::{Documents, ForeignApis, Mappings, Namespaces};
 use crate::source::grants::Grants;
 use crate::source::ingresses::{Classes, Ingresses};
 use crate::source::named::{Asked, Named};
@@ -53,6 +54,8 @@ pub struct Sources {
     pub ingresses: bool,
     /// How SmartNat's Mappings are read; `None` if they are not.
     pub smartnat: Option<Arc<smartnat::Options>>,
+    /// Whether objects of other controllers are read that name hosted API servers.
+    pub foreign_apis: bool,
     /// Longest pause between two looks for a kind that is not installed.
     pub absent_pause: Duration,
 }
@@ -95,6 +98,7 @@ impl Default for Sources {
             load_balancers: false,
             ingresses: false,
             smartnat: None,
+            foreign_apis: false,
             absent_pause: Duration::from_secs(10),
         }
     }
@@ -154,6 +158,10 @@ impl Source {
         }
         if sources.ingresses {
             first.extend(begin_ingresses(client, sources, (&gather, &health), &mut tasks));
+        }
+        for (watch, reflector) in foreign_apis(client, sources, &gather, &health) {
+            first.push(watch);
+            tasks.spawn(reflector.run());
         }
         // Where one namespace is served, no right on any other is needed.
         let scope = Scope { name: sources.namespace.clone(), ..Scope::all(&NAMESPACES) };
@@ -311,10 +319,36 @@ fn begin_ingresses(
     watches
 }
 
+/// Returns the watches of kinds of other controllers that name hosted API servers, if these are read.
+fn foreign_apis(
+    client: &kube::Client,
+    sources: &Sources,
+    gather: &Arc<Gather>,
+    health: &Health,
+) -> impl Iterator<Item = (Arc<WatchHealth>, Reflector<ForeignApis>)> {
+    let read = FOREIGN_APIS.iter().filter(move |_| sources.foreign_apis);
+    read.map(move |(kind, resource)| {
+        let scope = Scope { namespace: sources.namespace.clone(), ..Scope::all(resource) };
+        let sink = ForeignApis::new(*kind, resource, Arc::clone(gather));
+        let watch = health.of_start(resource);
+        let (client, pause) = (client.clone(), sources.absent_pause);
+        let reflector = Reflector::new(client, scope, sink, Arc::clone(&watch), pause);
+        (watch, reflector)
+    })
+}
+
 /// The kinds that are documents.
 const DOCUMENTS: &[(Kind, &ResourceType)] = &[
     (Kind::Tenant, &TENANTS),
     (Kind::PortMapping, &PORT_MAPPINGS),
     (Kind::HostedApi, &HOSTED_APIS),
     (Kind::EgressPolicy, &EGRESS_POLICIES),
+];
+
+/// The kinds of other controllers that name hosted API servers.
+const FOREIGN_APIS: &[(Kind, &ResourceType)] = &[
+    (Kind::KamajiControlPlane, &KAMAJI_CONTROL_PLANES),
+    (Kind::StewardControlPlane, &STEWARD_CONTROL_PLANES),
+    (Kind::IngressRouteTcp, &INGRESS_ROUTE_TCPS),
+    (Kind::TlsRoute, &TLS_ROUTES),
 ];

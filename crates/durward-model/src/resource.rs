@@ -31,6 +31,14 @@ pub enum Kind {
     Mapping,
     /// An Ingress of a cluster: hosts and paths that its tenant's listeners serve.
     Ingress,
+    /// Control plane of Kamaji, which is read as a hosted API server.
+    KamajiControlPlane,
+    /// Control plane of Steward, a fork of Kamaji.
+    StewardControlPlane,
+    /// Routes of Traefik, which are read as those of hosted API servers.
+    IngressRouteTcp,
+    /// A route of the Gateway API, which is read as that of a hosted API server.
+    TlsRoute,
     /// A tenant of a `routing.json`.
     RoutingJson,
     /// A Secret of a cluster.
@@ -53,7 +61,7 @@ pub struct UnknownKind(pub String);
 
 impl Kind {
     /// All kinds.
-    pub const ALL: [Self; 14] = [
+    pub const ALL: [Self; 18] = [
         Self::Tenant,
         Self::PortMapping,
         Self::EgressPolicy,
@@ -62,6 +70,10 @@ impl Kind {
         Self::AddressPool,
         Self::Mapping,
         Self::Ingress,
+        Self::KamajiControlPlane,
+        Self::StewardControlPlane,
+        Self::IngressRouteTcp,
+        Self::TlsRoute,
         Self::RoutingJson,
         Self::Secret,
         Self::ConfigMap,
@@ -69,6 +81,18 @@ impl Kind {
         Self::Namespace,
         Self::File,
     ];
+
+    /// Returns whether objects of the kind are other controllers' and name hosted API servers.
+    #[must_use]
+    pub fn is_foreign_api(self) -> bool {
+        matches!(
+            self,
+            Self::KamajiControlPlane
+                | Self::StewardControlPlane
+                | Self::IngressRouteTcp
+                | Self::TlsRoute
+        )
+    }
 
     /// Returns the name of the kind, as documents and verdicts have it.
     #[must_use]
@@ -82,6 +106,11 @@ impl Kind {
             Self::AddressPool => "AddressPool",
             Self::Mapping => "Mapping",
             Self::Ingress => "Ingress",
+            // Two groups have this kind: they are told apart as in `kubectl get`.
+            Self::KamajiControlPlane => "TenantControlPlane.kamaji.clastix.io",
+            Self::StewardControlPlane => "TenantControlPlane.steward.butlerlabs.dev",
+            Self::IngressRouteTcp => "IngressRouteTCP",
+            Self::TlsRoute => "TLSRoute",
             Self::RoutingJson => "routing.json",
             Self::Secret => "Secret",
             Self::ConfigMap => "ConfigMap",

@@ -53,6 +53,11 @@ pub(crate) fn key(spec: &IngressSpec) -> Option<(std::net::IpAddr, u16)> {
     Some((address, port)).filter(|(_, port)| *port > 0)
 }
 
+/// Returns whether hosted API servers without an address may be served at an entry.
+fn hosts_apis(spec: &IngressSpec) -> bool {
+    spec.accept_hosted_apis.is_some_and(|accepts| accepts.value)
+}
+
 fn default_port(spec: &IngressSpec) -> Option<u16> {
     match protocol(spec) {
         ProtocolSpec::Https | ProtocolSpec::Tls | ProtocolSpec::Link => Some(443),
@@ -86,6 +91,7 @@ impl Workshop<'_, '_, '_, '_> {
         );
         self.unfitting(spec, field);
         self.allowed_routes(spec, field);
+        self.hosted_apis_unfitting(spec, field);
         let names = self.names(spec, address, field);
         let service = self.service(spec, address, field);
         if self.report.errors() > before {
@@ -100,6 +106,7 @@ impl Workshop<'_, '_, '_, '_> {
             names,
             allowed_sources: sources,
             service: service?,
+            hosts_apis: hosts_apis(spec),
             acme: std::mem::take(&mut self.acme),
             takes_ingresses: spec.takes_ingresses(),
             origin: self.report.source().origin(spec.place),
@@ -197,6 +204,16 @@ impl Workshop<'_, '_, '_, '_> {
         };
         let field = field.name("allowedRoutes");
         self.report.error("FieldUnfitting", allowed.place, &field, sentence);
+    }
+
+    fn hosted_apis_unfitting(&mut self, spec: &IngressSpec, field: &Field<'_>) {
+        let Some(accepts) = spec.accept_hosted_apis else { return };
+        if protocol(spec) != ProtocolSpec::Tls {
+            let sentence =
+                "means nothing here: only protocol TLS passes the TLS of API servers through";
+            let field = field.name("acceptHostedApis");
+            self.report.error("FieldUnfitting", accepts.place, &field, sentence);
+        }
     }
 
     fn service(
@@ -359,7 +376,8 @@ impl Workshop<'_, '_, '_, '_> {
         if self.report.errors() > before {
             return None;
         }
-        if routes.is_empty() && !spec.takes_ingresses() {
+        // An entry that is there for hosted API servers or Ingresses gets its routes from them.
+        if routes.is_empty() && !hosts_apis(spec) && !spec.takes_ingresses() {
             self.report.error(
                 "NoRoute",
                 spec.place,

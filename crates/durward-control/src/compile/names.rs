@@ -92,7 +92,8 @@ impl<'a> Doubtful<'a> {
             Content::Mapping(_)
             | Content::Policy(_)
             | Content::HostedApi(_)
-            | Content::Ingress(_) => false,
+            | Content::Ingress(_)
+            | Content::ForeignApi(_) => false,
         });
         Self(broken.map(|document| &*document.source.file).collect())
     }

@@ -414,7 +414,8 @@ impl<'a> Register<'a> {
                 Content::Mapping(_)
                 | Content::Policy(_)
                 | Content::HostedApi(_)
-                | Content::Ingress(_) => {}
+                | Content::Ingress(_)
+                | Content::ForeignApi(_) => {}
                 Content::Broken(_) if is_part(document.source.kind) => {}
                 Content::Broken(broken) => {
                     match broken.name.as_deref().and_then(|name| TenantId::new(name).ok()) {

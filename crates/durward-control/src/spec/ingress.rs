@@ -72,6 +72,10 @@ pub struct IngressSpec {
     /// Which objects of the tenant's namespaces add routes to the entry (HTTP, HTTPS, TLS). Default: none.
     #[serde(default)]
     pub allowed_routes: Option<At<AllowedRoutesSpec>>,
+    /// TLS only: whether hosted API servers that name no address are served here, for those of their names that the entry holds: `HostedApi`
+    /// documents of the tenant, and, where the gateway reads them, objects of other controllers in its namespaces. Default: false.
+    #[serde(default)]
+    pub accept_hosted_apis: Option<At<bool>>,
     /// LINK only: the links whose agents may connect.
     #[serde(default)]
     pub links: Vec<At<LinkSpec>>,

@@ -200,8 +200,9 @@ fn read_fact(written: WrittenFact) -> Fact {
         }
         WrittenFact::Endpoints { at, has_more, by_client, app_protocol } => {
             let endpoints: ServiceEndpoints = at.into_iter().collect();
-            let endpoints = endpoints.beside(has_more);
-            Fact::Endpoints(ServiceEndpoints { by_client, app_protocol, ..endpoints })
+            let mut endpoints = endpoints.beside(has_more);
+            (endpoints.by_client, endpoints.app_protocol) = (by_client, app_protocol);
+            Fact::Endpoints(endpoints)
         }
         WrittenFact::PortUnknown(why) => Fact::PortUnknown(why),
         WrittenFact::WithoutEndpoints(why) => Fact::WithoutEndpoints(why),

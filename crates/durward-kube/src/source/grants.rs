@@ -13,11 +13,11 @@ use serde::Deserialize;
 
 use crate::object::{Metadata, ObjectName};
 use crate::pace::Gather;
+use crate::resource_type::{INGRESS_ROUTE_TCPS, INGRESSES, TLS_ROUTES};
 use crate::watch::Sink;
 
-/// Groups of the kinds that a grant may let in.
+/// Group of our own kinds.
 const OURS: &str = "durward.dev";
-const NETWORKING: &str = "networking.k8s.io";
 
 /// Grants that are read, and those that are asked for.
 #[derive(Clone)]
@@ -86,7 +86,12 @@ impl Grant {
     fn grantees(&self) -> impl Iterator<Item = Grantee> {
         self.from.iter().filter_map(|from| {
             let kind: Kind = from.kind.parse().ok()?;
-            let group = if kind == Kind::Ingress { NETWORKING } else { OURS };
+            let group = match kind {
+                Kind::Ingress => INGRESSES.group,
+                Kind::TlsRoute => TLS_ROUTES.group,
+                Kind::IngressRouteTcp => INGRESS_ROUTE_TCPS.group,
+                _ => OURS,
+            };
             if *from.group != *group {
                 return None;
             }

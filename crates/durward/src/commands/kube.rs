@@ -63,6 +63,7 @@ pub(crate) fn api(arguments: &ApiArgs, seed: &Seed) -> Result<ApiOptions, Failur
         ingresses: arguments.kube_ingresses,
         load_balancers: arguments.kube_load_balancers,
         smartnat: smartnat.transpose()?.map(Arc::new),
+        foreign_apis: arguments.foreign_hosted_apis,
         ..defaults
     };
     let cluster = arguments.cluster();

@@ -7,10 +7,11 @@ use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::net::IpAddr;
 use std::sync::Arc;
 
-use durward_model::listener::{HttpService, SniRoute};
+use durward_model::listener::HttpService;
 use durward_model::route::table::RouteTable;
 use durward_model::route::{Action, HeaderRules, HostPattern, RouteMatch};
-use durward_model::sni::SniTable;
+use durward_model::server_tls::ServerTls;
+use durward_model::sni::{SniRoute, SniTable};
 use durward_model::upstream::Target;
 use durward_model::{
     Certificate, EgressAddress, Kind, Listener, Origin, ResourceId, Route, ServerNames, Service,
@@ -325,10 +326,7 @@ impl<'x, 'r, 'u> Adding<'x, 'r, 'u> {
             let service = match &self.listener.service {
                 Service::Http(http) => {
                     let tls = http.tls.clone();
-                    let tls = tls.map(|tls| durward_model::listener::ServerTls {
-                        certificates: added.certificates,
-                        ..tls
-                    });
+                    let tls = tls.map(|tls| ServerTls { certificates: added.certificates, ..tls });
                     let routes = RouteTable::new(added.routes);
                     Service::Http(HttpService { tls, routes, ..http.clone() })
                 }

@@ -31,6 +31,8 @@ pub(crate) fn run(arguments: &AgentRun, log: LogFormat) -> Result<Exit, Failure>
     let directory = path.parent().unwrap_or_else(|| Path::new("."));
     let settings = file.settings(directory, &Environment::of_this_process()).map_err(invalid)?;
     let routes = file.routes(1).map_err(invalid)?;
+    // Each stream is a connection to a backend.
+    crate::app::raise_descriptor_limit();
     let runtime = client::runtime().map_err(|why| Failure::broken("running the agent", why))?;
     runtime.block_on(async {
         let stopped = CancellationToken::new();
