@@ -50,7 +50,8 @@ async fn connect(
         return Err(forbidden(Denied::NotRegistered(target.clone())));
     }
     settings.policy.judge_name(target).map_err(forbidden)?;
-    let connecting = reach(&settings.policy, target);
+    let known = settings.addresses.borrow().get(target).copied();
+    let connecting = reach(&settings.policy, target, known);
     match tokio::time::timeout(settings.connect_timeout, connecting).await {
         Ok(reached) => reached,
         Err(_) => {
@@ -60,11 +61,20 @@ async fn connect(
     }
 }
 
-/// Looks the target up, judges each address, and connects to the first that is allowed and answers.
-async fn reach(policy: &Policy, target: &Target) -> Result<TcpStream, Declined> {
+/// Looks the target up unless its address is known, judges each address, and connects to the first that is allowed and answers.
+async fn reach(
+    policy: &Policy,
+    target: &Target,
+    known: Option<SocketAddr>,
+) -> Result<TcpStream, Declined> {
     let unreachable = |error: io::Error| Declined::Unreachable(format!("{target}: {error}"));
-    let found = tokio::net::lookup_host((target.host(), target.port())).await;
-    let addresses: Vec<SocketAddr> = found.map_err(unreachable)?.collect();
+    let addresses: Vec<SocketAddr> = match known {
+        Some(known) => vec![known],
+        None => {
+            let found = tokio::net::lookup_host((target.host(), target.port())).await;
+            found.map_err(unreachable)?.collect()
+        }
+    };
     let (mut denied, mut failed) = (None, None);
     for address in addresses {
         if let Err(why) = policy.judge(address) {

@@ -1,13 +1,13 @@
 //! State of an agent, for people and metrics.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::fmt::Write;
 use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
-use durward_link::control::Purpose;
-use durward_link::route::RoutesId;
+use durward_link::control::{Purpose, Rejected, Verdicts};
+use durward_link::route::{Route, RouteSet, RoutesId};
 use durward_link::session::agent::Declined;
 use serde::{Deserialize, Serialize};
 
@@ -26,6 +26,27 @@ pub struct Status {
     received: AtomicU64,
     dials: AtomicU64,
     failed_dials: AtomicU64,
+    /// Routes as the gateway judged them last.
+    judged: Mutex<Judged>,
+    registered: AtomicU64,
+    /// What of the cluster's Ingresses is not registered.
+    left_out: Mutex<Vec<LeftOut>>,
+    cluster: Mutex<Option<&'static str>>,
+}
+
+#[derive(Debug, Default)]
+struct Judged {
+    served: BTreeSet<Route>,
+    rejected: Vec<Rejected>,
+}
+
+/// A part of an Ingress that is not registered.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct LeftOut {
+    /// The Ingress, as `NAMESPACE/NAME`.
+    pub ingress: String,
+    /// What is not registered, and why.
+    pub reason: String,
 }
 
 #[derive(Debug)]
@@ -69,6 +90,18 @@ pub struct Report {
     pub streams_forbidden: u64,
     /// Streams declined because the backend could not be reached.
     pub streams_unreachable: u64,
+    /// Number of routes that the gateway serves, if it said so.
+    #[serde(default)]
+    pub routes_served: usize,
+    /// Routes that the gateway does not serve.
+    #[serde(default)]
+    pub routes_rejected: Vec<Rejected>,
+    /// What of the cluster's Ingresses is not registered.
+    #[serde(default)]
+    pub left_out: Vec<LeftOut>,
+    /// `private` or `public`, where Ingresses are read.
+    #[serde(default)]
+    pub cluster: Option<String>,
     /// Last reason for which a carrier ended or could not be dialled.
     pub last_error: Option<String>,
 }
@@ -94,6 +127,10 @@ impl Status {
     /// Returns the present state.
     #[must_use]
     pub fn report(&self) -> Report {
+        let (routes_served, routes_rejected) = {
+            let judged = lock(&self.judged);
+            (judged.served.len(), judged.rejected.clone())
+        };
         let shown = |entry: &Entry| CarrierReport {
             purpose: entry.purpose,
             gateway: entry.gateway.clone(),
@@ -116,8 +153,55 @@ impl Status {
             streams_opened: self.opened.load(Relaxed),
             streams_forbidden: self.forbidden.load(Relaxed),
             streams_unreachable: self.unreachable.load(Relaxed),
+            routes_served,
+            routes_rejected,
+            left_out: lock(&self.left_out).clone(),
+            cluster: lock(&self.cluster).map(str::to_owned),
             last_error: lock(&self.last_error).clone(),
         }
+    }
+
+    /// Takes note of what of the cluster's Ingresses is not registered.
+    pub fn left_out(&self, left_out: Vec<LeftOut>) {
+        *lock(&self.left_out) = left_out;
+    }
+
+    /// Takes note of whether the cluster is reached from outside: `private` or `public`.
+    pub fn cluster(&self, kind: &'static str) {
+        *lock(&self.cluster) = Some(kind);
+    }
+
+    /// Takes note of what the gateway said of a set of routes.
+    pub(crate) fn judged(&self, routes: &RouteSet, verdicts: &Verdicts) {
+        if routes.revision != verdicts.revision {
+            return;
+        }
+        let is_served = |route: &&Route| {
+            let is_it = |one: &Rejected| one.host == route.host && one.path == route.path;
+            !verdicts.rejected.iter().any(is_it)
+        };
+        let served: BTreeSet<Route> = routes.routes.iter().filter(is_served).cloned().collect();
+        let mut judged = lock(&self.judged);
+        for route in served.difference(&judged.served) {
+            self.registered.fetch_add(1, Relaxed);
+            tracing::info!(
+                hostname = route.host,
+                path = route.path,
+                "Route registered successfully"
+            );
+        }
+        for route in judged.served.difference(&served) {
+            tracing::info!(hostname = route.host, path = route.path, "Route unregistered");
+        }
+        for one in verdicts.rejected.iter().filter(|one| !judged.rejected.contains(one)) {
+            tracing::warn!(
+                hostname = one.host,
+                path = one.path,
+                reason = one.reason,
+                "the gateway does not serve a route"
+            );
+        }
+        *judged = Judged { served, rejected: verdicts.rejected.clone() };
     }
 
     /// Writes counters and gauges in the text format of Prometheus.
@@ -144,6 +228,30 @@ impl Status {
                 (r#"{purpose="control"}"#, up(Purpose::Control)),
                 (r#"{purpose="data"}"#, up(Purpose::Data)),
             ],
+        );
+        let served = report.routes_served as u64;
+        let registered = self.registered.load(Relaxed);
+        family(
+            "gateway_routes_registered_total",
+            "counter",
+            "Routes that the gateway began to serve.",
+            &[("", registered)],
+        );
+        family(
+            "gateway_routes_active",
+            "gauge",
+            "Routes that the gateway serves.",
+            &[("", served)],
+        );
+        let kinds = ["private", "public"].map(|kind| {
+            (format!("{{type=\"{kind}\"}}"), u64::from(report.cluster.as_deref() == Some(kind)))
+        });
+        let kinds = kinds.each_ref().map(|(labels, value)| (labels.as_str(), *value));
+        family(
+            "gateway_cluster_type",
+            "gauge",
+            "1 for the type of the cluster, by the address of its ingress controller.",
+            &kinds,
         );
         family("durward_agent_streams", "gauge", "Open streams.", &[("", report.streams)]);
         family(

@@ -10,6 +10,7 @@ pub mod crds;
 mod endpoints;
 pub mod events;
 pub mod health;
+pub mod ingresses;
 pub mod lease;
 pub mod load_balancers;
 pub mod metrics;

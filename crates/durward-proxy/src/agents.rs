@@ -1,18 +1,22 @@
-//! Agents of links: serves the connection that an agent dialled, so that the tenant's upstreams can take streams of it.
+//! Agents of links: serves the connection that an agent dialled, so that the tenant's upstreams can take streams of it, and registrations over REST.
 
+mod credential;
+mod rest;
+
+use std::cell::OnceCell;
 use std::net::SocketAddr;
 use std::rc::Rc;
 use std::sync::Arc;
 use std::time::Duration;
 
 use durward_link::carrier::websocket;
-use durward_link::control::{Hello, Refused, Violation};
+use durward_link::control::{Hello, Refused, Verdicts, Violation};
 use durward_link::session::SessionError;
 use durward_link::session::gateway::{self, Admission, Carrier};
 use durward_link::{Bounds, RouteSet, bounds};
 use durward_model::Service;
-use durward_model::link::LinkService;
 use durward_model::server_tls::Alpn;
+use tokio::time::Instant;
 
 use crate::admitted::Admitted;
 use crate::connection::ConnectionFacts;
@@ -23,6 +27,7 @@ use crate::prepared::TenantView;
 use crate::refusal::Refusal;
 use crate::upstream::{Attached, LinkState};
 use crate::watch::Watch;
+use credential::{AdmittedAgent, Shown};
 
 /// Data carriers wanted of an agent at most; beyond, cores share them.
 const CARRIERS: u32 = 8;
@@ -32,21 +37,29 @@ const REFUSED: Duration = Duration::from_secs(30);
 const LEAVE: Duration = Duration::from_secs(1);
 /// Interval at which a carrier looks whether its core drains.
 const LOOK: Duration = Duration::from_millis(100);
+/// Interval at which a carrier looks whether its agent is still admitted.
+const RECHECK: Duration = Duration::from_secs(1);
+/// Time between two registrations of one carrier's routes; of what comes meanwhile the last counts.
+const REGISTER: Duration = Duration::from_millis(100);
 
 /// Serves a connection of an agent to its end.
 pub(crate) async fn serve(admitted: Admitted) {
     let view = admitted.view.clone();
-    let Service::Link(service) = &view.listener().service else { return };
+    if !matches!(view.listener().service, Service::Link(_)) {
+        return;
+    }
     let Admitted { io, facts, watch, core, .. } = admitted;
     let ends = (facts.peer, facts.destination.0);
     let mut agent = Agent {
         core: &core,
         view: &view,
-        service,
         facts: &facts,
         ends,
         carrier: None,
         link: None,
+        admitted: Rc::default(),
+        waiting: None,
+        next: Instant::now(),
         denied: None,
     };
     watch.arm(None, false);
@@ -70,7 +83,7 @@ pub(crate) async fn serve(admitted: Admitted) {
     outcome.record(&core, Some(view.tenant()), &facts);
 }
 
-async fn carry(agent: &mut Agent<'_>, io: Io, watch: &Watch) -> Result<(), Refusal> {
+async fn carry(agent: &mut Agent<'_>, mut io: Io, watch: &Watch) -> Result<(), Refusal> {
     let drain = async {
         while !watch.closing() {
             tokio::time::sleep(LOOK).await;
@@ -78,19 +91,52 @@ async fn carry(agent: &mut Agent<'_>, io: Io, watch: &Watch) -> Result<(), Refus
         (LEAVE, Vec::new())
     };
     let most = Bounds::default();
-    let ended = if io.alpn() == Some(Alpn::Link.id()) {
-        gateway::serve(io, most, agent, drain).await
-    } else {
-        let patience = agent.view.tenant().tenant.limits.timeouts.header;
-        let socket = match tokio::time::timeout(patience, websocket::accept(io)).await {
-            Ok(accepted) => accepted.map_err(|error| {
-                tracing::debug!(%error, "no carrier of a link");
-                Refusal::BadRequest { detail: "not a WebSocket of a link" }
-            })?,
-            Err(_) => return Err(Refusal::ClientTimeout { phase: "head" }),
-        };
-        gateway::serve(socket, most, agent, drain).await
+    let revoked = revoked(agent);
+    if io.alpn() == Some(Alpn::Link.id()) {
+        tokio::select! {
+            ended = gateway::serve(io, most, agent, drain) => return of_session(ended),
+            refusal = revoked => return Err(refusal),
+        }
+    }
+    let patience = agent.view.tenant().tenant.limits.timeouts.header;
+    let timeout = || Refusal::ClientTimeout { phase: "head" };
+    let foreign = |error: &dyn std::error::Error| {
+        tracing::debug!(%error, "no carrier of a link");
+        Refusal::BadRequest { detail: "not a WebSocket of a link" }
     };
+    let request = tokio::time::timeout(patience, websocket::Request::read(&mut io)).await;
+    let request = request.map_err(|_| timeout())?.map_err(|error| foreign(&error))?;
+    if let Some(operation) = rest::operation(&request) {
+        let operation = operation.to_owned();
+        return rest::serve(agent, io, &request, &operation).await;
+    }
+    let accepted = tokio::time::timeout(patience, websocket::accept_request(io, request)).await;
+    let socket = accepted.map_err(|_| timeout())?.map_err(|error| foreign(&error))?;
+    tokio::select! {
+        ended = gateway::serve(socket, most, agent, drain) => of_session(ended),
+        refusal = revoked => Err(refusal),
+    }
+}
+
+/// Completes when the configuration of that moment does not admit the agent any more.
+fn revoked(agent: &Agent<'_>) -> impl Future<Output = Refusal> + use<> {
+    let (admitted, view) = (Rc::clone(&agent.admitted), agent.view.clone());
+    let (core, client) = (Rc::clone(agent.core), agent.facts.client.0.ip());
+    async move {
+        loop {
+            tokio::time::sleep(RECHECK).await;
+            let Some(admitted) = admitted.get() else { continue };
+            // Without a listener of its tenant the connection ends by itself.
+            let Some(now) = view.renewed(&core.shared.prepared.load(), client) else { continue };
+            if admitted.link(&now).is_none() {
+                let link = admitted.name().to_owned();
+                return Refusal::LinkDenied { link, detail: "it is admitted no longer" };
+            }
+        }
+    }
+}
+
+fn of_session(ended: Result<(), SessionError>) -> Result<(), Refusal> {
     ended.or_else(|error| match error {
         // Agents come and go; what they had open is counted where it broke.
         SessionError::Http2(_) | SessionError::ControlEnded => Ok(()),
@@ -107,7 +153,6 @@ async fn carry(agent: &mut Agent<'_>, io: Io, watch: &Watch) -> Result<(), Refus
 struct Agent<'a> {
     core: &'a Rc<Core>,
     view: &'a TenantView,
-    service: &'a LinkService,
     facts: &'a Rc<ConnectionFacts>,
     /// Addresses of the socket: the agent's and ours.
     ends: (SocketAddr, SocketAddr),
@@ -115,6 +160,12 @@ struct Agent<'a> {
     carrier: Option<Arc<Carrier>>,
     /// Link that the agent is of, once it was admitted.
     link: Option<Arc<LinkState>>,
+    /// What it was admitted by.
+    admitted: Rc<OnceCell<AdmittedAgent>>,
+    /// Routes that are to be registered.
+    waiting: Option<RouteSet>,
+    /// Time of the next registration.
+    next: Instant,
     denied: Option<Refusal>,
 }
 
@@ -126,22 +177,36 @@ impl Agent<'_> {
         self.denied = Some(Refusal::LinkDenied { link, detail });
         let retry_after_ms = u64::try_from(REFUSED.as_millis()).unwrap_or(u64::MAX);
         // Which links there are is not for strangers to know: the reason is the same.
-        Refused { reason: "this certificate is for no such link".to_owned(), retry_after_ms }
+        let reason = "this certificate or token is for no such link".to_owned();
+        Refused { reason, retry_after_ms }
+    }
+
+    /// Registers the routes that wait, as the configuration of this moment allows.
+    fn register(&mut self) -> Option<Verdicts> {
+        let routes = self.waiting.take()?;
+        let registry = self.core.shared.registry.as_ref()?;
+        let prepared = self.core.shared.prepared.load();
+        let now = self.view.renewed(&prepared, self.facts.client.0.ip())?;
+        let caller = self.admitted.get()?.caller(&now, self.facts)?;
+        // A link without hosts registers nothing, so nothing is said of what it has.
+        (!caller.link.hosts.is_empty()).then(|| registry.replace(&caller, &routes))
     }
 }
 
 impl gateway::Host for Agent<'_> {
     fn admit(&mut self, hello: &Hello) -> Result<Admission, Refused> {
-        let certificate = self.facts.tls.as_ref().and_then(|tls| tls.client_certificate.as_ref());
-        let Some(certificate) = certificate else {
-            return Err(self.deny(&hello.link, "no client certificate"));
+        let shown = Shown::by(self.facts, hello.token.as_ref());
+        let Some(shown) = shown else {
+            return Err(self.deny(&hello.link, "neither a client certificate nor a token"));
         };
-        let Some(link) = self.service.link(&hello.link, certificate.names()) else {
-            return Err(self.deny(&hello.link, "the certificate is for no such link"));
+        let agent = AdmittedAgent::new(&hello.link, shown);
+        let Some(name) = agent.link(self.view).map(|link| Arc::clone(&link.name)) else {
+            return Err(self.deny(&hello.link, "the certificate or token is for no such link"));
         };
-        self.link = Some(self.view.tenant().links.named(&link.name));
+        self.link = Some(self.view.tenant().links.named(&name));
+        let _ = self.admitted.set(agent);
         tracing::info!(
-            tenant = %self.view.tenant().tenant.id, link = %link.name, client = %self.facts.client, purpose = ?hello.purpose,
+            tenant = %self.view.tenant().tenant.id, link = %name, client = %self.facts.client, purpose = ?hello.purpose,
             instance = hello.instance.chars().take(32).collect::<String>(), "an agent's carrier is up"
         );
         let cores = u32::try_from(self.core.shared.files.cores()).unwrap_or(CARRIERS);
@@ -162,7 +227,21 @@ impl gateway::Host for Agent<'_> {
 
     fn routes(&mut self, routes: RouteSet) {
         if let Some(link) = &self.link {
+            self.waiting = Some(routes.clone());
             link.register(routes);
+        }
+    }
+
+    async fn registered(&mut self) -> Verdicts {
+        loop {
+            if self.waiting.is_none() {
+                return std::future::pending().await;
+            }
+            tokio::time::sleep_until(self.next).await;
+            self.next = Instant::now() + REGISTER;
+            if let Some(verdicts) = self.register() {
+                return verdicts;
+            }
         }
     }
 

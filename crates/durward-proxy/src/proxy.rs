@@ -26,6 +26,7 @@ use crate::metrics::openmetrics::Text;
 use crate::prepared::Prepared;
 use crate::prepared::build::{Built, build};
 use crate::present::host::HostAddresses;
+use crate::registry::Registry;
 use crate::status::Closing;
 pub use crate::status::{BindReport, BindState, Problem, SinkStatus};
 use crate::upstream::report::UpstreamReport;
@@ -49,6 +50,8 @@ pub struct Options {
     pub memory: Option<usize>,
     /// Grace of a drain when the proxy is dropped without [`Proxy::drain`].
     pub drain_grace: Duration,
+    /// Registry of the routes that agents serve; `None` to take none.
+    pub registry: Option<Arc<dyn Registry>>,
 }
 
 /// Result of applying a snapshot.
@@ -128,6 +131,7 @@ impl Proxy {
             memory: Arc::clone(&memory),
             unidentified: Arc::default(),
             resolver: Resolver::default(),
+            registry: options.registry,
         });
         let workers: io::Result<Vec<_>> =
             (0..cores).map(|id| Worker::start(id, Arc::clone(&shared))).collect();

@@ -4,7 +4,8 @@ use std::collections::{BTreeSet, VecDeque};
 use std::time::{Duration, Instant};
 
 use super::message::{
-    DRAIN, Drain, Hello, Purpose, ROUTES, Refused, ToAgent, ToGateway, Versions, Welcome,
+    DRAIN, Drain, Hello, Purpose, ROUTES, Refused, ToAgent, ToGateway, VERDICTS, Verdicts,
+    Versions, Welcome,
 };
 use super::{FIRST_MESSAGE, HEARTBEAT, UNANSWERED, Violation};
 use crate::route::{ROUTES as MOST_ROUTES, RouteSet, RoutesId};
@@ -59,7 +60,7 @@ impl GatewayControl {
     pub fn new(versions: Versions, now: Instant) -> Self {
         Self {
             versions,
-            offered: [ROUTES, DRAIN].map(str::to_owned).into(),
+            offered: [ROUTES, VERDICTS, DRAIN].map(str::to_owned).into(),
             state: State::Greeting,
             held: RoutesId::default(),
             leave: None,
@@ -176,6 +177,15 @@ impl GatewayControl {
                 self.outgoing.push_back(ToAgent::Drain(drain));
             }
             State::Open { .. } | State::Ended => {}
+        }
+    }
+
+    /// Says what became of routes, to an agent that knows such messages.
+    pub fn judge(&mut self, verdicts: Verdicts) {
+        if let State::Open { capabilities, .. } = &self.state
+            && capabilities.contains(VERDICTS)
+        {
+            self.outgoing.push_back(ToAgent::Verdicts(verdicts));
         }
     }
 

@@ -16,6 +16,7 @@ fn hello(versions: Versions, purpose: Purpose) -> Hello {
         instance: "one".to_owned(),
         purpose,
         agent: String::new(),
+        token: None,
     }
 }
 
@@ -23,7 +24,9 @@ fn routes(revision: u64, hosts: &[&str]) -> Arc<RouteSet> {
     let route = |host: &&str| Route {
         host: (*host).to_owned(),
         path: "/".to_owned(),
+        exact: false,
         target: "app:80".parse().unwrap(),
+        ingress: String::new(),
     };
     Arc::new(RouteSet::new(revision, hosts.iter().map(route).collect()))
 }
@@ -342,7 +345,9 @@ proptest! {
                     }
                     AgentEvent::Refused(_) => { prop_assert!(open == 0); over = true; }
                     AgentEvent::Drained => prop_assert!(false, "it never drained"),
-                    AgentEvent::RoutesHeld(_) | AgentEvent::Drain(_) => prop_assert!(open == 1),
+                    AgentEvent::RoutesHeld(_) | AgentEvent::Verdicts(_) | AgentEvent::Drain(_) => {
+                        prop_assert!(open == 1);
+                    }
                 }
             }
             while let Some(message) = agent.next_message() {

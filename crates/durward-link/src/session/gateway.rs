@@ -18,7 +18,9 @@ use super::liveness;
 use super::stream::{Counted, LinkStream};
 use super::{CONTROL, KIND, REASON, SessionError};
 use crate::bounds::{Bounds, HEADERS};
-use crate::control::{GatewayControl, GatewayEvent, Hello, Purpose, Refused, ToGateway, Versions};
+use crate::control::{
+    GatewayControl, GatewayEvent, Hello, Purpose, Refused, ToGateway, Verdicts, Versions,
+};
 use crate::route::RouteSet;
 use crate::target::{Kind, Target};
 
@@ -52,6 +54,9 @@ pub trait Host {
 
     /// Takes in the agent's routes.
     fn routes(&mut self, routes: RouteSet);
+
+    /// Registers routes that were taken in, and completes with what became of them; pending where none wait. Dropped and called again at any time.
+    fn registered(&mut self) -> impl Future<Output = Verdicts>;
 
     /// Takes a carrier out of use: it drains or has ended. Called once for each [`opened`](Self::opened), or more often.
     fn closed(&mut self, carrier: &Arc<Carrier>);
@@ -221,6 +226,7 @@ async fn converse<H: Host>(
             message = inbox.next::<ToGateway>() => control.receive(message?, now())?,
             flushed = outbox.flush(), if !outbox.is_empty() => flushed?,
             () = tokio::time::sleep_until(control.due().into()) => control.tick(now())?,
+            verdicts = host.registered() => control.judge(verdicts),
             (after, alternates) = &mut drain, if leave_by.is_none() => {
                 leave_by = Some(Instant::now() + after + STAY);
                 control.drain(after, alternates);

@@ -6,6 +6,7 @@ use std::collections::HashMap;
 use std::sync::Arc;
 
 use durward_model::client_auth::ClientTrust;
+use durward_model::link::Link;
 use durward_model::route::HostPattern;
 use durward_model::server_tls::ServerTls;
 use durward_model::sni::SniTable;
@@ -216,7 +217,11 @@ fn trust_shrinks(old: Option<&ServerTls>, new: Option<&ServerTls>) -> bool {
 /// Returns true if a holder of a client certificate might no longer be one.
 fn holders_shrink(old: &Service, new: &Service) -> bool {
     if let (Service::Link(old), Service::Link(new)) = (old, new) {
-        return !old.links.iter().all(|link| new.links.contains(link));
+        // A token that is revoked ends the carriers of its own agent: they look for that themselves.
+        let keeps = |old: &Link, new: &Link| {
+            old.name == new.name && old.holders.iter().all(|holder| new.holders.contains(holder))
+        };
+        return !old.links.iter().all(|link| new.links.iter().any(|now| keeps(link, now)));
     }
     let (Service::Forward(old), Service::Forward(new)) = (old, new) else { return false };
     !new.holders.is_empty()

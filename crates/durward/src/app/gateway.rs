@@ -16,6 +16,7 @@ use durward_control::{Compiled, Feed, FileSource, Publisher, Reference, State, S
 use durward_model::explain::Question;
 use durward_proxy::access_log::Sink;
 use durward_proxy::proxy::{Options, Proxy};
+use durward_proxy::registry::Registry;
 use serde::Serialize;
 use tokio::sync::watch;
 
@@ -24,6 +25,7 @@ use crate::app::acme::Acme;
 use crate::app::cluster::Cluster;
 use crate::app::kernel::Kernel;
 use crate::app::kernel::lines::Line;
+use crate::app::links::{self, Links};
 use crate::app::log::{self, AbsentEgress};
 use crate::explained::Explained;
 use crate::failure::Failure;
@@ -41,6 +43,8 @@ pub(crate) struct Gateway {
     publisher: Publisher,
     proxy: RwLock<Option<Proxy>>,
     kernel: Kernel,
+    /// Registry of the routes of agents.
+    links: Arc<Links>,
     /// Locked while a configuration is applied.
     applying: Mutex<Applied>,
     /// Certificates by ACME.
@@ -94,6 +98,8 @@ impl Gateway {
         store.read_cluster(cluster.as_ref().map(|options| options.cluster.clone()));
         let cluster = cluster.map(|options| Cluster::start(options, Arc::clone(&feed)));
         let cluster = cluster.transpose()?;
+        let claims = links::read(settings.state_dir.as_deref());
+        feed.say(claims.everything());
         source.look(&settings.paths, &feed);
         store.apply(feed.take());
         let restored =
@@ -110,8 +116,16 @@ impl Gateway {
         let state_file = state_file(settings.state_dir.as_deref())?;
         let (paths, drain_grace) = (settings.paths.clone(), settings.drain_grace);
         let (access_log, decisions) = settings.logs.open()?;
+        let links = Links::start(
+            claims,
+            settings.state_dir.as_deref(),
+            Arc::clone(&feed),
+            publisher.subscribe(),
+        );
+        let links = links.map_err(|error| Failure::broken("keeping claims of links", error))?;
+        let links = Arc::new(links);
         let kernel = Kernel::new(settings.nat.clone());
-        let proxy = start_proxy(settings, access_log.clone(), decisions.clone())?;
+        let proxy = start_proxy(settings, (access_log.clone(), decisions.clone()), &links)?;
         let applied = proxy.apply(Arc::clone(&compiled.snapshot));
         let mut absent_egress = AbsentEgress::default();
         let absent = absent_egress.log_changes(&compiled.snapshot);
@@ -128,6 +142,7 @@ impl Gateway {
             publisher,
             proxy: RwLock::new(Some(proxy)),
             kernel,
+            links,
             applying: Mutex::new(Applied { store, absent_egress }),
             acme,
             cluster,
@@ -190,7 +205,9 @@ impl Gateway {
         }
         let applied = self.applied();
         let wanted = applied.store.wanted();
-        wanted.filter(|one| !matches!(one, Reference::File(_))).cloned().collect()
+        let is_elsewhere =
+            |one: &&Reference| matches!(one, Reference::File(_) | Reference::LinkRoutes { .. });
+        wanted.filter(|one| !is_elsewhere(one)).cloned().collect()
     }
 
     /// Opens the access log's file again, after log rotation has moved the old one.
@@ -307,6 +324,7 @@ impl Gateway {
     /// to it, until [`Self::take_back`].
     pub(crate) fn handed(&self) -> Handed {
         self.state_file.iter().for_each(StateFile::pause);
+        self.links.pause();
         self.source.look(&self.paths, &self.feed);
         let applied = self.applied();
         let (mut store, view) = (applied.store.clone(), self.view());
@@ -320,6 +338,7 @@ impl Gateway {
     /// Resumes writing the state file: the younger process did not take over.
     pub(crate) fn take_back(&self) {
         self.state_file.iter().for_each(StateFile::resume);
+        self.links.resume();
     }
 
     /// Duplicates the listening sockets, for a younger process.
@@ -435,7 +454,12 @@ fn refuse_to_serve_less(
 }
 
 /// Starts the proxy with its sockets and logs.
-fn start_proxy(settings: Settings, access_log: Sink, decisions: Sink) -> Result<Proxy, Failure> {
+fn start_proxy(
+    settings: Settings,
+    (access_log, decisions): (Sink, Sink),
+    links: &Arc<Links>,
+) -> Result<Proxy, Failure> {
+    let links: Arc<dyn Registry> = Arc::<Links>::clone(links);
     let processors = || std::thread::available_parallelism().map_or(1, usize::from);
     let options = Options {
         workers: if settings.workers == 0 { processors() } else { settings.workers },
@@ -445,6 +469,7 @@ fn start_proxy(settings: Settings, access_log: Sink, decisions: Sink) -> Result<
         shared: settings.shared,
         memory: settings.memory,
         drain_grace: settings.drain_grace,
+        registry: Some(links),
     };
     Proxy::start(options).map_err(|error| Failure::broken("starting the proxy", error))
 }

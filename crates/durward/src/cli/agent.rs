@@ -20,6 +20,8 @@ pub(crate) enum AgentWhat {
     Run(AgentRun),
     /// Show a running agent's carriers, routes and last error
     Status(AgentStatus),
+    /// Make a token for an agent, and the digest of it for the tenant's document
+    Token(AgentToken),
 }
 
 /// `durward agent run`
@@ -45,6 +47,13 @@ pub(crate) struct AgentStatus {
     /// Admin listener of the agent
     #[arg(long, value_name = "ADDRESS:PORT", default_value = "127.0.0.1:9441", value_parser = parse_admin)]
     pub(crate) admin: Admin,
+    #[command(flatten)]
+    pub(crate) output: OutputArgs,
+}
+
+/// `durward agent token`
+#[derive(Args, Debug)]
+pub(crate) struct AgentToken {
     #[command(flatten)]
     pub(crate) output: OutputArgs,
 }

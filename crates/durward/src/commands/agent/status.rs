@@ -52,6 +52,18 @@ fn print(screen: &mut Screen, report: &Report) -> Result<(), Failure> {
     let held =
         routes.map_or_else(|| "none".to_owned(), |held| format!("revision {}", held.revision));
     screen.line(format!("routes held by the gateway: {held}"))?;
+    if let Some(kind) = &report.cluster {
+        let served = report.routes_served;
+        screen.line(format!("cluster: {kind}, routing mode: tunnel, routes served: {served}"))?;
+    }
+    for one in &report.routes_rejected {
+        let sentence = format!("not served: {}{}: {}", one.host, one.path, one.reason);
+        screen.line(Tone::Bad.paint(&sentence))?;
+    }
+    for one in &report.left_out {
+        let sentence = format!("not registered: {}: {}", one.ingress, one.reason);
+        screen.line(Tone::Warn.paint(&sentence))?;
+    }
     screen.line(format!(
         "streams: {} open, {} connected, {} forbidden, {} unreachable",
         report.streams, report.streams_opened, report.streams_forbidden, report.streams_unreachable
