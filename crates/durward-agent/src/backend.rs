@@ -9,24 +9,32 @@ use durward_link::session::LinkStream;
 use durward_link::session::agent::{Declined, Opening};
 use durward_link::{RouteSet, Target};
 use tokio::net::TcpStream;
+use tokio::sync::watch;
 
 use crate::Settings;
+use crate::lookup::Lookups;
 use crate::policy::{Denied, Policy};
 use crate::status::Status;
 
 /// Bytes copied at once in each direction.
 const COPY: usize = 16 * 1024;
 
-/// Serves one stream to its end.
+/// Serves one stream until it ends, or its target is no route any more.
 pub(crate) async fn serve(
-    opening: Opening,
+    mut opening: Opening,
     settings: Arc<Settings>,
-    routes: Arc<RouteSet>,
-    status: Arc<Status>,
+    mut routes: watch::Receiver<Arc<RouteSet>>,
+    (lookups, status): (Arc<Lookups>, Arc<Status>),
 ) {
     let target = opening.target().clone();
-    let connected = connect(&settings, &routes, &target).await;
-    let backend = match connected {
+    let present = Arc::clone(&routes.borrow_and_update());
+    let connected = tokio::select! {
+        connected = connect(&settings, &present, &lookups, &target) => connected,
+        // The gateway waits no longer. A backend that does not answer must not pile up attempts.
+        () = opening.given_up() => return,
+    };
+    drop(present);
+    let mut backend = match connected {
         Ok(backend) => backend,
         Err(declined) => {
             tracing::info!(%target, reason = %declined, "declined a stream");
@@ -34,15 +42,33 @@ pub(crate) async fn serve(
             return opening.decline(&declined);
         }
     };
-    let Ok(stream) = opening.accept() else { return };
+    let Ok(mut stream) = opening.accept() else { return };
     let _counted = status.stream();
-    let (sent, received) = copy(stream, backend).await;
+    let (sent, received) = tokio::select! {
+        copied = copy(&mut stream, &mut backend) => copied,
+        () = removed(&mut routes, &target) => {
+            tracing::info!(%target, "a stream is reset: its target is no route any more");
+            reset(&mut stream, &backend);
+            (0, 0)
+        }
+    };
     status.bytes(sent, received);
+}
+
+/// Completes when no route has the target any more.
+async fn removed(routes: &mut watch::Receiver<Arc<RouteSet>>, target: &Target) {
+    while routes.borrow_and_update().has(target) {
+        if routes.changed().await.is_err() {
+            // The agent ends: its streams may finish.
+            return std::future::pending().await;
+        }
+    }
 }
 
 async fn connect(
     settings: &Settings,
     routes: &RouteSet,
+    lookups: &Lookups,
     target: &Target,
 ) -> Result<TcpStream, Declined> {
     let forbidden = |denied: Denied| Declined::Forbidden(denied.to_string());
@@ -51,7 +77,7 @@ async fn connect(
     }
     settings.policy.judge_name(target).map_err(forbidden)?;
     let known = settings.addresses.borrow().get(target).copied();
-    let connecting = reach(&settings.policy, target, known);
+    let connecting = reach(&settings.policy, lookups, target, known);
     match tokio::time::timeout(settings.connect_timeout, connecting).await {
         Ok(reached) => reached,
         Err(_) => {
@@ -64,6 +90,7 @@ async fn connect(
 /// Looks the target up unless its address is known, judges each address, and connects to the first that is allowed and answers.
 async fn reach(
     policy: &Policy,
+    lookups: &Lookups,
     target: &Target,
     known: Option<SocketAddr>,
 ) -> Result<TcpStream, Declined> {
@@ -71,8 +98,8 @@ async fn reach(
     let addresses: Vec<SocketAddr> = match known {
         Some(known) => vec![known],
         None => {
-            let found = tokio::net::lookup_host((target.host(), target.port())).await;
-            found.map_err(unreachable)?.collect()
+            let found = lookups.find(target.host()).await.map_err(unreachable)?;
+            found.iter().map(|ip| SocketAddr::new(*ip, target.port())).collect()
         }
     };
     let (mut denied, mut failed) = (None, None);
@@ -97,15 +124,18 @@ async fn reach(
 }
 
 /// Copies both ways; returns the bytes to the backend and from it. Each direction ends by itself. Where one breaks, both ends see a reset.
-async fn copy(mut stream: LinkStream, mut backend: TcpStream) -> (u64, u64) {
-    let copying = tokio::io::copy_bidirectional_with_sizes(&mut stream, &mut backend, COPY, COPY);
-    match copying.await {
+async fn copy(stream: &mut LinkStream, backend: &mut TcpStream) -> (u64, u64) {
+    match tokio::io::copy_bidirectional_with_sizes(stream, backend, COPY, COPY).await {
         Ok(bytes) => bytes,
         Err(error) => {
             tracing::debug!(%error, "a stream broke");
-            stream.reset();
-            let _ = socket2::SockRef::from(&backend).set_linger(Some(Duration::ZERO));
+            reset(stream, backend);
             (0, 0)
         }
     }
+}
+
+fn reset(stream: &mut LinkStream, backend: &TcpStream) {
+    stream.reset();
+    let _ = socket2::SockRef::from(backend).set_linger(Some(Duration::ZERO));
 }

@@ -2,6 +2,7 @@
 //!
 //! A carrier that the gateway wants to be left is replaced first: the new one is up before the old one takes no more streams.
 
+use std::collections::VecDeque;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -12,22 +13,33 @@ use durward_link::carrier::{DialError, Dialled, GatewayUrl};
 use durward_link::control::{AgentEvent, DRAIN, Drain, Hello, Purpose, ROUTES, VERDICTS, Versions};
 use durward_link::session::SessionError;
 use durward_link::session::agent::{self, Opening, Setup};
+use durward_link::session::pace::{Paced, Portion};
 use tokio::sync::{mpsc, watch};
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
 use crate::Settings;
 use crate::backend;
+use crate::lookup::Lookups;
 use crate::status::{Counted, Status};
 
 /// Time that a new carrier has to come up before the old one is left anyway.
 const REPLACEMENT: Duration = Duration::from_secs(15);
+/// Longest time that a gateway can ask a carrier to stay once it was replaced.
+const STAY: Duration = Duration::from_secs(60);
+/// Time after which a carrier that ends or drains counts as one that worked: the next is dialled at once, and at the same gateway.
+const SETTLED: Duration = Duration::from_secs(5);
+/// Replaced carriers of one place whose streams may finish. One more ends the oldest.
+const REPLACED: usize = 8;
+/// Characters of an error that are shown.
+const SHOWN: usize = 400;
 
 /// State shared by all carriers of an agent.
 struct Shared {
     settings: Arc<Settings>,
     routes: watch::Receiver<Arc<RouteSet>>,
     status: Arc<Status>,
+    lookups: Arc<Lookups>,
     /// Random text of this process.
     instance: String,
     /// Number of data carriers that the gateway wants.
@@ -51,6 +63,7 @@ pub(crate) async fn keep(
         settings,
         routes,
         status,
+        lookups: Arc::default(),
         instance: format!("{:08x}{:08x}", random(), random()),
         wanted,
         stopped: stopped.clone(),
@@ -94,8 +107,7 @@ async fn slot(shared: Arc<Shared>, purpose: Purpose, kept: CancellationToken) {
     // Address that is dialled next among those of the settings.
     let mut next = 0;
     let mut alternates: Vec<GatewayUrl> = Vec::new();
-    // Carrier that is replaced, and the time that its gateway gave.
-    let mut old: Option<(CancellationToken, Duration)> = None;
+    let mut replaced = Replaced::default();
     while !kept.is_cancelled() {
         let gateways = &shared.settings.gateways;
         let url = match alternates.pop() {
@@ -109,15 +121,18 @@ async fn slot(shared: Arc<Shared>, purpose: Purpose, kept: CancellationToken) {
         let wait = match dialling {
             Ok(dialled) => {
                 shared.status.dialled(Ok(()));
-                match shared.carry(&url, purpose, dialled, &kept, &mut old).await {
-                    Carried::Drains(drain, carrier) => {
-                        let named =
-                            drain.alternates.iter().rev().filter_map(|url| url.parse().ok());
-                        alternates = named.collect();
-                        old = Some((carrier, Duration::from_millis(drain.after_ms)));
-                        Duration::ZERO
+                match shared.carry(&url, purpose, dialled, &kept, &mut replaced).await {
+                    Carried::Drains { drain, lived, carrier } => {
+                        alternates = configured(&drain, gateways);
+                        let after = Duration::from_millis(drain.after_ms).min(STAY);
+                        replaced.present = Some(Old { carrier, after });
+                        backoff.lived(lived);
+                        // One that drains as soon as it is up is no better than one that ends.
+                        if lived > SETTLED { Duration::ZERO } else { backoff.next(random(), None) }
                     }
                     Carried::Ended { lived, retry_after } => {
+                        // Refused, or of no use: another gateway may be.
+                        next += usize::from(lived <= SETTLED);
                         backoff.lived(lived);
                         backoff.next(random(), retry_after)
                     }
@@ -126,7 +141,7 @@ async fn slot(shared: Arc<Shared>, purpose: Purpose, kept: CancellationToken) {
             Err(error) => {
                 shared.failed(&url, &error);
                 // The gateway ends without a successor: what it has under way may finish, but it need not wait for us.
-                shared.leave(old.take());
+                shared.leave(&mut replaced);
                 next += 1;
                 backoff.next(random(), error.retry_after())
             }
@@ -136,15 +151,51 @@ async fn slot(shared: Arc<Shared>, purpose: Purpose, kept: CancellationToken) {
             () = kept.cancelled() => {}
         }
     }
-    if let Some((old, _)) = old {
-        old.cancel();
+    if let Some(old) = replaced.present {
+        old.carrier.drain.cancel();
     }
+}
+
+/// Returns the gateways to go to, the first last: of those that the gateway names the ones that the agent's own file has. It connects to no other place.
+fn configured(drain: &Drain, gateways: &[GatewayUrl]) -> Vec<GatewayUrl> {
+    let named = drain.alternates.iter().take(gateways.len());
+    let named = named.filter_map(|url| url.parse().ok()).filter(|url| gateways.contains(url));
+    let mut named: Vec<GatewayUrl> = named.collect();
+    named.reverse();
+    named
+}
+
+/// Handles of a running carrier.
+#[derive(Clone, Debug, Default)]
+struct Running {
+    /// Cancelled when it should end after its last stream.
+    drain: CancellationToken,
+    /// Cancelled when it should end at once.
+    cut: CancellationToken,
+}
+
+/// Carrier that is being replaced, and the time that its gateway gave.
+struct Old {
+    carrier: Running,
+    after: Duration,
+}
+
+/// Carriers of one place that have been replaced or are about to be.
+#[derive(Default)]
+struct Replaced {
+    present: Option<Old>,
+    /// Earlier ones, whose streams finish.
+    left: VecDeque<CancellationToken>,
 }
 
 /// State of a carrier when its task reports.
 enum Carried {
-    /// The gateway wants to be left; the carrier lives on until the token is cancelled.
-    Drains(Drain, CancellationToken),
+    /// The gateway wants to be left; the carrier lives on until it is told to drain.
+    Drains {
+        drain: Drain,
+        lived: Duration,
+        carrier: Running,
+    },
     Ended {
         lived: Duration,
         retry_after: Option<Duration>,
@@ -154,7 +205,7 @@ enum Carried {
 impl Shared {
     fn failed(&self, url: &GatewayUrl, error: &DialError) {
         let why = chain(error);
-        tracing::warn!(gateway = %url, error = %why, "API request failed: cannot dial the gateway");
+        tracing::warn!(gateway = %url, error = %why, "cannot dial the gateway");
         self.status.dialled(Err(why));
     }
 
@@ -165,15 +216,15 @@ impl Shared {
         purpose: Purpose,
         dialled: Dialled,
         kept: &CancellationToken,
-        old: &mut Option<(CancellationToken, Duration)>,
+        replaced: &mut Replaced,
     ) -> Carried {
         let (news_in, mut news) = mpsc::unbounded_channel();
-        let drain = CancellationToken::new();
+        let (carrier, began) = (Running::default(), Instant::now());
         self.tasks.spawn(serve(
             Arc::clone(self),
             (url.clone(), purpose),
             dialled,
-            drain.clone(),
+            carrier.clone(),
             news_in,
         ));
         let replacement = tokio::time::sleep(REPLACEMENT);
@@ -184,18 +235,20 @@ impl Shared {
                 told = news.recv() => told,
                 () = kept.cancelled(), if !asked => {
                     asked = true;
-                    drain.cancel();
+                    carrier.drain.cancel();
                     continue;
                 }
-                () = &mut replacement, if old.is_some() => {
-                    self.leave(old.take());
+                () = &mut replacement, if replaced.present.is_some() => {
+                    self.leave(replaced);
                     continue;
                 }
             };
             match told {
-                Some(News::Welcomed) => self.leave(old.take()),
-                Some(News::Drain(by_gateway)) if !asked => {
-                    return Carried::Drains(by_gateway, drain);
+                Some(News::Welcomed) => self.leave(replaced),
+                Some(News::Drain(drain)) if !asked => {
+                    // It may not have come up before: then the one before it waits no longer either.
+                    self.leave(replaced);
+                    return Carried::Drains { drain, lived: began.elapsed(), carrier };
                 }
                 Some(News::Drain(_)) => {}
                 Some(News::Ended { lived, retry_after }) => {
@@ -207,15 +260,21 @@ impl Shared {
     }
 
     /// Leaves a carrier that has been replaced, when its gateway's time is over: its clients may have begun requests meanwhile.
-    fn leave(self: &Arc<Self>, old: Option<(CancellationToken, Duration)>) {
-        let Some((old, after)) = old else { return };
-        let stopped = self.stopped.clone();
+    fn leave(self: &Arc<Self>, replaced: &mut Replaced) {
+        let Some(Old { carrier, after }) = replaced.present.take() else { return };
+        replaced.left.push_back(carrier.cut);
+        if replaced.left.len() > REPLACED
+            && let Some(oldest) = replaced.left.pop_front()
+        {
+            oldest.cancel();
+        }
+        let (stopped, drain) = (self.stopped.clone(), carrier.drain);
         self.tasks.spawn(async move {
             tokio::select! {
                 () = tokio::time::sleep(after) => {}
                 () = stopped.cancelled() => {}
             }
-            old.cancel();
+            drain.cancel();
         });
     }
 }
@@ -229,16 +288,15 @@ struct Host {
 
 impl agent::Host for Host {
     fn stream(&self, opening: Opening) {
-        let Shared { settings, routes, status, tasks, .. } = &*self.shared;
-        let routes = Arc::clone(&routes.borrow());
-        let (settings, status) = (Arc::clone(settings), Arc::clone(status));
-        tasks.spawn(backend::serve(opening, settings, routes, status));
+        let Shared { settings, routes, status, lookups, tasks, .. } = &*self.shared;
+        let shared = (Arc::clone(lookups), Arc::clone(status));
+        tasks.spawn(backend::serve(opening, Arc::clone(settings), routes.clone(), shared));
     }
 
     fn event(&self, event: &AgentEvent) {
         match event {
             AgentEvent::Welcome(welcome) => {
-                self.counted.welcomed(&welcome.replica);
+                self.counted.welcomed(&printable(&welcome.replica));
                 let wanted = welcome.carriers.clamp(1, self.shared.settings.most_carriers.max(1));
                 self.shared.wanted.send_if_modified(|was| std::mem::replace(was, wanted) != wanted);
                 self.tell(News::Welcomed);
@@ -268,9 +326,10 @@ async fn serve(
     shared: Arc<Shared>,
     (url, purpose): (GatewayUrl, Purpose),
     dialled: Dialled,
-    drain: CancellationToken,
+    carrier: Running,
     news: mpsc::UnboundedSender<News>,
 ) {
+    let Running { drain, cut } = carrier;
     let began = Instant::now();
     let token = shared.settings.token.as_ref().and_then(|source| match source.read() {
         Ok(token) => Some(token),
@@ -292,7 +351,11 @@ async fn serve(
         Setup { bounds: shared.settings.bounds, hello, routes: shared.routes.clone(), drain };
     let counted = shared.status.carrier(purpose, url.to_string());
     let host = Host { shared: Arc::clone(&shared), news, counted };
-    let ended = Box::pin(agent::serve(dialled, setup, &host)).await;
+    let io = Paced::of_client(dialled, Portion::default());
+    let ended = tokio::select! {
+        ended = Box::pin(agent::serve(io, setup, &host)) => ended,
+        () = cut.cancelled() => Ok(()),
+    };
     let retry_after = match ended {
         Ok(()) => {
             tracing::info!(gateway = %url, ?purpose, "a carrier ended");
@@ -327,7 +390,19 @@ fn chain(error: &dyn std::error::Error) -> String {
         text.push_str(&next.to_string());
         cause = next.source();
     }
-    text
+    printable(&text)
+}
+
+/// Returns a text of the other end as it may be shown: of bounded length, and without what a terminal would obey.
+pub(crate) fn printable(text: &str) -> String {
+    let mut shown = String::new();
+    for letter in text.chars().take(SHOWN) {
+        match letter.is_control() {
+            true => shown.extend(letter.escape_default()),
+            false => shown.push(letter),
+        }
+    }
+    shown
 }
 
 /// Returns an evenly spread number; 0 where the kernel gives none.
@@ -335,4 +410,47 @@ fn random() -> u32 {
     let mut bytes = [0; 4];
     let _ = rand::fill(&mut bytes);
     u32::from_ne_bytes(bytes)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_gateway_sends_its_agent_to_no_place_that_the_agents_file_does_not_name() {
+        let url = |text: &str| text.parse::<GatewayUrl>().unwrap();
+        let gateways = [url("tls://a.example"), url("tls://b.example"), url("wss://c.example")];
+        let named = [
+            "tls://169.254.169.254:80",
+            "wss://c.example",
+            "tls://127.0.0.1:6443",
+            "tls://b.example",
+        ];
+        let drain = Drain { after_ms: 0, alternates: named.map(str::to_owned).into() };
+
+        let order = configured(&drain, &gateways);
+
+        assert_eq!(order, [url("wss://c.example")], "as many are looked at as there are");
+        let drain = Drain {
+            after_ms: 0,
+            alternates: ["tls://b.example", "tls://a.example"].map(str::to_owned).into(),
+        };
+        assert_eq!(configured(&drain, &gateways), [url("tls://a.example"), url("tls://b.example")]);
+    }
+
+    #[test]
+    fn what_a_gateway_says_does_not_reach_a_terminal_as_it_is() {
+        let refused = durward_link::control::Refused {
+            reason: format!("\x1b]0;owned\x07{}", "x".repeat(10_000)),
+            retry_after_ms: 0,
+        };
+
+        let shown = chain(&SessionError::Refused(refused));
+
+        assert!(
+            shown.starts_with("the gateway refused the link: \\u{1b}]0;owned\\u{7}xxx"),
+            "{shown}"
+        );
+        assert!(shown.len() < 500);
+    }
 }

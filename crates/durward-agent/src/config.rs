@@ -1,20 +1,22 @@
 //! The agent's configuration: a file in YAML.
 
-use std::net::IpAddr;
+use std::net::{IpAddr, ToSocketAddrs};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
 
 use durward_link::carrier::{Dialler, GatewayUrl, HttpProxy};
 use durward_link::control::Token;
+use durward_link::route::{PATH, ROUTES};
 use durward_link::{Bounds, Route, RouteSet, Target};
 use ipnet::IpNet;
 use rustls::{ClientConfig, RootCertStore};
+use rustls_pki_types::CertificateDer;
 use rustls_pki_types::pem::PemObject;
-use rustls_pki_types::{CertificateDer, PrivateKeyDer};
 use serde::Deserialize;
 use tokio::sync::watch;
 
+use crate::identity::Identity;
 use crate::policy::Policy;
 use crate::{Settings, TokenSource};
 
@@ -208,9 +210,18 @@ impl AgentFile {
                 let field = format!("routes[{at}].path");
                 return Err(bad(&field, &path, "does not begin with a slash"));
             }
+            if path.len() > PATH {
+                let field = format!("routes[{at}].path");
+                let written: String = path.chars().take(60).collect();
+                return Err(bad(&field, &written, &format!("is longer than {PATH} bytes")));
+            }
             let host = format!("{wildcard}{}", named.host());
             Ok(Route { host, path, exact: false, target, ingress: String::new() })
         };
+        if self.routes.len() > ROUTES {
+            let fault = format!("is more than {ROUTES} routes: split them among several links");
+            return Err(bad("routes", &self.routes.len().to_string(), &fault));
+        }
         let routes: Result<Vec<_>, _> = self.routes.iter().enumerate().map(route).collect();
         Ok(RouteSet::new(revision, routes?))
     }
@@ -331,9 +342,12 @@ impl AgentFile {
                 )
             })
         });
-        let api_server =
-            environment.api_server.as_deref().and_then(|text| text.parse::<IpAddr>().ok());
-        Ok(Policy::new(allow.collect::<Result<_, _>>()?, api_server.into_iter().collect()))
+        let allow = allow.collect::<Result<_, _>>()?;
+        let (name, addresses) = match &environment.api_server {
+            None => (None, Vec::new()),
+            Some(host) => api_server(host)?,
+        };
+        Ok(Policy::new(allow, addresses).with_api_server_name(name))
     }
 
     fn tls(&self, directory: &Path) -> Result<ClientConfig, ConfigError> {
@@ -359,21 +373,18 @@ impl AgentFile {
             ));
         }
         let provider = Arc::new(rustls::crypto::aws_lc_rs::default_provider());
-        let builder =
-            ClientConfig::builder_with_provider(provider).with_safe_default_protocol_versions();
-        let builder = builder.map_err(|error| bad("caFile", "", &error.to_string()))?;
-        let builder = builder.with_root_certificates(roots);
+        let builder = ClientConfig::builder_with_provider(Arc::clone(&provider))
+            .with_safe_default_protocol_versions()
+            .map_err(|error| bad("caFile", "", &error.to_string()))?
+            .with_root_certificates(roots);
         let (chain, key) = match (&self.certificate_file, &self.key_file) {
             (Some(chain), Some(key)) => (directory.join(chain), directory.join(key)),
             (None, None) => return Ok(builder.with_no_client_auth()),
             (Some(_), None) => return Err(bad("keyFile", "", "is missing beside certificateFile")),
             (None, Some(_)) => return Err(bad("certificateFile", "", "is missing beside keyFile")),
         };
-        let certificates = certificates(&chain)?;
-        let private = PrivateKeyDer::from_pem_slice(&read(&key)?)
-            .map_err(|error| fault(&key, format!("has no private key: {error}")))?;
-        let config = builder.with_client_auth_cert(certificates, private);
-        config.map_err(|error| fault(&chain, error.to_string()))
+        let identity = Identity::new(chain, key, provider)?;
+        Ok(builder.with_client_cert_resolver(Arc::new(identity)))
     }
 }
 
@@ -388,6 +399,20 @@ pub(crate) fn token(text: &str) -> Option<Token> {
 fn websocket(url: &str) -> String {
     let url = url.trim_end_matches('/');
     url.strip_prefix("https://").map_or_else(|| url.to_owned(), |host| format!("wss://{host}"))
+}
+
+/// Returns the name and the addresses of the API server. Without them streams could not be kept from it, so nothing starts.
+fn api_server(host: &str) -> Result<(Option<String>, Vec<IpAddr>), ConfigError> {
+    let bare = host.trim_start_matches('[').trim_end_matches(']');
+    if let Ok(address) = bare.parse() {
+        return Ok((None, vec![address]));
+    }
+    let found = (host, 0).to_socket_addrs().map(|all| all.map(|address| address.ip()).collect());
+    let fault = "cannot be looked up, so streams could not be kept from the API server: make the name resolvable where the agent runs";
+    match found {
+        Ok(addresses) => Ok((Some(host.trim_end_matches('.').to_owned()), addresses)),
+        Err(_) => Err(bad("KUBERNETES_SERVICE_HOST", host, fault)),
+    }
 }
 
 /// Returns a number of seconds from 1 to `most`.
@@ -415,7 +440,7 @@ fn place(written: &str) -> Option<(IpNet, Option<u16>)> {
     written.parse().ok().map(|net| (net, None))
 }
 
-fn certificates(path: &Path) -> Result<Vec<CertificateDer<'static>>, ConfigError> {
+pub(crate) fn certificates(path: &Path) -> Result<Vec<CertificateDer<'static>>, ConfigError> {
     let fault = |fault: String| ConfigError::Certificate { path: path.to_owned(), fault };
     let text = read(path)?;
     let all: Result<Vec<_>, _> = CertificateDer::pem_slice_iter(&text).collect();
@@ -423,7 +448,7 @@ fn certificates(path: &Path) -> Result<Vec<CertificateDer<'static>>, ConfigError
     if all.is_empty() { Err(fault("has no certificate".to_owned())) } else { Ok(all) }
 }
 
-fn read(path: &Path) -> Result<Vec<u8>, ConfigError> {
+pub(crate) fn read(path: &Path) -> Result<Vec<u8>, ConfigError> {
     std::fs::read(path).map_err(|source| ConfigError::Read { path: path.to_owned(), source })
 }
 

@@ -6,7 +6,9 @@
 mod backend;
 mod carriers;
 pub mod config;
+mod identity;
 pub mod ingress;
+mod lookup;
 pub mod policy;
 pub mod status;
 

@@ -22,6 +22,8 @@ pub struct Policy {
     allow: Vec<(IpNet, Option<u16>)>,
     /// Addresses of the API server.
     api_server: Vec<IpAddr>,
+    /// Name of the API server besides those that every cluster has.
+    api_server_name: Option<String>,
 }
 
 /// Reason for which an address or name is denied.
@@ -44,10 +46,18 @@ pub enum Denied {
 }
 
 impl Policy {
-    /// Creates a policy that allows `allow` in spite of everything else. `api_server` are addresses of the API server.
+    /// Creates a policy that allows `allow` in spite of everything else; the API server only by an entry with its very address. `api_server` are addresses
+    /// of the API server.
     #[must_use]
     pub fn new(allow: Vec<(IpNet, Option<u16>)>, api_server: Vec<IpAddr>) -> Self {
-        Self { allow, api_server: api_server.into_iter().map(|ip| ip.to_canonical()).collect() }
+        let api_server = api_server.into_iter().map(|ip| ip.to_canonical()).collect();
+        Self { allow, api_server, api_server_name: None }
+    }
+
+    /// Names the API server, where it has a name of its own.
+    #[must_use]
+    pub fn with_api_server_name(self, name: Option<String>) -> Self {
+        Self { api_server_name: name.map(|name| name.to_ascii_lowercase()), ..self }
     }
 
     /// Judges the name of a target before it is looked up.
@@ -55,9 +65,10 @@ impl Policy {
     /// # Errors
     /// Returns why it is denied.
     pub fn judge_name(&self, target: &Target) -> Result<(), Denied> {
-        let is_api_server = API_SERVER.contains(&target.host());
+        let is_api_server = API_SERVER.contains(&target.host())
+            || self.api_server_name.as_deref() == Some(target.host());
         // The name stands for the addresses that are known; only all of them being allowed allows it.
-        let allowed = |ip: &IpAddr| self.allows(SocketAddr::new(*ip, target.port()));
+        let allowed = |ip: &IpAddr| self.allows_alone(SocketAddr::new(*ip, target.port()));
         if is_api_server
             && !(self.api_server.iter().any(allowed) && self.api_server.iter().all(allowed))
         {
@@ -72,11 +83,11 @@ impl Policy {
     /// Returns why it is denied.
     pub fn judge(&self, address: SocketAddr) -> Result<(), Denied> {
         let ip = address.ip().to_canonical();
+        if self.api_server.contains(&ip) && !self.allows_alone(address) {
+            return Err(Denied::ApiServer(address.to_string()));
+        }
         if self.allows(address) {
             return Ok(());
-        }
-        if self.api_server.contains(&ip) {
-            return Err(Denied::ApiServer(address.to_string()));
         }
         match classify(ip) {
             // Backends of a cluster have such addresses.
@@ -86,12 +97,19 @@ impl Policy {
     }
 
     fn allows(&self, address: SocketAddr) -> bool {
-        let ip = address.ip().to_canonical();
-        let allows = |(net, port): &(IpNet, Option<u16>)| {
-            net.contains(&ip) && port.is_none_or(|port| port == address.port())
-        };
-        self.allow.iter().any(allows)
+        self.allow.iter().any(|entry| has(entry, address))
     }
+
+    /// Returns true if an entry allows this address and no other.
+    fn allows_alone(&self, address: SocketAddr) -> bool {
+        let alone = |(net, _): &&(IpNet, Option<u16>)| net.prefix_len() == net.max_prefix_len();
+        self.allow.iter().filter(alone).any(|entry| has(entry, address))
+    }
+}
+
+fn has((net, port): &(IpNet, Option<u16>), address: SocketAddr) -> bool {
+    let ip = address.ip().to_canonical();
+    net.contains(&ip) && port.is_none_or(|port| port == address.port())
 }
 
 #[cfg(test)]
@@ -168,5 +186,23 @@ mod tests {
             assert!(policy.judge_name(&name.parse().unwrap()).is_err(), "{name}");
         }
         assert_eq!(policy.judge_name(&"kubernetes-dashboard.default:443".parse().unwrap()), Ok(()));
+    }
+
+    #[test]
+    fn a_broad_entry_does_not_open_the_api_server() {
+        let broad = ("10.0.0.0/8".parse().unwrap(), None);
+        let policy = Policy::new(vec![broad], vec!["10.96.0.1".parse().unwrap()]);
+        assert_eq!(judged(&policy, "10.96.0.2:443"), Ok(()));
+        assert!(judged(&policy, "10.96.0.1:443").is_err());
+        assert!(judged(&policy, "[::ffff:10.96.0.1]:443").is_err());
+        assert!(policy.judge_name(&"kubernetes.default:443".parse().unwrap()).is_err());
+    }
+
+    #[test]
+    fn the_api_servers_own_name_is_denied() {
+        let named = Policy::new(Vec::new(), vec!["192.0.2.7".parse().unwrap()])
+            .with_api_server_name(Some("Api.hcp.example".to_owned()));
+        assert!(named.judge_name(&"api.hcp.example:443".parse().unwrap()).is_err());
+        assert!(judged(&named, "192.0.2.7:443").is_err());
     }
 }

@@ -11,6 +11,8 @@ use durward_link::route::{Route, RouteSet, RoutesId};
 use durward_link::session::agent::Declined;
 use serde::{Deserialize, Serialize};
 
+use crate::carriers::printable;
+
 /// State of an agent; counters only rise.
 #[derive(Debug, Default)]
 pub struct Status {
@@ -37,7 +39,15 @@ pub struct Status {
 #[derive(Debug, Default)]
 struct Judged {
     served: BTreeSet<Route>,
+    /// Number of routes that are served; those named may be fewer.
+    count: usize,
     rejected: Vec<Rejected>,
+}
+
+/// Returns what the gateway said of a route, as it may be shown.
+fn shown(one: &Rejected) -> Rejected {
+    let Rejected { host, path, reason } = one;
+    Rejected { host: printable(host), path: printable(path), reason: printable(reason) }
 }
 
 /// A part of an Ingress that is not registered.
@@ -129,7 +139,7 @@ impl Status {
     pub fn report(&self) -> Report {
         let (routes_served, routes_rejected) = {
             let judged = lock(&self.judged);
-            (judged.served.len(), judged.rejected.clone())
+            (judged.count, judged.rejected.clone())
         };
         let shown = |entry: &Entry| CarrierReport {
             purpose: entry.purpose,
@@ -180,8 +190,14 @@ impl Status {
             let is_it = |one: &Rejected| one.host == route.host && one.path == route.path;
             !verdicts.rejected.iter().any(is_it)
         };
-        let served: BTreeSet<Route> = routes.routes.iter().filter(is_served).cloned().collect();
+        let mut served: BTreeSet<Route> = routes.routes.iter().filter(is_served).cloned().collect();
         let mut judged = lock(&self.judged);
+        let count = verdicts.served as usize;
+        if served.len() > count {
+            // Some that are not served are not named, so nothing is known of those that are new.
+            served.retain(|route| judged.served.contains(route));
+        }
+        let rejected: Vec<Rejected> = verdicts.rejected.iter().map(shown).collect();
         for route in served.difference(&judged.served) {
             self.registered.fetch_add(1, Relaxed);
             tracing::info!(
@@ -193,7 +209,7 @@ impl Status {
         for route in judged.served.difference(&served) {
             tracing::info!(hostname = route.host, path = route.path, "Route unregistered");
         }
-        for one in verdicts.rejected.iter().filter(|one| !judged.rejected.contains(one)) {
+        for one in rejected.iter().filter(|one| !judged.rejected.contains(one)) {
             tracing::warn!(
                 hostname = one.host,
                 path = one.path,
@@ -201,7 +217,7 @@ impl Status {
                 "the gateway does not serve a route"
             );
         }
-        *judged = Judged { served, rejected: verdicts.rejected.clone() };
+        *judged = Judged { served, count, rejected };
     }
 
     /// Writes counters and gauges in the text format of Prometheus.
@@ -353,4 +369,40 @@ impl Drop for Counted {
 
 fn lock<T>(of: &Mutex<T>) -> MutexGuard<'_, T> {
     of.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn routes(hosts: &[&str]) -> RouteSet {
+        let route = |host: &&str| Route {
+            host: (*host).to_owned(),
+            path: "/".to_owned(),
+            exact: false,
+            target: "app:80".parse().unwrap(),
+            ingress: String::new(),
+        };
+        RouteSet::new(1, hosts.iter().map(route).collect())
+    }
+
+    #[test]
+    fn a_route_counts_as_registered_only_if_the_gateway_says_so_and_its_words_are_no_terminals() {
+        let (status, routes) = (Status::default(), routes(&["a.example", "b.example", "c.example"]));
+        let rejected = Rejected {
+            host: "a.example".to_owned(),
+            path: "/".to_owned(),
+            reason: "\x1b]0;owned\x07".to_owned(),
+        };
+        let verdicts = Verdicts { revision: 1, served: 1, rejected: vec![rejected] };
+
+        status.judged(&routes, &verdicts);
+        let while_one_is_not_named = status.report();
+        let counted_then = status.registered.load(Relaxed);
+        status.judged(&routes, &Verdicts { served: 2, ..verdicts });
+
+        assert_eq!((while_one_is_not_named.routes_served, counted_then), (1, 0));
+        assert_eq!(while_one_is_not_named.routes_rejected[0].reason, "\\u{1b}]0;owned\\u{7}");
+        assert_eq!((status.report().routes_served, status.registered.load(Relaxed)), (2, 2));
+    }
 }

@@ -46,6 +46,14 @@ pub enum DialError {
         /// The system's error.
         error: io::Error,
     },
+    /// No TCP connection, for lack of descriptors, ports or memory on this host.
+    #[error("no TCP connection to {endpoint} can be opened on this host: {error}")]
+    Local {
+        /// Where it should have gone.
+        endpoint: Endpoint,
+        /// The system's error.
+        error: io::Error,
+    },
     /// The network's HTTP proxy did not connect.
     #[error("{endpoint} through the HTTP proxy: {reason}")]
     HttpProxy {
@@ -90,12 +98,27 @@ impl DialError {
         match self {
             Self::Resolve { .. } => "resolve",
             Self::Connect { .. } => "connect",
+            Self::Local { .. } => "local",
             Self::HttpProxy { .. } => "http_proxy",
             Self::Tls { .. } => "tls",
             Self::NotAGateway { .. } => "not_a_gateway",
             Self::TimedOut { .. } => "timeout",
             Self::None => "none",
         }
+    }
+}
+
+impl DialError {
+    /// Returns true if a check that failed so says something of the endpoint.
+    fn is_of_endpoint(&self) -> bool {
+        !matches!(self, Self::Local { .. } | Self::None)
+    }
+
+    /// Returns true if a client's connection that failed so says that all connections would fail. A reset within the handshake may come from a limit that the
+    /// clients themselves have reached: whether the gateway answers, a check says.
+    fn fails_all(&self) -> bool {
+        let is_reset = |error: &io::Error| error.kind() == io::ErrorKind::ConnectionReset;
+        self.is_of_endpoint() && !matches!(self, Self::Tls { error, .. } if is_reset(error))
     }
 }
 
@@ -230,7 +253,9 @@ impl Gateways {
                 let gateways = Arc::clone(&self);
                 checks.spawn(async move {
                     let result = gateways.probe(&endpoint).await;
-                    gateways.note(&endpoint, result.as_ref().err());
+                    if result.as_ref().err().is_none_or(DialError::is_of_endpoint) {
+                        gateways.note(&endpoint, result.as_ref().err());
+                    }
                 });
             }
             while checks.join_next().await.is_some() {}
@@ -241,7 +266,8 @@ impl Gateways {
         }
     }
 
-    /// Returns the endpoints to check: those that do not answer, and those from which nothing was heard for a while. A client's connection is a check, too.
+    /// Returns the endpoints to check: those that do not answer, and those from which nothing was heard for a while. What a gateway sends to a client's
+    /// connection counts, too.
     fn due(&self, now: Instant) -> Vec<Endpoint> {
         let known = self.known();
         let is_due = |endpoint: &&Endpoint| match known.health.get(*endpoint) {
@@ -303,8 +329,27 @@ impl Gateways {
             Err(_) => Err(DialError::TimedOut { endpoint: endpoint.clone(), after: self.attempt }),
         };
         self.metrics.dialled(dialled.as_ref().err().map(DialError::label));
-        self.note(endpoint, dialled.as_ref().err());
+        match &dialled {
+            // The handshake ends before the gateway has judged our certificate; its first bytes show that it has admitted it.
+            Ok(_) if self.dialer.is_outer => {}
+            Ok(_) => self.note(endpoint, None),
+            Err(error) if error.fails_all() => self.note(endpoint, Some(error)),
+            Err(_) => {}
+        }
         dialled
+    }
+
+    /// Takes note that a gateway has sent a client's connection its first bytes: it has admitted the connection.
+    pub(crate) fn heard(&self, endpoint: &Endpoint) {
+        self.note(endpoint, None);
+    }
+
+    /// Takes note of how a client's connection ended to which the gateway has sent no byte: by an alert, where it does not admit our certificate.
+    pub(crate) fn ended_unheard(&self, endpoint: &Endpoint, error: io::Error) {
+        if self.dialer.is_outer && dial::alert(&error).is_some() {
+            let error = DialError::Tls { endpoint: endpoint.clone(), error };
+            self.note(endpoint, Some(&error));
+        }
     }
 
     /// Connects as a client would, and ends the connection before its first byte. In TLS 1.3 the gateway judges our certificate after the handshake: its word is waited for.

@@ -20,7 +20,7 @@ pub enum Outcome {
     Drained,
     /// No gateway could be reached.
     Unreachable,
-    /// The client's TLS failed, in re-originate mode.
+    /// The client did not begin TLS in time, or in re-originate mode its TLS failed.
     Handshake,
     /// Too many connections were open.
     Limit,

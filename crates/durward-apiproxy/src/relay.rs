@@ -11,6 +11,7 @@ use std::task::{Context, Poll, ready};
 use std::time::Duration;
 
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
+use tokio::sync::Notify;
 use tokio::time::sleep;
 
 /// Bytes of one read. A TLS record holds 16 KiB.
@@ -27,6 +28,8 @@ pub(crate) struct Carried {
     pub(crate) up: AtomicU64,
     /// To the client.
     pub(crate) down: AtomicU64,
+    /// Told when the first bytes to the client have arrived.
+    pub(crate) heard: Notify,
 }
 
 impl Carried {
@@ -79,7 +82,11 @@ where
     B: AsyncRead + AsyncWrite,
 {
     let up = up.poll(client.as_mut(), gateway.as_mut(), &carried.up, context)?;
+    let before = carried.down.load(Ordering::Relaxed);
     let down = down.poll(gateway.as_mut(), client.as_mut(), &carried.down, context)?;
+    if before == 0 && carried.down.load(Ordering::Relaxed) > 0 {
+        carried.heard.notify_one();
+    }
     match (up, down) {
         (Poll::Ready(()), Poll::Ready(())) => Poll::Ready(Ok(())),
         _ => Poll::Pending,

@@ -9,7 +9,7 @@ use std::time::Duration;
 
 use rustls::ServerConfig;
 use socket2::SockRef;
-use tokio::io::AsyncWriteExt as _;
+use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::watch;
 use tokio::time::{Instant, sleep, timeout};
@@ -22,12 +22,16 @@ use crate::gateways::{DialError, Dialled, Gateways};
 use crate::metrics::{Metrics, Outcome};
 use crate::proxy_header::{self, Header};
 use crate::relay::{Carried, End, relay};
+use crate::resolve::Endpoint;
 use crate::settings::{Limits, Settings};
 use crate::stream::{BoxStream, tune};
 use crate::tls::{Reloading, TlsFault, TlsState};
 
 /// Pause of a listener that has no descriptors left.
 const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
+
+/// Time for the alert of a gateway that has ended a connection.
+const LAST_WORD: Duration = Duration::from_millis(100);
 
 /// A reason why the proxy cannot start.
 #[derive(Debug, thiserror::Error)]
@@ -257,13 +261,28 @@ impl Shared {
         let Dialled { stream: mut far, endpoint, .. } = dialled;
         let carried = Carried::default();
         let relaying = relay(&mut near, &mut far, &carried, self.limits.idle);
-        let (outcome, reason) = match serving.run_until_cancelled(relaying).await {
+        let hearing = async {
+            carried.heard.notified().await;
+            self.gateways.heard(&endpoint);
+            std::future::pending().await
+        };
+        let end = tokio::select! {
+            end = serving.run_until_cancelled(relaying) => end,
+            never = hearing => never,
+        };
+        let carried = (carried.up.load(Ordering::Relaxed), carried.down.load(Ordering::Relaxed));
+        let (outcome, reason) = match end {
             Some(End::Closed) => (Outcome::Closed, None),
-            Some(End::Broken(error)) => (Outcome::Broken, Some(error.to_string())),
+            Some(End::Broken(error)) => {
+                let reason = error.to_string();
+                if carried.1 == 0 {
+                    self.unheard(&mut far, &endpoint, error).await;
+                }
+                (Outcome::Broken, Some(reason))
+            }
             Some(End::Idle) => (Outcome::Idle, None),
             None => (Outcome::Drained, None),
         };
-        let carried = (carried.up.load(Ordering::Relaxed), carried.down.load(Ordering::Relaxed));
         Served { outcome, gateway: Some(endpoint.to_string()), carried, reason }
     }
 
@@ -281,6 +300,7 @@ impl Shared {
         if let Some(config) = config {
             return self.reoriginate(socket, config, unreachable).await;
         }
+        self.await_client(&socket).await?;
         let mut dialled = self.gateways.connect(&[]).await.map_err(unreachable)?;
         let unique_id = client.id.to_string();
         let header = proxy_header::encode(&Header {
@@ -295,7 +315,31 @@ impl Shared {
         };
         match written.await {
             Ok(()) => Ok((Box::new(socket), dialled)),
-            Err(error) => Err(Served::unserved(Outcome::Broken, error.to_string())),
+            Err(error) => {
+                let reason = error.to_string();
+                self.unheard(&mut dialled.stream, &dialled.endpoint, error).await;
+                Err(Served::unserved(Outcome::Broken, reason))
+            }
+        }
+    }
+
+    /// Takes note of a gateway's connection that broke before the gateway had sent a byte. Its alert may still wait behind a write that failed.
+    async fn unheard(&self, far: &mut BoxStream, endpoint: &Endpoint, error: io::Error) {
+        let last = timeout(LAST_WORD, far.read(&mut [0; 16])).await;
+        let error = if let Ok(Err(last)) = last { last } else { error };
+        self.gateways.ended_unheard(endpoint, error);
+    }
+
+    /// Waits for the client's first byte. TLS clients speak first; one that does not costs no connection to a gateway.
+    async fn await_client(&self, socket: &TcpStream) -> Result<(), Served> {
+        let unserved = |outcome, reason: String| Err(Served::unserved(outcome, reason));
+        match timeout(self.limits.connect, socket.peek(&mut [0])).await {
+            Ok(Ok(1..)) => Ok(()),
+            Ok(Ok(0)) => unserved(Outcome::Closed, "the client has sent nothing".to_owned()),
+            Ok(Err(error)) => unserved(Outcome::Broken, error.to_string()),
+            Err(_) => {
+                unserved(Outcome::Handshake, "the client has sent nothing in time".to_owned())
+            }
         }
     }
 

@@ -84,7 +84,7 @@ pub struct Target {
 /// Bounds of the proxy.
 #[derive(Clone, Copy, Debug)]
 pub struct Limits {
-    /// Connections at once; `None` for as many as there are descriptors.
+    /// Connections at once; `None` for no bound.
     pub connections: Option<usize>,
     /// Connections at once of one client address; `None` for no bound.
     pub per_client: Option<usize>,
@@ -98,6 +98,24 @@ pub struct Limits {
     pub idle: Duration,
     /// Time between two checks of a gateway that does not answer; one that answers is checked after six of them.
     pub check: Duration,
+}
+
+/// Descriptors that no connection may take: listeners, the admin listener, checks of gateways, watches of the API.
+const SPARE: usize = 128;
+/// Most connections of one client by default: the kernel has about 28,000 ports for connections to one gateway.
+const PER_CLIENT: usize = 7_000;
+
+impl Limits {
+    /// Fills in the bounds on connections that are not set, for a process that may have this many descriptors. A client has a quarter of all connections:
+    /// one pod must not keep the others from the API.
+    #[must_use]
+    pub fn within(self, descriptors: usize) -> Self {
+        // One towards the client, and one towards the gateway.
+        let all =
+            self.connections.unwrap_or_else(|| (descriptors.saturating_sub(SPARE) / 2).max(1));
+        let per_client = self.per_client.unwrap_or_else(|| (all / 4).clamp(1, PER_CLIENT));
+        Self { connections: Some(all), per_client: Some(per_client), ..self }
+    }
 }
 
 impl Default for Limits {
@@ -224,6 +242,21 @@ mod tests {
         for bad in ["", ":443", "a b", "api:0", "api:x", "-api", "https://api"] {
             assert!(parsed(bad).is_err(), "{bad:?}");
         }
+    }
+
+    #[test]
+    fn bounds_that_are_not_set_leave_room_for_other_clients_and_for_checks() {
+        let bounds = |connections, per_client, descriptors| {
+            let limits = Limits { connections, per_client, ..Limits::default() };
+            let limits = limits.within(descriptors);
+            (limits.connections.unwrap(), limits.per_client.unwrap())
+        };
+
+        assert_eq!(bounds(None, None, 1_024), (448, 112));
+        assert_eq!(bounds(None, None, 1 << 20), (524_224, 7_000));
+        assert_eq!(bounds(Some(100), None, 1_024), (100, 25));
+        assert_eq!(bounds(Some(100), Some(90), 1_024), (100, 90));
+        assert_eq!(bounds(None, None, 10), (1, 1));
     }
 
     #[test]

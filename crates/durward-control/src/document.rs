@@ -17,6 +17,7 @@ use crate::place::{At, Place};
 use crate::reference::{Grantee, Reference};
 use crate::source::regular::FileKind;
 use crate::spec::egress_policy::EgressPolicyDocument;
+use crate::spec::foreign_api::ForeignApi;
 use crate::spec::hosted_api::HostedApiDocument;
 use crate::spec::object_name::{self, EntryName, WrittenName, is_namespace};
 use crate::spec::port_mapping::PortMappingDocument;
@@ -124,9 +125,10 @@ impl Document {
         }
         match &self.content {
             Content::Tenant(tenant) => TenantId::new(&tenant.metadata.name).ok(),
-            Content::Mapping(_) | Content::Policy(_) | Content::HostedApi(_) => {
-                TenantId::new(self.content.part()?.tenant?).ok()
-            }
+            Content::Mapping(_)
+            | Content::Policy(_)
+            | Content::HostedApi(_)
+            | Content::ForeignApi(_) => TenantId::new(self.content.part()?.tenant?).ok(),
             Content::Broken(_) if is_part(self.source.kind) => None,
             Content::Broken(broken) => TenantId::new(broken.name.as_deref()?).ok(),
         }
@@ -193,7 +195,10 @@ impl Document {
         }
         match &self.content {
             Content::Tenant(tenant) => tenant_viewpoint(&tenant.spec, &tenant.metadata.name),
-            Content::Mapping(_) | Content::Policy(_) | Content::HostedApi(_) => {
+            Content::Mapping(_)
+            | Content::Policy(_)
+            | Content::HostedApi(_)
+            | Content::ForeignApi(_) => {
                 let tenant = self.content.part().and_then(|part| part.tenant);
                 let tenant = tenant.map(|tenant| tenant.value.as_str()).unwrap_or_default();
                 Ok(Viewpoint::Outside(Arc::from(tenant)))
@@ -214,6 +219,7 @@ impl Document {
             Content::Tenant(tenant) => services(&tenant.spec).collect(),
             Content::Mapping(mapping) => services_of_mapping(&mapping.spec).collect(),
             Content::HostedApi(hosted) => services_of_hosted_api(&hosted.spec).collect(),
+            Content::ForeignApi(foreign) => foreign.services().collect(),
             Content::Policy(_) | Content::Broken(_) => Vec::new(),
         };
         entries.chain(services.into_iter().filter_map(service)).collect()
@@ -250,6 +256,7 @@ impl Document {
             Content::Mapping(_)
             | Content::Policy(_)
             | Content::HostedApi(_)
+            | Content::ForeignApi(_)
             | Content::Broken(_) => None,
         };
         let issuance = tenant.and_then(|tenant| Some((tenant, self.source.roots.issuance()?)));
@@ -333,6 +340,8 @@ pub enum Content {
     Policy(Arc<EgressPolicyDocument>),
     /// A hosted Kubernetes API server.
     HostedApi(Arc<HostedApiDocument>),
+    /// An object of another controller that names hosted Kubernetes API servers.
+    ForeignApi(Arc<ForeignApi>),
     /// It cannot be read.
     Broken(Arc<Broken>),
 }
@@ -343,7 +352,7 @@ impl Content {
         let tenant = |name: &str| Some(ResourceId::new(kind, TenantId::new(name).ok()?.as_str()));
         match self {
             Self::Tenant(tenant_document) => tenant(&tenant_document.metadata.name),
-            Self::Mapping(_) | Self::Policy(_) | Self::HostedApi(_) => {
+            Self::Mapping(_) | Self::Policy(_) | Self::HostedApi(_) | Self::ForeignApi(_) => {
                 let part = self.part()?;
                 let namespace = TenantId::new(part.tenant?).ok()?;
                 let name = Some(&*part.metadata.name).filter(|name| ResourceId::is_name(name))?;
@@ -373,6 +382,10 @@ impl Content {
                 let (tenant, place) = (spec.tenant.as_ref(), spec.place());
                 Some(PartHead { metadata: &hosted.metadata, tenant, place })
             }
+            Self::ForeignApi(foreign) => {
+                let place = foreign.place();
+                Some(PartHead { metadata: &foreign.metadata, tenant: None, place })
+            }
             Self::Tenant(_) | Self::Broken(_) => None,
         }
     }
@@ -385,7 +398,7 @@ impl Content {
                 of_rules([&policy.spec.allow, &policy.spec.deny].into_iter().flatten()).collect()
             }
             Self::HostedApi(hosted) => of_hosted_api(&hosted.spec),
-            Self::Mapping(_) | Self::Broken(_) => Vec::new(),
+            Self::Mapping(_) | Self::ForeignApi(_) | Self::Broken(_) => Vec::new(),
         }
     }
 }
@@ -393,7 +406,7 @@ impl Content {
 /// Returns whether documents of this kind add to a tenant that another document describes.
 pub(crate) fn is_part(kind: Kind) -> bool {
     use Kind::{EgressPolicy, HostedApi, Namespace, PortMapping};
-    matches!(kind, PortMapping | EgressPolicy | HostedApi | Namespace)
+    kind.is_foreign_api() || matches!(kind, PortMapping | EgressPolicy | HostedApi | Namespace)
 }
 
 /// What a document says of itself that adds to a tenant.

@@ -17,6 +17,8 @@ pub(crate) enum Step<'a> {
     /// The first name.
     Root(&'a str),
     Name(&'a str),
+    /// Several names and positions, none of which a user chose.
+    Way(&'a str),
     Index(usize),
 }
 
@@ -29,6 +31,11 @@ impl<'a> Field<'a> {
 
     pub(crate) fn name(&'a self, name: &'a str) -> Self {
         Self { parent: Some(self), step: Step::Name(name) }
+    }
+
+    /// Returns a field further down: `routes[0].match`. No part of it may be a user's.
+    pub(crate) fn below(&'a self, way: &'a str) -> Self {
+        Self { parent: Some(self), step: Step::Way(way) }
     }
 
     pub(crate) fn index(&'a self, index: usize) -> Self {
@@ -52,6 +59,8 @@ impl Display for Step<'_> {
             Self::Name(name) if name.bytes().all(is_plain) => write!(f, ".{name}"),
             // A key of the user's may hold anything, and findings are printed on terminals.
             Self::Name(name) => write!(f, ".{name:?}"),
+            Self::Way("") => Ok(()),
+            Self::Way(way) => write!(f, ".{way}"),
             Self::Index(index) => write!(f, "[{index}]"),
         }
     }

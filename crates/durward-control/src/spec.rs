@@ -3,11 +3,13 @@
 //! Scalars a user may get wrong (addresses, names, durations) stay text with their place here: a bad one then costs the listener it is
 //! in, not the whole document. Deliberately absent: meaning; that is `compile`.
 
+pub mod api_proxy;
 mod budget;
 pub mod document;
 pub mod egress;
 pub mod egress_policy;
 mod fields;
+pub mod foreign_api;
 pub mod hosted_api;
 pub mod ingress;
 pub mod object_name;

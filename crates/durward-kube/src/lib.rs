@@ -3,6 +3,7 @@
 //! The only crate that knows kube-rs. [`client`] speaks to the API server, [`source`] watches, [`status`], [`revisions`] and [`smartnat`] write, [`crds`] prints the definitions of
 //! our own kinds. No packet and no connection of a tenant ever waits for anything here.
 
+pub mod addon;
 pub mod admission;
 mod backoff;
 pub mod client;

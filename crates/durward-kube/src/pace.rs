@@ -44,6 +44,7 @@ impl Observed {
     pub fn into_change(self) -> Change {
         let is_read = |id: &ResourceId| {
             ResourceType::of(id.kind).is_some()
+                || id.kind.is_foreign_api()
                 || matches!(id.kind, Kind::Namespace | Kind::Mapping)
         };
         let upserts = self.upserts.iter().filter(|object| is_read(&object.id));

@@ -12,7 +12,7 @@ pub struct ResourceType {
     pub group: &'static str,
     /// Versions that are understood.
     pub versions: &'static [&'static str],
-    /// Kind, in the singular.
+    /// Kind, in the singular; with its group where several groups have it.
     pub kind: &'static str,
     /// Name in paths.
     pub plural: &'static str,
@@ -34,6 +34,37 @@ pub const MAPPINGS: ResourceType = ResourceType {
     versions: &["v1alpha1"],
     kind: "Mapping",
     plural: "mappings",
+    namespaced: true,
+};
+/// Control planes of Kamaji.
+pub const KAMAJI_CONTROL_PLANES: ResourceType = ResourceType {
+    group: "kamaji.clastix.io",
+    versions: &["v1alpha1"],
+    // Two groups have the kind.
+    kind: "TenantControlPlane.kamaji.clastix.io",
+    plural: "tenantcontrolplanes",
+    namespaced: true,
+};
+/// Control planes of Steward.
+pub const STEWARD_CONTROL_PLANES: ResourceType = ResourceType {
+    group: "steward.butlerlabs.dev",
+    kind: "TenantControlPlane.steward.butlerlabs.dev",
+    ..KAMAJI_CONTROL_PLANES
+};
+/// TCP routes of Traefik.
+pub const INGRESS_ROUTE_TCPS: ResourceType = ResourceType {
+    group: "traefik.io",
+    versions: &["v1alpha1"],
+    kind: "IngressRouteTCP",
+    plural: "ingressroutetcps",
+    namespaced: true,
+};
+/// TLS routes of the Gateway API.
+pub const TLS_ROUTES: ResourceType = ResourceType {
+    group: "gateway.networking.k8s.io",
+    versions: &["v1", "v1alpha3", "v1alpha2"],
+    kind: "TLSRoute",
+    plural: "tlsroutes",
     namespaced: true,
 };
 /// Namespaces.

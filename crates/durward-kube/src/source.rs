@@ -23,11 +23,12 @@ use crate::load_balancers::LoadBalancer;
 use crate::object::ObjectName;
 use crate::pace::Gather;
 use crate::resource_type::{
-    CONFIG_MAPS, EGRESS_POLICIES, HOSTED_APIS, MAPPINGS, NAMESPACES, PORT_MAPPINGS,
-    REFERENCE_GRANTS, ResourceType, SECRETS, TENANTS,
+    CONFIG_MAPS, EGRESS_POLICIES, HOSTED_APIS, INGRESS_ROUTE_TCPS, KAMAJI_CONTROL_PLANES, MAPPINGS,
+    NAMESPACES, PORT_MAPPINGS, REFERENCE_GRANTS, ResourceType, SECRETS, STEWARD_CONTROL_PLANES,
+    TENANTS, TLS_ROUTES,
 };
 use crate::smartnat;
-use crate::source::documents::{Documents, Mappings, Namespaces};
+use crate::source::documents::{Documents, ForeignApis, Mappings, Namespaces};
 use crate::source::grants::Grants;
 use crate::source::named::{Asked, Named};
 use crate::source::services::ServiceWatches;
@@ -49,6 +50,8 @@ pub struct Sources {
     pub load_balancers: bool,
     /// How SmartNat's Mappings are read; `None` if they are not.
     pub smartnat: Option<Arc<smartnat::Options>>,
+    /// Whether objects of other controllers are read that name hosted API servers.
+    pub foreign_apis: bool,
     /// Longest pause between two looks for a kind that is not installed.
     pub absent_pause: Duration,
 }
@@ -90,6 +93,7 @@ impl Default for Sources {
             config_maps: Reading::ByName { watches: 50 },
             load_balancers: false,
             smartnat: None,
+            foreign_apis: false,
             absent_pause: Duration::from_secs(10),
         }
     }
@@ -145,6 +149,10 @@ impl Source {
             first.push(Arc::clone(&watch));
             let reflector =
                 Reflector::new(client.clone(), scope, sink, watch, sources.absent_pause);
+            tasks.spawn(reflector.run());
+        }
+        for (watch, reflector) in foreign_apis(client, sources, &gather, &health) {
+            first.push(watch);
             tasks.spawn(reflector.run());
         }
         // Where one namespace is served, no right on any other is needed.
@@ -283,10 +291,36 @@ impl Source {
     }
 }
 
+/// Returns the watches of kinds of other controllers that name hosted API servers, if these are read.
+fn foreign_apis(
+    client: &kube::Client,
+    sources: &Sources,
+    gather: &Arc<Gather>,
+    health: &Health,
+) -> impl Iterator<Item = (Arc<WatchHealth>, Reflector<ForeignApis>)> {
+    let read = FOREIGN_APIS.iter().filter(move |_| sources.foreign_apis);
+    read.map(move |(kind, resource)| {
+        let scope = Scope { namespace: sources.namespace.clone(), ..Scope::all(resource) };
+        let sink = ForeignApis::new(*kind, resource, Arc::clone(gather));
+        let watch = health.of_start(resource);
+        let (client, pause) = (client.clone(), sources.absent_pause);
+        let reflector = Reflector::new(client, scope, sink, Arc::clone(&watch), pause);
+        (watch, reflector)
+    })
+}
+
 /// The kinds that are documents.
 const DOCUMENTS: &[(Kind, &ResourceType)] = &[
     (Kind::Tenant, &TENANTS),
     (Kind::PortMapping, &PORT_MAPPINGS),
     (Kind::HostedApi, &HOSTED_APIS),
     (Kind::EgressPolicy, &EGRESS_POLICIES),
+];
+
+/// The kinds of other controllers that name hosted API servers.
+const FOREIGN_APIS: &[(Kind, &ResourceType)] = &[
+    (Kind::KamajiControlPlane, &KAMAJI_CONTROL_PLANES),
+    (Kind::StewardControlPlane, &STEWARD_CONTROL_PLANES),
+    (Kind::IngressRouteTcp, &INGRESS_ROUTE_TCPS),
+    (Kind::TlsRoute, &TLS_ROUTES),
 ];

@@ -6,6 +6,8 @@ use std::time::Duration;
 pub const FIRST: Duration = Duration::from_millis(500);
 /// Longest wait of all.
 pub const LONGEST: Duration = Duration::from_secs(60);
+/// Longest wait that the other end can ask for, jitter aside. It may be a stranger: a program between answers before the gateway is known.
+pub const ASKED: Duration = Duration::from_secs(10 * 60);
 
 /// Waits between attempts, longer with each failure.
 #[derive(Clone, Debug, Default)]
@@ -15,13 +17,13 @@ pub struct Backoff {
 }
 
 impl Backoff {
-    /// Returns the wait before the next attempt. `random` is evenly spread over `u32`; `asked` is what the gateway asked for, which is kept, with as much
-    /// jitter again on top.
+    /// Returns the wait before the next attempt. `random` is evenly spread over `u32`; `asked` is what the gateway asked for, which is kept up to [`ASKED`],
+    /// with as much jitter again on top.
     pub fn next(&mut self, random: u32, asked: Option<Duration>) -> Duration {
         let ceiling = FIRST.saturating_mul(1 << self.failures.min(16)).min(LONGEST);
         self.failures = self.failures.saturating_add(1);
         let share = |of: Duration| of.mul_f64(f64::from(random) / f64::from(u32::MAX));
-        self.last = match asked {
+        self.last = match asked.map(|asked| asked.min(ASKED)) {
             Some(asked) => asked + share(asked.max(ceiling)),
             None => share(ceiling),
         };
@@ -66,5 +68,15 @@ mod tests {
 
         assert_eq!(backoff.next(0, Some(asked)), asked);
         assert_eq!(backoff.next(u32::MAX, Some(asked)), 2 * asked);
+    }
+
+    #[test]
+    fn a_wait_of_years_parks_no_agent() {
+        let mut backoff = Backoff::default();
+
+        for asked in [Duration::MAX, Duration::from_secs(u64::MAX), Duration::from_millis(u64::MAX)]
+        {
+            assert_eq!(backoff.next(u32::MAX, Some(asked)), 2 * ASKED);
+        }
     }
 }

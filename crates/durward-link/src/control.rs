@@ -12,7 +12,7 @@ mod tests;
 use std::time::Duration;
 
 pub use agent::{AgentControl, AgentEvent};
-pub use codec::{BadMessage, Decoder, encode};
+pub use codec::{BadMessage, Decoder, LONG, Message, SHORT, encode};
 pub use gateway::{GatewayControl, GatewayEvent};
 pub use message::{
     DRAIN, Drain, Hello, Purpose, REJECTED, ROUTES, Refused, Rejected, ToAgent, ToGateway, Token,

@@ -1,12 +1,19 @@
 //! Routes that an agent registers: which host and path it has a backend for.
 
+use std::fmt;
+
 use aws_lc_rs::digest;
-use serde::{Deserialize, Serialize};
+use serde::de::{Error, SeqAccess, Visitor};
+use serde::{Deserialize, Deserializer, Serialize};
 
 use crate::target::Target;
 
 /// Routes in one set at most; more are refused by the gateway.
 pub const ROUTES: usize = 10_000;
+/// Bytes of a route's host at most.
+pub const HOST: usize = 255;
+/// Bytes of a route's path at most.
+pub const PATH: usize = 4_096;
 
 /// One host and path, and the backend that serves it.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
@@ -36,7 +43,39 @@ pub struct RouteSet {
     /// Number of the change.
     pub revision: u64,
     /// Routes.
+    #[serde(deserialize_with = "bounded")]
     pub routes: Vec<Route>,
+}
+
+/// Reads routes; fails at the first that is too much, before the rest is held.
+fn bounded<'de, D: Deserializer<'de>>(from: D) -> Result<Vec<Route>, D::Error> {
+    struct Routes;
+    impl<'de> Visitor<'de> for Routes {
+        type Value = Vec<Route>;
+
+        fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+            write!(f, "{ROUTES} routes at most")
+        }
+
+        fn visit_seq<A: SeqAccess<'de>>(self, mut from: A) -> Result<Vec<Route>, A::Error> {
+            let mut routes = Vec::new();
+            while let Some(route) = from.next_element::<Route>()? {
+                if routes.len() == ROUTES {
+                    return Err(A::Error::invalid_length(ROUTES + 1, &self));
+                }
+                if route.host.len() > HOST || route.path.len() > PATH {
+                    let long = "a route whose host has at most 255 bytes and whose path 4096";
+                    return Err(A::Error::invalid_length(
+                        route.host.len() + route.path.len(),
+                        &long,
+                    ));
+                }
+                routes.push(route);
+            }
+            Ok(routes)
+        }
+    }
+    from.deserialize_seq(Routes)
 }
 
 /// Revision and digest of a route set.

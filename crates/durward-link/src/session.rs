@@ -6,9 +6,13 @@
 pub mod agent;
 mod channel;
 pub mod gateway;
+mod inbound;
 mod liveness;
+mod outgoing;
+pub mod pace;
 mod stream;
 
+pub use inbound::Account;
 pub use stream::LinkStream;
 
 /// Authority and path of the control stream.
@@ -17,6 +21,13 @@ pub(crate) const CONTROL: &str = "https://durward-link/control";
 pub(crate) const KIND: &str = "durward-kind";
 /// Header of the reason for a refusal.
 pub(crate) const REASON: &str = "durward-reason";
+
+/// Overhead of DATA frames that wait unread in HTTP/2 itself, which ends the carrier. Frames of streams are taken out at once, so only a peer that sends to
+/// streams that nobody serves yet comes near.
+pub(crate) const DATA_FRAMES: usize = 2 * 1024 * 1024;
+/// Streams that were reset and are remembered for a second, so that frames under way are not taken for faults. The same for streams that the peer resets
+/// before they were looked at. Clients that give up are no fault of the carrier.
+pub(crate) const RESETS: usize = 2_048;
 
 /// End of a carrier.
 #[derive(Debug, thiserror::Error)]
@@ -30,6 +41,9 @@ pub enum SessionError {
     /// The other end sent bytes that are no message.
     #[error("the other end broke the protocol of the link")]
     Message(#[from] crate::control::BadMessage),
+    /// The tenant's memory has no room for a message that the other end announced.
+    #[error("no memory is left for a message of the control stream")]
+    NoMemory,
     /// The control stream ended before its carrier.
     #[error("the control stream ended")]
     ControlEnded,

@@ -188,6 +188,9 @@ pub struct Listener {
     pub allowed_sources: Option<SourceSet>,
     /// What is served.
     pub service: Service,
+    /// True if hosted API servers that name no address are served here, for names of the listener.
+    #[serde(skip_serializing_if = "std::ops::Not::not")]
+    pub hosts_apis: bool,
     /// Certificates by ACME, and answers to challenges.
     #[serde(skip_serializing_if = "Acme::is_empty")]
     pub acme: Acme,

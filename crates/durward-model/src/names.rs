@@ -51,7 +51,18 @@ impl ServerNames {
     /// Returns whether a client that asks for `name` (lower case) may be meant.
     #[must_use]
     pub fn match_name(&self, name: &str) -> bool {
-        self.0.iter().any(|pattern| pattern.matches(name))
+        // What stands before the dot must not be empty: `.example.com` is below nothing.
+        let mut dots = name.match_indices('.').filter(|(at, _)| *at > 0);
+        self.find(false, name) || dots.any(|(at, _)| self.find(true, &name[at + 1..]))
+    }
+
+    fn find(&self, wildcard: bool, text: &str) -> bool {
+        // In this order they are sorted.
+        let order = |pattern: &HostPattern| match pattern {
+            HostPattern::Exact(name) => (false, &**name).cmp(&(wildcard, text)),
+            HostPattern::Wildcard(parent) => (true, &**parent).cmp(&(wildcard, text)),
+        };
+        self.0.binary_search_by(order).is_ok()
     }
 }
 
@@ -274,6 +285,16 @@ mod tests {
 
     proptest! {
         #![proptest_config(ProptestConfig::with_cases(2_000))]
+
+        #[test]
+        fn a_name_is_meant_where_comparing_each_pattern_says_so(
+            patterns in proptest::collection::vec(pattern(), 0..8),
+            asked in select(&NAMES[..]),
+        ) {
+            let any = patterns.iter().any(|pattern| pattern.matches(asked));
+
+            prop_assert_eq!(ServerNames::new(patterns).match_name(asked), any);
+        }
 
         // S4.4+
         #[test]

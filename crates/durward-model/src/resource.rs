@@ -29,6 +29,14 @@ pub enum Kind {
     AddressPool,
     /// An object of SmartNat, which is read as a `PortMapping`.
     Mapping,
+    /// Control plane of Kamaji, which is read as a hosted API server.
+    KamajiControlPlane,
+    /// Control plane of Steward, a fork of Kamaji.
+    StewardControlPlane,
+    /// Routes of Traefik, which are read as those of hosted API servers.
+    IngressRouteTcp,
+    /// A route of the Gateway API, which is read as that of a hosted API server.
+    TlsRoute,
     /// A tenant of a `routing.json`.
     RoutingJson,
     /// A Secret of a cluster.
@@ -51,7 +59,7 @@ pub struct UnknownKind(pub String);
 
 impl Kind {
     /// All kinds.
-    pub const ALL: [Self; 13] = [
+    pub const ALL: [Self; 17] = [
         Self::Tenant,
         Self::PortMapping,
         Self::EgressPolicy,
@@ -59,6 +67,10 @@ impl Kind {
         Self::ClusterLink,
         Self::AddressPool,
         Self::Mapping,
+        Self::KamajiControlPlane,
+        Self::StewardControlPlane,
+        Self::IngressRouteTcp,
+        Self::TlsRoute,
         Self::RoutingJson,
         Self::Secret,
         Self::ConfigMap,
@@ -66,6 +78,18 @@ impl Kind {
         Self::Namespace,
         Self::File,
     ];
+
+    /// Returns whether objects of the kind are other controllers' and name hosted API servers.
+    #[must_use]
+    pub fn is_foreign_api(self) -> bool {
+        matches!(
+            self,
+            Self::KamajiControlPlane
+                | Self::StewardControlPlane
+                | Self::IngressRouteTcp
+                | Self::TlsRoute
+        )
+    }
 
     /// Returns the name of the kind, as documents and verdicts have it.
     #[must_use]
@@ -78,6 +102,11 @@ impl Kind {
             Self::ClusterLink => "ClusterLink",
             Self::AddressPool => "AddressPool",
             Self::Mapping => "Mapping",
+            // Two groups have this kind: they are told apart as in `kubectl get`.
+            Self::KamajiControlPlane => "TenantControlPlane.kamaji.clastix.io",
+            Self::StewardControlPlane => "TenantControlPlane.steward.butlerlabs.dev",
+            Self::IngressRouteTcp => "IngressRouteTCP",
+            Self::TlsRoute => "TLSRoute",
             Self::RoutingJson => "routing.json",
             Self::Secret => "Secret",
             Self::ConfigMap => "ConfigMap",

@@ -192,6 +192,7 @@ impl Visit {
         (self.client, self.destination) = (peeked.client, peeked.destination);
         self.proxied = peeked.proxied;
         let found = bind.found(self.destination, local.ip(), self.client.0.ip());
+        let found = found.or_else(|| self.hosting(&bind, [peeked.first, Destination(local)]));
         let found = found.ok_or_else(|| unknown(self.destination))?;
         match &found {
             ListenerMatch::One(listener) => self.belongs_to(listener),
@@ -366,6 +367,7 @@ impl Visit {
         cells.add(Counter::ConnectionsOpened, 1);
         if let Some(tls) = &secured.tls {
             count_handshake(cells, tls, self.began.elapsed());
+            tls.shown.iter().for_each(|chain| self.watch.has_shown(chain));
         }
         let core = self.core.id;
         let memory = &self.core.shared.memory;
@@ -423,7 +425,7 @@ fn given_up(watch: &Watch, expired: Expired) -> Refusal {
     match expired {
         Expired::Deadline => Refusal::ClientTimeout { phase: "handshake" },
         Expired::Closing if watch.is_crowded() => Refusal::Crowded,
-        Expired::Closing => Refusal::Draining,
+        Expired::Closing => Refusal::closing(watch),
     }
 }
 

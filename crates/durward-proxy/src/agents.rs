@@ -13,7 +13,8 @@ use durward_link::carrier::websocket;
 use durward_link::control::{Hello, Refused, Verdicts, Violation};
 use durward_link::session::SessionError;
 use durward_link::session::gateway::{self, Admission, Carrier};
-use durward_link::{Bounds, RouteSet, bounds};
+use durward_link::session::pace::{Budget, Paced};
+use durward_link::{Bounds, Route, RouteSet, bounds};
 use durward_model::Service;
 use durward_model::server_tls::Alpn;
 use tokio::time::Instant;
@@ -22,9 +23,12 @@ use crate::admitted::Admitted;
 use crate::connection::ConnectionFacts;
 use crate::core::Core;
 use crate::io::Io;
+use crate::memory::{HTTP2_CONNECTION, Hold, Kind};
 use crate::outcome::Outcome;
 use crate::prepared::TenantView;
 use crate::refusal::Refusal;
+use crate::turns;
+use crate::upstream::link::Place;
 use crate::upstream::{Attached, LinkState};
 use crate::watch::Watch;
 use credential::{AdmittedAgent, Shown};
@@ -35,12 +39,14 @@ const CARRIERS: u32 = 8;
 const REFUSED: Duration = Duration::from_secs(30);
 /// Time that an agent may stay once it was asked to leave and has another carrier: requests under way may still open streams.
 const LEAVE: Duration = Duration::from_secs(1);
-/// Interval at which a carrier looks whether its core drains.
-const LOOK: Duration = Duration::from_millis(100);
 /// Interval at which a carrier looks whether its agent is still admitted.
 const RECHECK: Duration = Duration::from_secs(1);
 /// Time between two registrations of one carrier's routes; of what comes meanwhile the last counts.
 const REGISTER: Duration = Duration::from_millis(100);
+/// Bytes charged for a carrier: HTTP/2, and messages of the control stream that wait in either direction.
+const CARRIER: usize = HTTP2_CONNECTION + 128 * 1024;
+/// Bytes of memory per byte of a long message at most: what was received, and the routes that are read from it.
+const EXPANSION: usize = 3;
 
 /// Serves a connection of an agent to its end.
 pub(crate) async fn serve(admitted: Admitted) {
@@ -60,6 +66,10 @@ pub(crate) async fn serve(admitted: Admitted) {
         admitted: Rc::default(),
         waiting: None,
         next: Instant::now(),
+        _place: None,
+        instance: Arc::default(),
+        memory: core.shared.memory.hold(&view.tenant().usage, Kind::Clients),
+        message: 0,
         denied: None,
     };
     watch.arm(None, false);
@@ -76,7 +86,7 @@ pub(crate) async fn serve(admitted: Admitted) {
         _ if agent.denied.is_some() => agent.denied.take(),
         Ok(Ok(())) => None,
         Ok(Err(refusal)) => Some(refusal),
-        Err(_) => Some(Refusal::Draining),
+        Err(_) => Some(Refusal::closing(&watch)),
     };
     let outcome =
         Outcome { kind: "link", upstream: None, bytes: (0, 0), refusal: refusal.as_ref() };
@@ -84,17 +94,17 @@ pub(crate) async fn serve(admitted: Admitted) {
 }
 
 async fn carry(agent: &mut Agent<'_>, mut io: Io, watch: &Watch) -> Result<(), Refusal> {
+    agent.memory.resize(CARRIER)?;
+    io.prepay()?;
     let drain = async {
-        while !watch.closing() {
-            tokio::time::sleep(LOOK).await;
-        }
+        watch.leaving().await;
         (LEAVE, Vec::new())
     };
     let most = Bounds::default();
     let revoked = revoked(agent);
     if io.alpn() == Some(Alpn::Link.id()) {
         tokio::select! {
-            ended = gateway::serve(io, most, agent, drain) => return of_session(ended),
+            ended = gateway::serve(Paced::of_server(io, Turn), most, agent, drain) => return of_session(ended),
             refusal = revoked => return Err(refusal),
         }
     }
@@ -113,7 +123,7 @@ async fn carry(agent: &mut Agent<'_>, mut io: Io, watch: &Watch) -> Result<(), R
     let accepted = tokio::time::timeout(patience, websocket::accept_request(io, request)).await;
     let socket = accepted.map_err(|_| timeout())?.map_err(|error| foreign(&error))?;
     tokio::select! {
-        ended = gateway::serve(socket, most, agent, drain) => of_session(ended),
+        ended = gateway::serve(Paced::of_server(socket, Turn), most, agent, drain) => of_session(ended),
         refusal = revoked => Err(refusal),
     }
 }
@@ -140,6 +150,7 @@ fn of_session(ended: Result<(), SessionError>) -> Result<(), Refusal> {
     ended.or_else(|error| match error {
         // Agents come and go; what they had open is counted where it broke.
         SessionError::Http2(_) | SessionError::ControlEnded => Ok(()),
+        SessionError::NoMemory => Err(Refusal::Memory),
         SessionError::Dead | SessionError::Protocol(Violation::Silent(_)) => {
             Err(Refusal::ClientTimeout { phase: "stream" })
         }
@@ -147,6 +158,27 @@ fn of_session(ended: Result<(), SessionError>) -> Result<(), Refusal> {
             Err(Refusal::BadRequest { detail: "the agent broke the protocol of the link" })
         }
     })
+}
+
+/// Returns the memory of routes that wait to be registered, about.
+fn size(routes: &RouteSet) -> usize {
+    let of_one = |route: &Route| {
+        size_of::<Route>() + route.host.len() + route.path.len() + route.ingress.len()
+    };
+    routes.routes.iter().map(of_one).sum()
+}
+
+/// Turn of the tenant on its core, in which a carrier is read.
+struct Turn;
+
+impl Budget for Turn {
+    fn spend(&mut self, bytes: usize) {
+        turns::spend(bytes);
+    }
+
+    fn is_over(&mut self) -> bool {
+        turns::is_over()
+    }
 }
 
 /// Gateway's program around one carrier of an agent.
@@ -166,19 +198,36 @@ struct Agent<'a> {
     waiting: Option<RouteSet>,
     /// Time of the next registration.
     next: Instant,
+    /// Its place among the carriers of the link.
+    _place: Option<Place>,
+    /// Text that the agent's process chose for itself.
+    instance: Arc<str>,
+    /// Memory of the carrier, of the message that it receives, and of routes that wait.
+    memory: Hold,
+    /// Bytes of the long message that is under way.
+    message: usize,
     denied: Option<Refusal>,
 }
 
 impl Agent<'_> {
-    /// Refuses the agent, and counts that.
+    /// Refuses an agent that is none of the link's, and counts that.
     fn deny(&mut self, link: &str, detail: &'static str) -> Refused {
+        // Which links there are is not for strangers to know: the reason is the same.
+        self.refuse(link, detail, "this certificate or token is for no such link")
+    }
+
+    fn refuse(&mut self, link: &str, detail: &'static str, reason: &str) -> Refused {
         let link: String = link.chars().take(63).collect();
         tracing::warn!(tenant = %self.view.tenant().tenant.id, link, client = %self.facts.client, detail, "an agent was refused");
         self.denied = Some(Refusal::LinkDenied { link, detail });
         let retry_after_ms = u64::try_from(REFUSED.as_millis()).unwrap_or(u64::MAX);
-        // Which links there are is not for strangers to know: the reason is the same.
-        let reason = "this certificate or token is for no such link".to_owned();
-        Refused { reason, retry_after_ms }
+        Refused { reason: reason.to_owned(), retry_after_ms }
+    }
+
+    /// Charges the tenant for what is held now.
+    fn charge(&mut self) -> Result<(), Refusal> {
+        let waiting = self.waiting.as_ref().map_or(0, size);
+        self.memory.resize(CARRIER + self.message.saturating_mul(EXPANSION) + waiting)
     }
 
     /// Registers the routes that wait, as the configuration of this moment allows.
@@ -203,8 +252,14 @@ impl gateway::Host for Agent<'_> {
         let Some(name) = agent.link(self.view).map(|link| Arc::clone(&link.name)) else {
             return Err(self.deny(&hello.link, "the certificate or token is for no such link"));
         };
-        self.link = Some(self.view.tenant().links.named(&name));
+        let state = self.view.tenant().links.named(&name);
+        let Some(place) = state.admit() else {
+            let detail = "the link has as many carriers as it may";
+            return Err(self.refuse(&hello.link, detail, detail));
+        };
         let _ = self.admitted.set(agent);
+        (self.link, self._place) = (Some(state), Some(place));
+        self.instance = hello.instance.chars().take(64).collect::<String>().into();
         tracing::info!(
             tenant = %self.view.tenant().tenant.id, link = %name, client = %self.facts.client, purpose = ?hello.purpose,
             instance = hello.instance.chars().take(32).collect::<String>(), "an agent's carrier is up"
@@ -221,14 +276,20 @@ impl gateway::Host for Agent<'_> {
         if let Some(link) = &self.link {
             let (peer, local) = self.ends;
             self.carrier = Some(Arc::clone(carrier));
-            link.attach(Attached { carrier: Arc::clone(carrier), core: self.core.id, peer, local });
+            let (carrier, instance) = (Arc::clone(carrier), Arc::clone(&self.instance));
+            link.attach(Attached { carrier, core: self.core.id, peer, local, instance });
         }
+    }
+
+    fn hold(&mut self, bytes: usize) -> bool {
+        self.message = bytes;
+        self.charge().is_ok()
     }
 
     fn routes(&mut self, routes: RouteSet) {
         if let Some(link) = &self.link {
-            self.waiting = Some(routes.clone());
-            link.register(routes);
+            link.register(&routes);
+            self.waiting = Some(routes);
         }
     }
 
@@ -239,7 +300,10 @@ impl gateway::Host for Agent<'_> {
             }
             tokio::time::sleep_until(self.next).await;
             self.next = Instant::now() + REGISTER;
-            if let Some(verdicts) = self.register() {
+            let verdicts = self.register();
+            // It shrinks, which does not fail.
+            let _ = self.charge();
+            if let Some(verdicts) = verdicts {
                 return verdicts;
             }
         }

@@ -1,11 +1,14 @@
 //! Facts of one connection: its addresses, its TLS session, its client certificate.
 //!
-//! Vocabulary of every room above: values only, no imports from other rooms.
+//! Vocabulary of every room above: values only.
 
 use std::net::SocketAddr;
+use std::sync::Arc;
 use std::time::Instant;
 
 use durward_model::{ClientAddr, Destination};
+
+use crate::watch::ShownChain;
 
 /// Facts of an admitted connection.
 pub(crate) struct ConnectionFacts {
@@ -55,6 +58,8 @@ pub(crate) struct TlsFacts {
     pub(crate) handshake: std::time::Duration,
     /// The client's certificate.
     pub(crate) client_certificate: Option<ClientCertificate>,
+    /// The certificates that the client has shown; `None` without one.
+    pub(crate) shown: Option<Arc<ShownChain>>,
 }
 
 /// A verified client certificate, read once per connection.
@@ -95,6 +100,7 @@ impl TlsFacts {
             resumed: false,
             handshake: waited,
             client_certificate: None,
+            shown: None,
         }
     }
 }

@@ -13,6 +13,7 @@ use tokio::net::TcpStream;
 use tokio_rustls::{TlsStream, client};
 
 use crate::memory::{Hold, TLS_BACKLOG};
+use crate::refusal::Refusal;
 
 /// Connected stream.
 #[derive(Debug)]
@@ -33,6 +34,8 @@ pub(crate) struct Tls {
     stream: TlsStream<TcpStream>,
     /// Charge for TLS records that the socket does not take; `None` until a tenant is known.
     backlog: Option<Hold>,
+    /// True if the charge stays for the life of the connection.
+    prepaid: bool,
 }
 
 impl Tls {
@@ -54,7 +57,7 @@ impl Tls {
     }
 
     fn flushed(&mut self) {
-        if let Some(backlog) = &mut self.backlog {
+        if let Some(backlog) = self.backlog.as_mut().filter(|_| !self.prepaid) {
             backlog.shrink(backlog.bytes());
         }
     }
@@ -63,7 +66,7 @@ impl Tls {
 impl Io {
     /// Wraps a TLS session that is not charged yet.
     pub(crate) fn tls(stream: TlsStream<TcpStream>) -> Self {
-        Self::Tls(Box::new(Tls { stream, backlog: None }))
+        Self::Tls(Box::new(Tls { stream, backlog: None, prepaid: false }))
     }
 
     /// Charges records that wait for a slow peer to `hold`, which must be empty.
@@ -71,6 +74,21 @@ impl Io {
         if let Self::Tls(tls) = self {
             tls.backlog = Some(hold);
         }
+    }
+
+    /// Charges records that may wait for a slow peer once, for the life of the connection: one that many streams share must not end because one write finds
+    /// no room.
+    ///
+    /// # Errors
+    /// [`Refusal::Memory`] if the tenant has no room.
+    pub(crate) fn prepay(&mut self) -> Result<(), Refusal> {
+        if let Self::Tls(tls) = self
+            && let Some(backlog) = &mut tls.backlog
+        {
+            backlog.resize(TLS_BACKLOG)?;
+            tls.prepaid = true;
+        }
+        Ok(())
     }
 
     /// Returns the socket; `None` for a stream of a link.
@@ -284,8 +302,26 @@ mod tests {
 
         assert!(matches!(
             error.get_ref().and_then(|inner| inner.downcast_ref()),
-            Some(crate::refusal::Refusal::Memory)
+            Some(Refusal::Memory)
         ));
+        assert_eq!(memory.used(), taken.bytes());
+    }
+
+    #[tokio::test]
+    async fn a_connection_that_was_paid_for_ahead_survives_a_full_budget() {
+        let memory = Arc::new(Memory::new(0));
+        let usage = Arc::default();
+        let (mut io, _client) = session().await;
+        io.count(memory.hold(&usage, Kind::Clients));
+        io.prepay().unwrap();
+        let mut taken = memory.hold(&usage, Kind::Clients);
+        taken.grow(memory.budget() - TLS_BACKLOG).unwrap();
+        io.flush().await.unwrap();
+
+        fill(&mut io).await.unwrap();
+
+        assert_eq!(memory.used(), memory.budget());
+        drop(io);
         assert_eq!(memory.used(), taken.bytes());
     }
 }

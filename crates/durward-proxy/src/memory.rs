@@ -23,7 +23,7 @@ use crate::share::Share;
 pub(crate) const CONNECTION: usize = 8 * 1024;
 /// Bytes charged for an open connection with TLS.
 pub(crate) const TLS_CONNECTION: usize = 20 * 1024;
-/// Bytes charged for a stream of a link. One whose client does not read holds up to its window of 256 KiB; few do at a time.
+/// Bytes charged for a stream of a link: what waits to be sent, and as much of what was received and not read as is not charged when it comes.
 pub(crate) const LINK_STREAM: usize = 64 * 1024;
 /// Bytes of records that a TLS session buffers at most while its peer does not read: rustls's own bound.
 pub(crate) const TLS_BACKLOG: usize = 64 * 1024;

@@ -3,9 +3,11 @@
 use std::rc::Rc;
 use std::sync::Arc;
 
+use durward_model::server_name::server_name;
 use durward_model::{HostedApi, Service};
 
 use crate::admitted::Admitted;
+use crate::connection::ConnectionFacts;
 use crate::decisions::Passage;
 use crate::exchange::new_request_id;
 use crate::io::Io;
@@ -46,11 +48,21 @@ fn passage(admitted: &Admitted, api: &HostedApi, kind: &'static str) -> Passage 
     passage.method = if kind == API_PROXY { "API-PROXY" } else { "TLS" }.to_owned();
     passage.inner = facts.proxied.as_ref().and_then(|proxied| proxied.inner);
     passage.sni = tls.and_then(|tls| tls.sni.clone());
-    let first = api.names.iter().next().map(ToString::to_string);
-    passage.host = passage.sni.clone().or(first).unwrap_or_default();
+    passage.host = asked_host(facts, api);
     passage.port = facts.destination.0.port();
     passage.rule = Arc::clone(&api.name);
     passage
+}
+
+/// Returns the name of the API server that was reached: of its names the one that was asked for. The client's own server name may be another's, where a
+/// PROXY header has named the API server.
+fn asked_host(facts: &ConnectionFacts, api: &HostedApi) -> String {
+    let authority = facts.proxied.as_ref().and_then(|proxied| proxied.authority.as_deref());
+    let sni = facts.tls.as_ref().and_then(|tls| tls.sni.as_deref());
+    let asked = [authority, sni].into_iter().flatten().find(|name| api.is_authority(name));
+    let asked = asked.and_then(|name| server_name(name).ok().flatten());
+    let first = || api.names.iter().next().map(ToString::to_string);
+    asked.or_else(first).unwrap_or_default()
 }
 
 /// Refuses a server name without a route, by a TLS alert.

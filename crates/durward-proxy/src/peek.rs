@@ -17,7 +17,7 @@ use crate::connection::ProxyFacts;
 use crate::io::scratch::{SCRATCH, read_some};
 use crate::memory::Hold;
 use crate::refusal::{HandshakeFailure, Refusal};
-use client_hello::ClientHello;
+use client_hello::{Assembly, ClientHello};
 use proxy_header::{Extensions, Header};
 
 /// Most PROXY headers after the first.
@@ -32,6 +32,8 @@ pub(crate) struct Peeked {
     pub(crate) client: ClientAddr,
     /// Address and port the client connected to.
     pub(crate) destination: Destination,
+    /// Destination of the first header, or the same where there is no other.
+    pub(crate) first: Destination,
     /// Further statements of PROXY headers.
     pub(crate) proxied: ProxyFacts,
 }
@@ -46,14 +48,16 @@ pub(crate) async fn peek(
     local: SocketAddr,
 ) -> Result<Peeked, Refusal> {
     let proxied = ProxyFacts::default();
-    let socket = Peeked { client: ClientAddr(peer), destination: Destination(local), proxied };
+    let destination = Destination(local);
+    let socket = Peeked { client: ClientAddr(peer), destination, first: destination, proxied };
     match mode {
         DestinationMode::Bound
         | DestinationMode::Transparent
         | DestinationMode::Port
         | DestinationMode::Anywhere => Ok(socket),
         DestinationMode::OriginalDestination => {
-            Ok(Peeked { destination: original_destination(stream, local)?, ..socket })
+            let destination = original_destination(stream, local)?;
+            Ok(Peeked { destination, first: destination, ..socket })
         }
         DestinationMode::ProxyProtocol { trusted, inner } => {
             if !trusted.contains(peer.ip()) {
@@ -75,6 +79,7 @@ async fn proxy_headers(
     if let Header::Proxied { client, destination, extensions } = proxy_header(stream).await? {
         peeked.client = ClientAddr(canonical(client));
         peeked.destination = Destination(canonical(destination));
+        peeked.first = peeked.destination;
         note(&mut peeked.proxied, extensions);
     }
     // Who sent the others is not known, so they say nothing of the client.
@@ -164,18 +169,19 @@ pub(crate) async fn client_hello(
     stream: &TcpStream,
     mut memory: Option<&mut Hold>,
 ) -> Result<(ClientHello, Vec<u8>), Refusal> {
-    let mut bytes = Vec::new();
+    let (mut bytes, mut assembly) = (Vec::new(), Assembly::default());
     let mut wanted = 0;
     loop {
         if bytes.len() >= wanted {
-            match client_hello::parse(&bytes).map_err(|detail| Refusal::ClientHello { detail })? {
+            let progress = assembly.advance(&bytes);
+            match progress.map_err(|detail| Refusal::ClientHello { detail })? {
                 client_hello::Progress::Complete(hello) => return Ok((hello, bytes)),
                 client_hello::Progress::Missing(total) => wanted = total,
             }
         }
         let read = read_some(stream, SCRATCH, |read| bytes.extend_from_slice(read)).await;
         if let Some(memory) = &mut memory {
-            memory.resize(bytes.capacity())?;
+            memory.resize(bytes.capacity() + assembly.held())?;
         }
         if !read.is_ok_and(|read| read > 0) {
             return Err(Refusal::Handshake { reason: HandshakeFailure::Closed, source: None });

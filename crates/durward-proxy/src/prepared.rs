@@ -13,6 +13,9 @@ use std::sync::{Arc, Weak};
 
 use durward_model::discriminator::{Candidates, Opening};
 use durward_model::egress::Neighbours;
+use durward_model::names::NameTable;
+use durward_model::server_name::server_name;
+use durward_model::sni::SniTable;
 use durward_model::{
     Bind, Destination, DestinationMode, Discriminator, Listener, Service, Snapshot, TenantId, names,
 };
@@ -132,11 +135,45 @@ impl PreparedBind {
         self.listeners[there.start + at].as_ref()
     }
 
+    /// Returns the listener of the hosted API server that an authority names, at whichever address it is; `None` if nobody has it, or if several have
+    /// and none of them at an address of `near`.
+    pub(crate) fn hosting(
+        &self,
+        authority: &str,
+        near: [Destination; 2],
+    ) -> Option<&Arc<PreparedListener>> {
+        let name = server_name(authority).ok()??;
+        let of_key = |(key, table): (&(IpAddr, u16), &NameTable)| {
+            let owner = table.owner(&name)?;
+            let order = |one: &Arc<Listener>| one.key().cmp(key).then(one.tenant.cmp(owner));
+            self.listeners.get(self.bind.listeners.binary_search_by(order).ok()?)?.as_ref()
+        };
+        let alone = self.listeners.iter().flatten().filter(|one| one.listener.names.is_none());
+        let all = self.bind.names.iter().filter_map(of_key).chain(alone);
+        let hosting: Vec<_> = all
+            .filter(|one| routes(one).is_some_and(|routes| routes.hosted(authority).is_some()))
+            .collect();
+        let at = |near: &Destination| {
+            let key = (near.0.ip().to_canonical(), near.0.port());
+            hosting.iter().find(|one| one.listener.key() == key)
+        };
+        let near = near.iter().find_map(at);
+        near.or_else(|| hosting.first().filter(|_| hosting.len() == 1)).copied()
+    }
+
     /// Returns true if clients of any listener are expected to begin with a ClientHello.
     pub(crate) fn speaks_tls(&self) -> bool {
         self.bind.listeners.iter().any(|listener| {
             listener.tls().is_some() || matches!(listener.service, Service::PassThrough(_))
         })
+    }
+}
+
+/// Returns the pass-through routes of a listener, if it has some.
+pub(crate) fn routes(listener: &PreparedListener) -> Option<&SniTable> {
+    match &listener.listener.service {
+        Service::PassThrough(routes) => Some(routes),
+        _ => None,
     }
 }
 
@@ -217,6 +254,7 @@ impl PreparedListener {
             names: None,
             allowed_sources: None,
             service,
+            hosts_apis: false,
             acme: durward_model::Acme::default(),
             origin: durward_model::Origin::default(),
         };

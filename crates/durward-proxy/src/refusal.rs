@@ -8,6 +8,8 @@ use std::net::SocketAddr;
 
 use thiserror::Error;
 
+use crate::watch::Watch;
+
 pub(crate) use certificate::{Presented, Refused};
 
 /// Error: the record is not in the audit file, so the recorded thing must not begin.
@@ -244,6 +246,9 @@ pub enum Refusal {
     /// The gateway is draining, or the configuration no longer permits the connection.
     #[error("this gateway is shutting down")]
     Draining,
+    /// The connection was open when its source, name, certificate, address or tenant was taken out of the configuration.
+    #[error("the configuration no longer admits the connection")]
+    NoLongerAdmitted,
     /// The connection validated a name for a certificate authority; nothing else is served on it.
     #[error("validated by a certificate authority")]
     Challenge,
@@ -367,7 +372,8 @@ words!(Refusal {
     Self::LinkAbsent { .. } => 40 "link_absent",
     Self::LinkFailed { .. } => 41 "link_failed",
     Self::LinkDenied { .. } => 42 "link_denied",
-    Self::Socket(_) => 43 "socket",
+    Self::NoLongerAdmitted => 43 "no_longer_admitted",
+    Self::Socket(_) => 44 "socket",
 });
 
 impl Refusal {
@@ -381,7 +387,7 @@ impl Refusal {
             | Self::NoApiProxy
             | Self::ForeignAuthority { .. }
             | Self::Challenge => (421, None),
-            Self::LinkDenied { .. } | Self::SourceNotAllowed { .. } => {
+            Self::LinkDenied { .. } | Self::SourceNotAllowed { .. } | Self::NoLongerAdmitted => {
                 (403, Some("http_request_denied"))
             }
             Self::PolicyDenied { .. } => (403, Some("http_request_denied")),
@@ -422,6 +428,11 @@ impl Refusal {
             Self::ResponseTimeout => (504, Some("http_response_timeout")),
             Self::Draining => (503, Some("proxy_configuration_error")),
         }
+    }
+
+    /// Returns why the watch has ended a wait before its deadline.
+    pub(crate) fn closing(watch: &Watch) -> Self {
+        if watch.is_excluded() { Self::NoLongerAdmitted } else { Self::Draining }
     }
 
     /// Returns the client certificate for which the handshake was refused.

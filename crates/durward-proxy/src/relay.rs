@@ -120,7 +120,7 @@ pub(crate) async fn relay(
         Ok(Err(Broken::Upstream)) => Some(Refusal::UpstreamClosed { peer: lease.peer.0 }),
         Ok(Err(Broken::Memory)) => Some(Refusal::Memory),
         Err(Expired::Deadline) => Some(Refusal::ClientTimeout { phase: "stream" }),
-        Err(Expired::Closing) => Some(Refusal::Draining),
+        Err(Expired::Closing) => Some(Refusal::closing(watch)),
     };
     if ended.is_some() {
         // An abort must not look like a proper end of stream to either side.

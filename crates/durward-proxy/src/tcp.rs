@@ -48,7 +48,7 @@ impl GiveUp {
 }
 
 /// Relays the connection to one of the upstreams and records the outcome. `passage` is recorded where it
-/// is given.
+/// is given, and nothing is relayed before its record is written.
 pub(crate) async fn carry(
     admitted: Admitted,
     kind: &'static str,
@@ -59,27 +59,24 @@ pub(crate) async fn carry(
     let choice = choose(upstreams, core.random());
     // Connecting has its own deadline; until then only the end of the configuration ends it.
     watch.arm(None, false);
-    let connected = match watch.guard(connect(&core, &view, choice, &facts)).await {
+    let connecting = async {
+        let (upstream, lease, retries) = connect(&core, &view, choice, &facts).await?;
+        match opened(&core, passage, &lease).await {
+            Ok(()) => Ok((upstream, lease, retries)),
+            Err(refusal) => Err((refusal, retries)),
+        }
+    };
+    let connected = match watch.guard(connecting).await {
         Ok(connected) => connected,
-        Err(_) => Err((Refusal::Draining, 0)),
+        Err(_) => Err((Refusal::closing(&watch), 0)),
     };
     let (relayed, lease, retries) = match connected {
         Ok((upstream, lease, retries)) => {
-            if let Some(passage) = passage {
-                passage.opened(&core.decisions, lease.peer, lease.source);
-            }
-            let relayed = {
-                let (client, upstream) =
-                    (Side { io, early }, Side { io: upstream, early: Vec::new() });
-                relay(&core, &view, &watch, client, upstream, &lease).await
-            };
+            let (client, upstream) = (Side { io, early }, Side { io: upstream, early: Vec::new() });
+            let relayed = relay(&core, &view, &watch, client, upstream, &lease).await;
             match &relayed.ended {
                 Some(refusal) if relayed.from_upstream == 0 => lease.failed(refusal),
                 _ => lease.served(200),
-            }
-            if let Some(passage) = passage {
-                let bytes = (relayed.from_client, relayed.from_upstream);
-                passage.ended(&core.decisions, relayed.ended.as_ref(), bytes);
             }
             (relayed, Some(lease), retries)
         }
@@ -89,13 +86,23 @@ pub(crate) async fn carry(
             (Relayed { from_client: 0, from_upstream: 0, ended }, None, retries)
         }
     };
+    let bytes = (relayed.from_client, relayed.from_upstream);
+    if let Some(passage) = passage {
+        passage.ended(&core.decisions, relayed.ended.as_ref(), bytes);
+    }
     let upstream = choice.and_then(|choice| view.tenant().upstreams.get(choice.upstream.0));
     let upstream = upstream
         .zip(lease.as_ref())
         .map(|(upstream, lease)| upstream_record(&upstream.upstream.name, lease, retries));
-    let bytes = (relayed.from_client, relayed.from_upstream);
     let outcome = Outcome { kind, upstream, bytes, refusal: relayed.ended.as_ref() };
     outcome.record(&core, Some(view.tenant()), &facts);
+}
+
+/// Records an upstream connection that is open, and waits until the record is written.
+async fn opened(core: &Rc<Core>, passage: Option<&Passage>, lease: &Lease) -> Result<(), Refusal> {
+    let Some(passage) = passage else { return Ok(()) };
+    passage.opened(&core.decisions, lease.peer, lease.source);
+    core.decisions.committed().await.map_err(Refusal::NotRecorded)
 }
 
 /// Draws one of the upstreams by weight.

@@ -2,7 +2,7 @@
 
 mod challenge;
 pub(crate) mod client_certificate;
-mod client_verifier;
+pub(crate) mod client_verifier;
 pub(crate) mod failure;
 pub(crate) mod handshake;
 pub(crate) mod presented;

@@ -2,6 +2,8 @@
 //!
 //! A timer per wait would cost more than the wait. The price is precision: a deadline fires up to one [`TICK`] late.
 
+mod narrowing;
+
 use std::cell::{Cell, RefCell};
 use std::future::Future;
 use std::net::IpAddr;
@@ -15,8 +17,9 @@ use std::sync::{Arc, PoisonError, RwLock};
 use std::task::{Context, Poll, Waker};
 use std::time::{Duration, Instant};
 
-use durward_model::{ServerNames, SourceSet};
 use pin_project_lite::pin_project;
+
+pub(crate) use narrowing::{Client, Judge, Left, Narrowing, ShownChain, Trusted};
 
 /// Interval of sweeps.
 pub(crate) const TICK: Duration = Duration::from_millis(100);
@@ -41,66 +44,14 @@ pub(crate) struct Retirement {
     limits: RwLock<Vec<Narrowing>>,
 }
 
-/// Clients that an edit left a listener.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub(crate) enum Narrowing {
-    /// Those from these addresses.
-    Sources(SourceSet),
-    /// Those that asked for one of these names.
-    Names(ServerNames),
-    /// All but those that asked for one of these names.
-    NamesLost(ServerNames),
-    /// Of those that asked for a hosted API server.
-    Hosted {
-        /// Names of the API server.
-        names: ServerNames,
-        /// Those from these addresses; `None` for all.
-        sources: Option<SourceSet>,
-        /// True if API proxies have to be admitted anew.
-        without_proxies: bool,
-    },
-}
-
-/// Client of a connection, as far as an edit can exclude it.
-#[derive(Clone, Copy, Debug)]
-pub(crate) struct Client<'a> {
-    /// Its address.
-    pub(crate) address: IpAddr,
-    /// Name that it asked for.
-    pub(crate) name: Option<&'a str>,
-    /// True if it is a tenant cluster's API proxy.
-    pub(crate) is_proxy: bool,
-}
-
-impl Narrowing {
-    /// Returns true if the value may be as large as the listener's settings.
-    fn is_large(&self) -> bool {
-        matches!(self, Self::Sources(_) | Self::Names(_))
-    }
-
-    fn admits(&self, client: Client<'_>) -> bool {
-        let asked_for = |names: &ServerNames| client.name.map(|name| names.match_name(name));
-        match self {
-            Self::Sources(sources) => sources.contains(client.address),
-            Self::Names(names) => asked_for(names).unwrap_or(true),
-            Self::NamesLost(names) => asked_for(names) != Some(true),
-            Self::Hosted { names, .. } if asked_for(names) != Some(true) => true,
-            Self::Hosted { sources, without_proxies, .. } => {
-                let is_source = sources.as_ref().is_none_or(|all| all.contains(client.address));
-                is_source && !(client.is_proxy && *without_proxies)
-            }
-        }
-    }
-}
-
 impl Retirement {
     const RENEWED: u8 = 1;
     const CHANGED: u8 = 2;
     const REMOVED: u8 = 3;
-    /// Narrowings kept, and those among them whose size is that of the listener's settings; one more edit ends all connections, so that edits do not
-    /// accumulate memory.
+    /// Narrowings kept, and the bytes that they may keep from being freed: 16 lists of 50,000 networks. One more edit ends all connections, so that
+    /// edits do not accumulate memory.
     const NARROWINGS: usize = 1024;
-    const LARGE: usize = 16;
+    const BYTES: usize = 16 * 50_000 * 32 + 16 * 1024;
 
     /// Lets connections go on, under the newer configuration from their next request on.
     pub(crate) fn renew(&self) {
@@ -113,8 +64,9 @@ impl Retirement {
         if known.contains(to) {
             return;
         }
-        let large = known.iter().filter(|known| known.is_large()).count();
-        if known.len() == Self::NARROWINGS || (to.is_large() && large == Self::LARGE) {
+        known.iter_mut().for_each(|former| former.supersede(to));
+        let bytes: usize = known.iter().map(Narrowing::size).sum();
+        if known.len() == Self::NARROWINGS || bytes + to.size() > Self::BYTES {
             return self.remove();
         }
         known.push(to.clone());
@@ -173,24 +125,36 @@ struct Entry {
     retirement: RefCell<Option<(Arc<Retirement>, IpAddr)>>,
     /// Name that the tenant was found by.
     name: RefCell<Option<Box<str>>>,
+    /// Name of the hosted API server that let the client in.
+    api: RefCell<Option<Arc<str>>>,
     /// True if the client is a tenant cluster's API proxy.
     is_proxy: Cell<bool>,
+    /// Certificate that the client has shown.
+    shown: RefCell<Option<Arc<ShownChain>>>,
     /// Edits of the configuration that admit the connection.
     judged: Cell<usize>,
     fired: Cell<Option<Expired>>,
     /// True once the connection was closed to make room; never reset.
     crowded: Cell<bool>,
     waker: RefCell<Option<Waker>>,
+    /// Waker of the connection's work that ends when it should take nothing new.
+    leaving: RefCell<Option<Waker>>,
 }
 
 impl Entry {
     /// Returns true if the configuration no longer permits the connection.
     fn removed(&self) -> bool {
         let retirement = self.retirement.borrow();
-        let name = self.name.borrow();
-        let (name, is_proxy) = (name.as_deref(), self.is_proxy.get());
+        let (name, api, shown) = (self.name.borrow(), self.api.borrow(), self.shown.borrow());
         retirement.as_ref().is_some_and(|(by, client)| {
-            by.removed(Client { address: *client, name, is_proxy }, &self.judged)
+            let client = Client {
+                address: *client,
+                name: name.as_deref(),
+                api: api.as_deref(),
+                is_proxy: self.is_proxy.get(),
+                shown: shown.as_deref(),
+            };
+            by.removed(client, &self.judged)
         })
     }
 
@@ -219,11 +183,14 @@ impl Watchdog {
             idle: Cell::new(false),
             retirement: RefCell::new(None),
             name: RefCell::new(None),
+            api: RefCell::new(None),
             is_proxy: Cell::new(false),
+            shown: RefCell::new(None),
             judged: Cell::new(0),
             fired: Cell::new(None),
             crowded: Cell::new(false),
             waker: RefCell::new(None),
+            leaving: RefCell::new(None),
         });
         self.watches.borrow_mut().push(Rc::downgrade(&entry));
         Watch { entry, watchdog: Rc::clone(self) }
@@ -266,9 +233,17 @@ impl Watchdog {
             if entry.fired.get().is_some() {
                 wake.extend(entry.waker.borrow_mut().take());
             }
+            if entry.leaving.borrow().is_some() && self.asks_to_leave(&entry) {
+                wake.extend(entry.leaving.borrow_mut().take());
+            }
             true
         });
         wake.into_iter().for_each(Waker::wake);
+    }
+
+    fn asks_to_leave(&self, entry: &Entry) -> bool {
+        let retirement = entry.retirement.borrow();
+        self.draining.get() || retirement.as_ref().is_some_and(|(by, _)| by.changed())
     }
 
     fn judge(&self, entry: &Entry, now: Instant) -> Option<Expired> {
@@ -301,9 +276,16 @@ impl Watch {
         self.entry.judged.set(0);
     }
 
-    /// Notes that the client is a tenant cluster's API proxy.
-    pub(crate) fn comes_by_proxy(&self) {
-        self.entry.is_proxy.set(true);
+    /// Notes the hosted API server that let the client in, and whether the client is a tenant cluster's API proxy.
+    pub(crate) fn let_in_by(&self, api: &Arc<str>, is_proxy: bool) {
+        *self.entry.api.borrow_mut() = Some(Arc::clone(api));
+        self.entry.is_proxy.set(is_proxy);
+        self.entry.judged.set(0);
+    }
+
+    /// Notes the certificate that the client has shown.
+    pub(crate) fn has_shown(&self, chain: &Arc<ShownChain>) {
+        *self.entry.shown.borrow_mut() = Some(Arc::clone(chain));
         self.entry.judged.set(0);
     }
 
@@ -331,7 +313,19 @@ impl Watch {
 
     /// Returns true if the connection should end after the exchange it is in.
     pub(crate) fn closing(&self) -> bool {
-        self.watchdog.draining.get() || self.asks(Retirement::changed)
+        self.watchdog.asks_to_leave(&self.entry)
+    }
+
+    /// Completes when the connection should end after the exchange it is in. For one task of the connection.
+    pub(crate) async fn leaving(&self) {
+        std::future::poll_fn(|cx| {
+            if self.closing() {
+                return Poll::Ready(());
+            }
+            *self.entry.leaving.borrow_mut() = Some(cx.waker().clone());
+            Poll::Pending
+        })
+        .await;
     }
 
     /// Returns true if the connection ends only because its core drains: its next request would be served.
@@ -353,6 +347,11 @@ impl Watch {
     /// Returns true if the connection should end at once.
     pub(crate) fn cut(&self) -> bool {
         self.watchdog.cutting.get() || self.entry.removed()
+    }
+
+    /// Returns true if the configuration no longer admits the connection, and the process goes on.
+    pub(crate) fn is_excluded(&self) -> bool {
+        !self.watchdog.cutting.get() && self.entry.removed()
     }
 
     /// Runs `future` until it is done or this watch fires.

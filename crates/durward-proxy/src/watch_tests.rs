@@ -1,6 +1,7 @@
 //! Deadlines, drains, and what an edit takes away.
 
 use durward_model::route::HostPattern;
+use durward_model::{ServerNames, SourceSet};
 
 use super::*;
 
@@ -65,10 +66,45 @@ async fn narrower_sources_end_the_connections_of_others_alone() {
     assert_eq!(inside.guard(std::future::ready(7)).await, Ok(7));
     retirement.narrow(&sources("192.0.2.0/24"));
     assert!(outside.cut() && !inside.cut());
-    for bits in 0..20u8 {
-        retirement.narrow(&sources(&format!("192.0.2.0/{}", 4 + bits)));
+}
+
+/// A list that is as long as one may be; one address tells it from others.
+fn long_list(own: u8) -> SourceSet {
+    let block = |at: u32| ipnet::IpNet::new(std::net::Ipv4Addr::from(at << 9).into(), 24).unwrap();
+    let own = format!("255.255.255.{own}/32").parse().unwrap();
+    SourceSet::new((0..49_998).map(block).chain(["192.0.2.0/24".parse().unwrap(), own]))
+}
+
+#[tokio::test]
+async fn edits_of_long_lists_end_all_connections_before_they_pile_up() {
+    let kinds: [fn(SourceSet) -> Narrowing; 2] = [Narrowing::Sources, |sources| {
+        let left = Left::These { sources: Some(sources), names: None, proxies: None };
+        Narrowing::Hosted(Arc::from("a"), left)
+    }];
+    for narrowing in kinds {
+        let watchdog = Rc::new(Watchdog::default());
+        let watch = watchdog.watch();
+        let retirement = Arc::new(Retirement::default());
+        watch.retire_with(&retirement, [192, 0, 2, 1].into());
+
+        (0..16).for_each(|own| retirement.narrow(&narrowing(long_list(own))));
+        assert!(!watch.cut());
+
+        retirement.narrow(&narrowing(long_list(16)));
+        assert!(watch.cut());
     }
-    assert!(inside.cut());
+}
+
+#[test]
+fn retirements_share_a_list_that_an_edit_leaves() {
+    let list = long_list(0);
+    let (one, two) = (Narrowing::Sources(list.clone()), Narrowing::Sources(list.clone()));
+    let all = [&one, &two].map(|narrowing| match narrowing {
+        Narrowing::Sources(sources) => sources.blocks().as_ptr(),
+        _ => unreachable!(),
+    });
+
+    assert_eq!(all, [list.blocks().as_ptr(); 2]);
 }
 
 #[tokio::test]
@@ -116,40 +152,90 @@ async fn a_thousand_names_that_go_one_by_one_end_the_connections_that_asked_for_
     assert!(!watches[0].cut() && watches[1].cut(), "asked again");
 }
 
+/// Admits a chain if its leaf is this one.
+#[derive(Debug)]
+struct Leaf(u8);
+
+impl Judge for Leaf {
+    fn admits(&self, shown: &ShownChain) -> bool {
+        shown.chain[0].as_ref() == [self.0]
+    }
+}
+
+fn trusting(leaf: u8) -> Trusted {
+    Trusted {
+        generation: Arc::from(leaf.to_string()),
+        size: 1 << 20,
+        judge: Some(Arc::new(Leaf(leaf))),
+    }
+}
+
+fn chain(leaf: u8) -> Arc<ShownChain> {
+    let at = rustls_pki_types::UnixTime::since_unix_epoch(Duration::ZERO);
+    Arc::new(ShownChain { chain: vec![vec![leaf].into()], at })
+}
+
 #[tokio::test]
 async fn what_a_hosted_api_admits_no_longer_ends_and_nothing_else_does() {
     let watchdog = Rc::new(Watchdog::default());
     let retirement = Arc::new(Retirement::default());
-    let client = |name: &str, last: u8, is_proxy: bool| {
+    let client = |api: &str, name: Option<&str>, last: u8, shown: Option<u8>| {
         let watch = watchdog.watch();
         watch.retire_with(&retirement, [192, 0, 2, last].into());
-        watch.found_by(name);
-        if is_proxy {
-            watch.comes_by_proxy();
-        }
+        name.iter().for_each(|name| watch.found_by(name));
+        watch.let_in_by(&Arc::from(api), shown.is_some());
+        shown.iter().for_each(|leaf| watch.has_shown(&chain(*leaf)));
         watch
     };
+    let own = Some("a.example");
     let watches = [
-        client("a.example", 1, false),
-        client("a.example", 1, true),
-        client("a.example", 200, false),
-        client("b.example", 200, true),
+        client("a", own, 1, None),
+        client("a", own, 1, Some(1)),
+        client("a", own, 1, Some(2)),
+        client("a", own, 200, None),
+        client("a", None, 200, None),
+        client("a", Some("foreign.example"), 200, None),
+        client("b", own, 200, Some(1)),
     ];
-    let cut = || watches.each_ref().map(Watch::cut);
-    let (names, sources) =
-        (exactly("a.example"), SourceSet::new(["192.0.2.0/25".parse().unwrap()]));
-    let narrowing = |sources, without_proxies| Narrowing::Hosted {
-        names: names.clone(),
-        sources,
-        without_proxies,
+    let cut = || watches.each_ref().map(|watch| u8::from(watch.cut()));
+    let sources = SourceSet::new(["192.0.2.0/25".parse().unwrap()]);
+    let narrow = |sources, names, proxies| {
+        let left = Left::These { sources, names, proxies };
+        retirement.narrow(&Narrowing::Hosted(Arc::from("a"), left));
     };
-    assert_eq!(cut(), [false; 4]);
+    assert_eq!(cut(), [0; 7]);
 
-    retirement.narrow(&narrowing(Some(sources), false));
-    assert_eq!(cut(), [false, false, true, false]);
+    narrow(Some(sources), None, None);
+    assert_eq!(cut(), [0, 0, 0, 1, 1, 1, 0], "sources, whatever was named");
 
-    retirement.narrow(&narrowing(None, true));
-    assert_eq!(cut(), [false, true, true, false]);
+    narrow(None, None, Some(trusting(2)));
+    assert_eq!(cut(), [0, 1, 0, 1, 1, 1, 0], "authorities");
+
+    narrow(None, Some(exactly("other.example")), None);
+    assert_eq!(cut(), [1, 1, 1, 1, 1, 1, 0], "names");
+
+    retirement.narrow(&Narrowing::Hosted(Arc::from("b"), Left::Nobody));
+    assert_eq!(cut(), [1; 7], "gone");
+}
+
+#[tokio::test]
+async fn lists_of_revoked_certificates_do_not_pile_up() {
+    let watchdog = Rc::new(Watchdog::default());
+    let retirement = Arc::new(Retirement::default());
+    let [kept, other, without] = [Some(7), Some(8), None].map(|shown| {
+        let watch = watchdog.watch();
+        watch.retire_with(&retirement, [192, 0, 2, 1].into());
+        shown.iter().for_each(|leaf| watch.has_shown(&chain(*leaf)));
+        watch
+    });
+
+    // Each is as long as a megabyte.
+    for _ in 0..50 {
+        retirement.narrow(&Narrowing::Certificates(trusting(8)));
+        retirement.narrow(&Narrowing::Certificates(trusting(7)));
+    }
+
+    assert_eq!([kept.cut(), other.cut(), without.cut()], [false, true, false]);
 }
 
 #[test]

@@ -26,8 +26,8 @@ pub(crate) use nat::{NatArgs, NatCommand, NatWhat, Seed, SteerArgs, TraceArgs};
 pub(crate) use acme::AcmeArgs;
 pub(crate) use agent::{Agent, AgentRun, AgentStatus, AgentToken, AgentWhat};
 pub(crate) use api::{
-    Api, ApiCheck, ApiDns, ApiHandBack, ApiHosts, ApiKubeconfig, ApiProxy, CarrierArgs, Mode,
-    NameServer,
+    Api, ApiAddons, ApiCheck, ApiDns, ApiHandBack, ApiHosts, ApiKubeconfig, ApiProxy, CarrierArgs,
+    Mode, NameServer,
 };
 pub(crate) use demo::{Demo, Lab};
 pub(crate) use egress::{Egress, EgressEnv, EgressTest, EnvFormat, Prove};
@@ -99,6 +99,8 @@ pub(crate) enum Command {
     Egress(Egress),
     /// Run the proxy inside a tenant's cluster that leads `kubernetes.default.svc` to its hosted API server
     ApiProxy(Box<ApiProxy>),
+    /// Install, upgrade and remove API proxies in the clusters of hosted API servers, through the kubeconfig of each
+    ApiAddons(Box<ApiAddons>),
     /// Check hosted API servers, and print what their clients need
     #[command(subcommand)]
     Api(Api),

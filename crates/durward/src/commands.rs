@@ -2,6 +2,7 @@
 
 mod agent;
 mod api;
+mod api_addons;
 mod api_proxy;
 mod audit;
 mod certs;
@@ -50,6 +51,7 @@ pub(crate) fn dispatch(cli: Cli) -> Result<Exit, Failure> {
         Command::Prove(arguments) => prove::prove(&arguments),
         Command::Egress(arguments) => egress::egress(&arguments),
         Command::ApiProxy(arguments) => api_proxy::api_proxy(&arguments, log),
+        Command::ApiAddons(arguments) => api_addons::api_addons(&arguments, log),
         Command::Api(arguments) => api::api(&arguments),
         Command::Migrate(arguments) => migrate::migrate(&arguments),
         Command::Schema => schema::schema(),

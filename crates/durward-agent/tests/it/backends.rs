@@ -2,12 +2,13 @@
 
 use std::net::SocketAddr;
 
+use durward_agent::config::Environment;
 use durward_link::session::gateway::OpenError;
 use durward_link::{Kind, RouteSet, Target};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpListener;
 
-use crate::support::{World, eventually};
+use crate::support::{PATIENCE, World, eventually};
 
 fn target(address: &impl ToString) -> Target {
     address.to_string().parse().unwrap()
@@ -41,7 +42,7 @@ async fn a_stream_reaches_its_backend_and_each_direction_ends_by_itself() {
         ));
         let carrier = gateway.carrier().await;
 
-        let mut stream = carrier.open(&target(&backend), Kind::Tcp).await.unwrap();
+        let mut stream = carrier.open(&target(&backend), Kind::Tcp, None).await.unwrap();
         let sent: Vec<u8> = (0..3_000_000u32).map(|at| (at % 253) as u8).collect();
         stream.write_all(&sent).await.unwrap();
         stream.shutdown().await.unwrap();
@@ -86,13 +87,13 @@ async fn a_hostile_gateway_reaches_nothing_that_the_agent_did_not_register_and_a
     ];
 
     for (asked, reason) in &asked {
-        match carrier.open(&target(asked), Kind::Http).await {
+        match carrier.open(&target(asked), Kind::Http, None).await {
             Err(OpenError::Refused(why)) => assert!(why.contains(reason), "{asked}: {why}"),
             other => panic!("{asked}: {other:?}"),
         }
     }
 
-    assert!(carrier.open(&target(&allowed), Kind::Http).await.is_ok());
+    assert!(carrier.open(&target(&allowed), Kind::Http, None).await.is_ok());
     let report = agent.status.report();
     assert_eq!((report.streams_forbidden, report.streams_opened), (asked.len() as u64, 1));
 }
@@ -109,7 +110,7 @@ async fn a_backend_that_is_not_there_is_no_fault_of_the_gateway() {
     ));
     let carrier = gateway.carrier().await;
 
-    let opened = carrier.open(&target(&gone), Kind::Http).await;
+    let opened = carrier.open(&target(&gone), Kind::Http, None).await;
 
     assert!(matches!(opened, Err(OpenError::Unreachable(_))), "{opened:?}");
     assert_eq!(agent.status.report().streams_unreachable, 1);
@@ -126,7 +127,7 @@ async fn a_backend_that_resets_is_seen_as_a_reset() {
         gateway.address
     ));
     let carrier = gateway.carrier().await;
-    let mut stream = carrier.open(&target(&backend), Kind::Tcp).await.unwrap();
+    let mut stream = carrier.open(&target(&backend), Kind::Tcp, None).await.unwrap();
     let (mut accepted, _) = listener.accept().await.unwrap();
     stream.write_all(b"hello").await.unwrap();
     let mut hello = [0; 5];
@@ -146,7 +147,7 @@ async fn routes_may_change_while_the_agent_runs() {
     let agent =
         world.agent(&format!("gateways: ['tls://{}']\nallow: ['127.0.0.0/8']", gateway.address));
     let carrier = gateway.carrier().await;
-    assert!(carrier.open(&target(&backend), Kind::Http).await.is_err());
+    assert!(carrier.open(&target(&backend), Kind::Http, None).await.is_err());
     let file = format!(
         "link: a\ngateways: []\ncertificateFile: a\nkeyFile: a\nroutes: [{{host: A.example., target: '{backend}'}}]"
     );
@@ -161,6 +162,62 @@ async fn routes_may_change_while_the_agent_runs() {
         gateway.seen.routes.lock().unwrap().last().filter(|seen| is_last(seen)).map(drop)
     })
     .await;
-    assert!(carrier.open(&target(&backend), Kind::Http).await.is_ok());
+    assert!(carrier.open(&target(&backend), Kind::Http, None).await.is_ok());
     eventually(|| agent.status.report().routes_held.filter(|held| *held == routes.id())).await;
+}
+
+#[tokio::test]
+async fn a_stream_ends_when_its_target_is_no_route_any_more() {
+    let (world, backend, other) = (World::new(), echo().await, echo().await);
+    let gateway = world.gateway().await;
+    let agent = world.agent(&format!(
+        "gateways: ['tls://{}']\nallow: ['127.0.0.0/8']\nroutes: [{{host: a.example, target: '{backend}'}}, {{host: b.example, target: '{other}'}}]",
+        gateway.address
+    ));
+    let carrier = gateway.carrier().await;
+    let mut gone = carrier.open(&target(&backend), Kind::Tcp, None).await.unwrap();
+    let mut stays = carrier.open(&target(&other), Kind::Tcp, None).await.unwrap();
+    let left = agent
+        .routes
+        .borrow()
+        .routes
+        .iter()
+        .filter(|route| route.host == "b.example")
+        .cloned()
+        .collect();
+
+    agent.routes.send(std::sync::Arc::new(RouteSet::new(2, left))).unwrap();
+
+    let error = tokio::time::timeout(PATIENCE, gone.read_u8()).await.unwrap().unwrap_err();
+    assert_eq!(error.kind(), std::io::ErrorKind::ConnectionReset);
+    stays.write_all(b"hello").await.unwrap();
+    stays.shutdown().await.unwrap();
+    let mut back = String::new();
+    stays.read_to_string(&mut back).await.unwrap();
+    assert_eq!(back, "hello");
+}
+
+#[test]
+fn an_agent_that_does_not_know_its_api_server_does_not_start() {
+    let world = World::new();
+    let path = world.dir().join("agent.yaml");
+    let text = "link: a\ngateways: ['tls://a.example']\ncaFile: ca.crt\ncertificateFile: agent.crt\nkeyFile: agent.key\nallow: ['127.0.0.0/8']\n";
+    std::fs::write(&path, text).unwrap();
+    let file = durward_agent::config::AgentFile::read(&path).unwrap();
+    let in_pod = |host: &str| {
+        let environment =
+            Environment { api_server: Some(host.to_owned()), ..Environment::default() };
+        file.settings(world.dir(), &environment)
+    };
+
+    let error = in_pod("api.cluster.invalid").unwrap_err().to_string();
+    let settings = in_pod("localhost").unwrap();
+
+    assert!(
+        error.contains("KUBERNETES_SERVICE_HOST") && error.contains("api.cluster.invalid"),
+        "{error}"
+    );
+    assert!(settings.policy.judge("127.0.0.1:6443".parse().unwrap()).is_err());
+    assert!(settings.policy.judge("127.0.0.9:6443".parse().unwrap()).is_ok());
+    assert!(settings.policy.judge_name(&"localhost:6443".parse().unwrap()).is_err());
 }

@@ -151,7 +151,8 @@ async fn a_gateway_that_drains_is_replaced_first_and_streams_finish() {
     ));
     eventually(|| (gateway.seen.carriers.lock().unwrap().len() == 2).then_some(())).await;
     let old = gateway.carrier().await;
-    let mut stream = old.open(&backend.to_string().parse().unwrap(), Kind::Tcp).await.unwrap();
+    let mut stream =
+        old.open(&backend.to_string().parse().unwrap(), Kind::Tcp, None).await.unwrap();
     let (mut accepted, _) = listener.accept().await.unwrap();
     let least = std::sync::atomic::AtomicUsize::new(usize::MAX);
 
@@ -185,7 +186,8 @@ async fn an_agent_that_is_stopped_finishes_its_streams_and_then_ends() {
         gateway.address
     ));
     let carrier = gateway.carrier().await;
-    let mut stream = carrier.open(&backend.to_string().parse().unwrap(), Kind::Tcp).await.unwrap();
+    let mut stream =
+        carrier.open(&backend.to_string().parse().unwrap(), Kind::Tcp, None).await.unwrap();
     let (mut accepted, _) = listener.accept().await.unwrap();
 
     agent.stopped.cancel();
@@ -200,4 +202,32 @@ async fn an_agent_that_is_stopped_finishes_its_streams_and_then_ends() {
     assert_eq!(rest, "the rest");
     drop(stream);
     tokio::time::timeout(PATIENCE, agent.task).await.unwrap().unwrap();
+}
+
+#[tokio::test]
+async fn an_agent_that_is_refused_tries_its_next_gateway() {
+    let world = World::new();
+    let (first, second) = (world.gateway().await, world.gateway().await);
+    first.seen.refuses.store(true, Relaxed);
+
+    let _agent =
+        world.agent(&format!("gateways: ['tls://{}', 'tls://{}']", first.address, second.address));
+
+    second.carrier().await;
+    assert!(first.seen.carriers.lock().unwrap().is_empty());
+}
+
+#[tokio::test]
+async fn a_gateway_that_drains_at_once_is_not_dialled_without_a_pause() {
+    let world = World::new();
+    let gateway = world.gateway().await;
+    gateway.drain.cancel();
+
+    let _agent = world.agent(&format!("gateways: ['tls://{}']", gateway.address));
+    eventually(|| (gateway.seen.hellos.load(Relaxed) >= 3).then_some(())).await;
+    tokio::time::sleep(Duration::from_secs(1)).await;
+
+    // Without a pause they would be hundreds; with one there are three places, and a handful of attempts of each.
+    let hellos = gateway.seen.hellos.load(Relaxed);
+    assert!(hellos < 60, "{hellos}");
 }

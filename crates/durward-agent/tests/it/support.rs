@@ -62,6 +62,10 @@ impl gateway::Host for Host {
         self.0.carriers.lock().unwrap().push(Arc::clone(carrier));
     }
 
+    fn hold(&mut self, _: usize) -> bool {
+        true
+    }
+
     fn routes(&mut self, routes: RouteSet) {
         self.0.routes.lock().unwrap().push(routes);
     }

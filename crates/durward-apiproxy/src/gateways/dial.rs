@@ -76,7 +76,10 @@ impl Dialer {
 
     /// Opens the TCP connection, or has the HTTP proxy open it.
     async fn transport(&self, endpoint: &Endpoint) -> Result<BoxStream, DialError> {
-        let failed = |error| DialError::Connect { endpoint: endpoint.clone(), error };
+        let failed = |error: io::Error| match is_of_this_host(&error) {
+            true => DialError::Local { endpoint: endpoint.clone(), error },
+            false => DialError::Connect { endpoint: endpoint.clone(), error },
+        };
         let (target, proxy) = match (endpoint, &self.http_proxy) {
             (Endpoint::Direct(address), _) => {
                 let socket = TcpStream::connect(address).await.map_err(failed)?;
@@ -126,10 +129,36 @@ impl Dialer {
     }
 }
 
+/// Error numbers that mean that this process or this host has no descriptor (`EMFILE`, `ENFILE`) or no buffer (`ENOBUFS`) left.
+const EXHAUSTED: [i32; 3] = [24, 23, 105];
+
+/// Returns true if a connection failed for lack of something here: descriptors, ports, memory.
+fn is_of_this_host(error: &io::Error) -> bool {
+    let kinds = [io::ErrorKind::AddrNotAvailable, io::ErrorKind::OutOfMemory];
+    kinds.contains(&error.kind())
+        || error.raw_os_error().is_some_and(|number| EXHAUSTED.contains(&number))
+}
+
 /// Returns the alert that the peer sent, if that is what the error says.
-fn alert(error: &io::Error) -> Option<AlertDescription> {
+pub(super) fn alert(error: &io::Error) -> Option<AlertDescription> {
     match error.get_ref()?.downcast_ref::<rustls::Error>()? {
         rustls::Error::AlertReceived(alert) => Some(*alert),
         _ => None,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_this_host_lacks_is_no_fault_of_the_gateway() {
+        for number in [23, 24, 99, 105, 12] {
+            let error = io::Error::from_raw_os_error(number);
+            assert!(is_of_this_host(&error), "{error}");
+        }
+        for kind in [io::ErrorKind::ConnectionRefused, io::ErrorKind::TimedOut] {
+            assert!(!is_of_this_host(&kind.into()), "{kind}");
+        }
     }
 }

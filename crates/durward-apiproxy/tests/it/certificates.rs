@@ -59,6 +59,61 @@ async fn a_gateway_that_does_not_accept_our_certificate_counts_as_one_that_does_
     assert!(!gateways.is_ready());
 }
 
+#[tokio::test]
+async fn a_gateway_that_does_not_accept_our_certificate_stays_out_while_clients_come() {
+    let pki = Pki::new();
+    let api = api_server(&pki).await;
+    let identity = pki.gateways.issue(&CertSpec::new().dns(NAME));
+    let others = Authority::new("proxies of globex");
+    let alpn = [durward_apiproxy::settings::ALPN];
+    let strict = Gateway::with(&identity, &others, &alpn, api).await;
+    let second = Gateway::start(&pki, api).await;
+    let mut settings = settings(pki.outer(), &[strict.address, second.address]);
+    // One check at the start, and no other that could help.
+    settings.limits.check = std::time::Duration::from_hours(1);
+    let running = start(settings);
+    let gateways = running.proxy.gateways();
+    let is_healthy = || {
+        let report = gateways.report();
+        [report[0].is_healthy(), report[1].is_healthy()]
+    };
+    eventually("both are checked", async || is_healthy() == [false, true]).await;
+
+    for _ in 0..5 {
+        let mut client = connect(&pki, running.address, None).await.unwrap();
+        greeting(&mut client).await;
+        assert_eq!(is_healthy(), [false, true]);
+    }
+    assert_eq!((strict.seen().len(), second.seen().len()), (0, 5));
+}
+
+/// A gateway that admits our certificate at the checks and refuses it afterwards, as after a change of its authorities.
+#[tokio::test]
+async fn a_gateway_that_refuses_our_certificate_from_now_on_is_out_after_one_connection() {
+    let pki = Pki::new();
+    let api = api_server(&pki).await;
+    let identity = pki.gateways.issue(&CertSpec::new().dns(NAME));
+    let alpn = [durward_apiproxy::settings::ALPN];
+    let mut first = Gateway::with(&identity, &pki.proxies, &alpn, api).await;
+    let second = Gateway::start(&pki, api).await;
+    let mut settings = settings(pki.outer(), &[first.address, second.address]);
+    settings.limits.check = std::time::Duration::from_hours(1);
+    let running = start(settings);
+    let gateways = running.proxy.gateways();
+    let healthy = || gateways.report().iter().filter(|it| it.is_healthy()).count();
+    eventually("both answer", async || healthy() == 2).await;
+
+    first.refuse(&identity, &Authority::new("proxies of globex"), &alpn, api).await;
+    let refused = connect(&pki, running.address, None).await;
+
+    assert!(refused.is_err());
+    eventually("the first is out", async || !gateways.report()[0].is_healthy()).await;
+    let mut client = connect(&pki, running.address, None).await.unwrap();
+    greeting(&mut client).await;
+    assert_eq!(second.seen().len(), 1);
+    assert!(!gateways.report()[0].is_healthy());
+}
+
 // S4.66
 #[tokio::test]
 async fn a_renewed_certificate_is_shown_without_a_restart_and_a_broken_one_is_not_taken() {

@@ -4,6 +4,7 @@ use std::time::Duration;
 
 use durward_apiproxy::metrics::Outcome;
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
+use tokio::net::TcpStream;
 
 use crate::stage::{
     Gateway, PATIENCE, Pki, Stage, api_server, connect, eventually, greeting, settings, start,
@@ -30,6 +31,28 @@ async fn connections_beyond_the_limits_are_closed_and_counted_and_a_place_become
 }
 
 #[tokio::test]
+async fn a_client_that_sends_nothing_costs_no_connection_to_a_gateway() {
+    let pki = Pki::new();
+    let gateway = Gateway::start(&pki, api_server(&pki).await).await;
+    let mut settings = settings(pki.outer(), &[gateway.address]);
+    settings.limits.connect = Duration::from_millis(100);
+    let running = start(settings);
+    let metrics = running.proxy.metrics();
+
+    let mut silent = TcpStream::connect(running.address).await.unwrap();
+    let ended = silent.read(&mut [0]).await;
+    assert!(!matches!(ended, Ok(1..)), "{ended:?}");
+    drop(TcpStream::connect(running.address).await.unwrap());
+
+    eventually("both are counted", async || {
+        metrics.count(Outcome::Handshake) == 1 && metrics.count(Outcome::Closed) == 1
+    })
+    .await;
+    assert!(gateway.seen().is_empty());
+    assert!(!running.proxy.metrics_text().contains("dials_total{"), "no gateway was dialled");
+}
+
+#[tokio::test]
 async fn open_connections_have_time_to_end_when_the_proxy_stops_and_nothing_new_is_accepted() {
     let stage = Stage::start().await;
     let mut client = connect(&stage.pki, stage.running.address, None).await.unwrap();
@@ -38,7 +61,7 @@ async fn open_connections_have_time_to_end_when_the_proxy_stops_and_nothing_new_
     let proxy = std::sync::Arc::clone(&stage.running.proxy);
     let draining = tokio::spawn(async move { proxy.drain(PATIENCE).await });
     eventually("nothing is accepted", async || {
-        tokio::net::TcpStream::connect(stage.running.address).await.is_err()
+        TcpStream::connect(stage.running.address).await.is_err()
     })
     .await;
     client.write_all(b"still here").await.unwrap();

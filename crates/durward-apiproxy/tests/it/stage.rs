@@ -101,10 +101,32 @@ impl Gateway {
         alpn: &[&[u8]],
         api: SocketAddr,
     ) -> Self {
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        Self::at(listener, identity, clients, (alpn, api))
+    }
+
+    /// Admits proxies of other authorities from now on, at the same address.
+    pub(crate) async fn refuse(
+        &mut self,
+        identity: &Identity,
+        clients: &Authority,
+        alpn: &[&[u8]],
+        api: SocketAddr,
+    ) {
+        self.stop().await;
+        let listener = TcpListener::bind(self.address).await.unwrap();
+        *self = Self::at(listener, identity, clients, (alpn, api));
+    }
+
+    fn at(
+        listener: TcpListener,
+        identity: &Identity,
+        clients: &Authority,
+        (alpn, api): (&[&[u8]], SocketAddr),
+    ) -> Self {
         let mut tls = server_config(identity, Some(clients));
         tls.alpn_protocols = alpn.iter().map(|it| it.to_vec()).collect();
         let tls = TlsAcceptor::from(Arc::new(tls));
-        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let address = listener.local_addr().unwrap();
         let seen = Arc::<Mutex<Vec<SeenConnection>>>::default();
         let notes = Arc::clone(&seen);

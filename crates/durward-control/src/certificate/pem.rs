@@ -20,7 +20,13 @@ pub enum PemFault {
     /// It is empty.
     #[error("the file is empty")]
     Empty,
+    /// It is neither PEM nor DER, which begins with a SEQUENCE.
+    #[error("the file is neither PEM (it has no BEGIN line) nor DER")]
+    Neither,
 }
+
+/// First byte of a certificate, a list or a key in DER.
+const SEQUENCE: u8 = 0x30;
 
 /// Whether the bytes are PEM at all.
 pub(super) fn is_pem(bytes: &[u8]) -> bool {
@@ -33,6 +39,9 @@ pub(super) fn sections(bytes: &[u8], kind: SectionKind) -> Result<Vec<Section>, 
         return Err(PemFault::Empty);
     }
     if !is_pem(bytes) {
+        if bytes[0] != SEQUENCE {
+            return Err(PemFault::Neither);
+        }
         return Ok(vec![(kind, bytes.to_vec())]);
     }
     Section::pem_slice_iter(bytes)
@@ -50,4 +59,18 @@ fn reason(error: &rustls_pki_types::pem::Error) -> String {
         _ => "a section is malformed",
     }
     .to_owned()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_file_of_something_else_is_called_so() {
+        let read = |bytes: &[u8]| sections(bytes, SectionKind::PrivateKey);
+
+        assert_eq!(read(b"garbage\n"), Err(PemFault::Neither));
+        assert_eq!(read(b" \n"), Err(PemFault::Empty));
+        assert!(read(&[SEQUENCE, 3, 2, 1, 0]).is_ok());
+    }
 }

@@ -436,7 +436,9 @@ impl Asked {
     }
 
     fn contribution(&mut self, at: usize, applicant: &contribution::Applicant<'_>) {
-        for added in applicant.wanted().iter().flat_map(|wanted| &wanted.listeners) {
+        let asked = applicant.wanted().into_iter().flat_map(|wanted| &wanted.listeners);
+        // One without an address is served at an address that the tenant's document asks for.
+        for added in asked.filter(|added| !added.by_names) {
             let (listener, shared) = (&added.listener, added.shared);
             let claim = |role| {
                 let origin = listener.origin.clone();

@@ -118,6 +118,7 @@ fn entrant<'a>(
         entrant.past.keys.iter().map(|held| KeyUse {
             key: held.key,
             shared: held.shared,
+            is_authority: false,
             origin: entrant.origin.clone(),
         })
     };

@@ -244,6 +244,7 @@ impl<'a> Files<'a> {
                 self.used.push(KeyUse {
                     key: identity.key_id,
                     shared: purpose == Purpose::Server { shared: true },
+                    is_authority: false,
                     origin: report.source().origin(names.place),
                 });
                 self.remark(report, &names, field, identity, purpose);
@@ -432,7 +433,12 @@ impl<'a> Files<'a> {
 
     /// Takes note that the document uses a secret.
     pub(crate) fn use_secret(&mut self, key: KeyId, shared: bool, origin: Origin) {
-        self.used.push(KeyUse { key, shared, origin });
+        self.used.push(KeyUse { key, shared, is_authority: false, origin });
+    }
+
+    /// Takes note that the document admits whoever has a certificate of an authority, as no other tenant may.
+    pub(crate) fn trust_alone(&mut self, key: KeyId, origin: Origin) {
+        self.used.push(KeyUse { key, shared: false, is_authority: true, origin });
     }
 }
 

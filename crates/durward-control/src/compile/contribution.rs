@@ -3,16 +3,22 @@
 //! One reader per kind makes a [`Contribution`] of one object and its facts, whatever other objects say. [`merge`] puts those of a tenant together.
 
 mod egress_policy;
+mod foreign_api;
 mod hosted_api;
 mod listeners;
 pub(crate) mod merge;
 #[cfg(test)]
 mod sample;
 
+use std::net::SocketAddr;
 use std::sync::Arc;
 
 use durward_model::egress::Rule;
-use durward_model::{DestinationMode, Kind, Listener, Origin, Upstream};
+use durward_model::sni::SniRoute;
+use durward_model::{
+    DestinationMode, IngressAddress, Kind, Listener, Origin, ServerNames, Service, TenantId,
+    Upstream,
+};
 use ipnet::IpNet;
 
 use super::certificates::Files;
@@ -50,7 +56,37 @@ pub(crate) struct AddedListener {
     pub(crate) mode: DestinationMode,
     /// True if other tenants that also say so may use its address.
     pub(crate) shared: bool,
+    /// True if the socket is the operator's to choose: that of the tenant's own entry at the same address and port, where there is one.
+    pub(crate) follows: bool,
+    /// True if it has no address of its own: its routes are served at the tenant's own listener that takes such objects and has their names.
+    pub(crate) by_names: bool,
     pub(crate) written: Written,
+}
+
+impl AddedListener {
+    /// Builds one that is served at a listener of the tenant's own, under names that this has.
+    pub(crate) fn by_names(
+        tenant: TenantId,
+        routes: Vec<SniRoute>,
+        origin: Origin,
+        written: Written,
+    ) -> Self {
+        // Never bound: the listener that has the names gives the address.
+        let nowhere = SocketAddr::from(([0, 0, 0, 0], 0));
+        let at = (IngressAddress(nowhere.ip()), nowhere.port(), nowhere);
+        let listener = Arc::new(hosted_api::pass_through(tenant, at, origin));
+        let mode = DestinationMode::Bound;
+        Self { listener, mode, shared: true, follows: false, by_names: true, written }.with(routes)
+    }
+
+    /// Returns it with pass-through routes, and their names where it shares its address.
+    fn with(self, routes: Vec<SniRoute>) -> Self {
+        let names = routes.iter().flat_map(|route| route.hosts.iter().cloned()).collect();
+        let names = self.shared.then(|| ServerNames::new(names));
+        let service = Service::PassThrough(routes.into());
+        let listener = Arc::new(Listener { names, service, ..Listener::clone(&self.listener) });
+        Self { listener, ..self }
+    }
 }
 
 /// The field of an object that a part of it comes from, below `spec`, and its place in the text.
@@ -79,7 +115,8 @@ impl Contribution {
 
 impl Part for Contribution {
     fn is_of(kind: Kind) -> bool {
-        matches!(kind, Kind::EgressPolicy | Kind::HostedApi | Kind::Namespace)
+        kind.is_foreign_api()
+            || matches!(kind, Kind::EgressPolicy | Kind::HostedApi | Kind::Namespace)
     }
 
     fn origin(&self) -> &Origin {
@@ -87,7 +124,10 @@ impl Part for Contribution {
     }
 
     fn is_shared(content: &Content) -> bool {
-        matches!(content, Content::HostedApi(hosted) if hosted_api::is_shared(&hosted.spec))
+        match content {
+            Content::HostedApi(hosted) => hosted_api::is_shared(&hosted.spec),
+            content => matches!(content, Content::ForeignApi(_)),
+        }
     }
 }
 
@@ -95,7 +135,7 @@ impl Applicant<'_> {
     /// Reports an error about a part of what its document says; what was served before is in no document now, so there is nothing to point at.
     pub(crate) fn tell(&mut self, reason: &str, written: &Written, sentence: &str) {
         if self.current.is_some() {
-            let field = Field::SPEC.name(&written.field);
+            let field = Field::SPEC.below(&written.field);
             self.report.error(reason, written.place, &field, sentence);
         }
     }
@@ -132,19 +172,29 @@ pub(crate) fn keys(roster: &mut Roster<'_>, entrant: usize, denied: &Denied) -> 
     let parts = std::mem::take(&mut roster.entrants[entrant].parts);
     for at in &parts {
         let applicant = &mut roster.contributions[*at];
-        let holder = |of: &Arc<Contribution>| of.keys.iter().find_map(|key| denied.get(&key.key));
-        if let Some((current, holder)) =
-            applicant.current.as_ref().and_then(|it| Some((it, holder(it)?)))
+        let taken = |of: &Arc<Contribution>| {
+            of.keys.iter().find_map(|key| Some((key.is_authority, denied.get(&key.key)?)))
+        };
+        if let Some((current, (is_authority, holder))) =
+            applicant.current.as_ref().and_then(|it| Some((it, taken(it)?)))
         {
-            let sentence =
-                format!("uses the private key {holder}: a key is one tenant's, issue another");
-            let written = current.listeners.first().map(|added| added.written.place);
             // Of all kinds only a HostedApi has one.
-            let written = Written { field: Arc::from("relay"), place: written.unwrap_or_default() };
-            applicant.tell("KeyTaken", &written, &sentence);
+            let (reason, field, sentence) = if is_authority {
+                let sentence = format!(
+                    "has an authority {holder}, whose API proxies it would admit: issue the certificates of each tenant's proxies by an authority of its own"
+                );
+                ("AuthorityTaken", "relay.clientAuthorities", sentence)
+            } else {
+                let sentence =
+                    format!("uses the private key {holder}: a key is one tenant's, issue another");
+                ("KeyTaken", "relay", sentence)
+            };
+            let place = current.listeners.first().map(|added| added.written.place);
+            let written = Written { field: Arc::from(field), place: place.unwrap_or_default() };
+            applicant.tell(reason, &written, &sentence);
             applicant.current = None;
         }
-        if applicant.former.as_ref().and_then(holder).is_some() {
+        if applicant.former.as_ref().and_then(taken).is_some() {
             applicant.former = None;
         }
         used.extend(applicant.wanted().into_iter().flat_map(|it| it.keys.iter().cloned()));
@@ -165,6 +215,9 @@ impl Reader<Contribution> for ByKind<'_, '_> {
         let contribution = match &document.content {
             Content::Policy(policy) => egress_policy::read(report, self.files, document, policy),
             Content::HostedApi(hosted) => hosted_api::read(report, self.files, document, hosted),
+            Content::ForeignApi(foreign) => {
+                foreign_api::read(report, self.files, document, foreign)
+            }
             Content::Tenant(_) | Content::Mapping(_) | Content::Broken(_) => None,
         };
         #[cfg(test)]

@@ -10,7 +10,7 @@ use durward_model::egress::Credential;
 
 use super::claim_table::Claim;
 use super::roster::Roster;
-use crate::certificate::sha256_bytes;
+use crate::certificate::{Authority, sha256_bytes};
 
 /// SHA-256 of a public key, so that two files with one private key have one of these; of a secret, see [`of_client`] and [`of_account`].
 pub(crate) type KeyId = [u8; 32];
@@ -31,6 +31,11 @@ pub(crate) fn of_acme_account(pkcs8: &[u8]) -> KeyId {
     sha256_bytes([b"acme account\0", pkcs8])
 }
 
+/// Returns the id of an authority by whose certificates API proxies reach a hosted API server. Certificates of one key are one authority.
+pub(crate) fn of_proxies(authority: &Authority) -> KeyId {
+    sha256_bytes([b"api proxies\0", &authority.public_key[..]])
+}
+
 /// A key that a tenant was granted, as the next compile must know it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub(crate) struct HeldKey {
@@ -44,6 +49,8 @@ pub(crate) struct HeldKey {
 pub(crate) struct KeyUse {
     pub(crate) key: KeyId,
     pub(crate) shared: bool,
+    /// True if it is the key of an authority, which is trusted and not used.
+    pub(crate) is_authority: bool,
     pub(crate) origin: Origin,
 }
 

@@ -56,6 +56,11 @@ pub(crate) fn key(spec: &IngressSpec) -> Option<(std::net::IpAddr, u16)> {
     Some((address, port)).filter(|(_, port)| *port > 0)
 }
 
+/// Returns whether hosted API servers without an address may be served at an entry.
+fn hosts_apis(spec: &IngressSpec) -> bool {
+    spec.accept_hosted_apis.is_some_and(|accepts| accepts.value)
+}
+
 fn default_port(spec: &IngressSpec) -> Option<u16> {
     match protocol(spec) {
         ProtocolSpec::Https | ProtocolSpec::Tls | ProtocolSpec::Link => Some(443),
@@ -88,6 +93,7 @@ impl Workshop<'_, '_, '_, '_> {
             &field.name("allowedSources"),
         );
         self.unfitting(spec, field);
+        self.hosted_apis_unfitting(spec, field);
         let names = self.names(spec, address, field);
         let service = self.service(spec, address, field);
         if self.report.errors() > before {
@@ -102,6 +108,7 @@ impl Workshop<'_, '_, '_, '_> {
             names,
             allowed_sources: sources,
             service: service?,
+            hosts_apis: hosts_apis(spec),
             acme: std::mem::take(&mut self.acme),
             origin: self.report.source().origin(spec.place),
         };
@@ -183,6 +190,16 @@ impl Workshop<'_, '_, '_, '_> {
         if protocol == ProtocolSpec::Https {
             let place = spec.redirect_to_https.filter(|redirect| redirect.value).map(|at| at.place);
             refuse("redirectToHttps", place, "means nothing here: this listener is https already");
+        }
+    }
+
+    fn hosted_apis_unfitting(&mut self, spec: &IngressSpec, field: &Field<'_>) {
+        let Some(accepts) = spec.accept_hosted_apis else { return };
+        if protocol(spec) != ProtocolSpec::Tls {
+            let sentence =
+                "means nothing here: only protocol TLS passes the TLS of API servers through";
+            let field = field.name("acceptHostedApis");
+            self.report.error("FieldUnfitting", accepts.place, &field, sentence);
         }
     }
 
@@ -347,7 +364,8 @@ impl Workshop<'_, '_, '_, '_> {
         if self.report.errors() > before {
             return None;
         }
-        if routes.is_empty() {
+        // An entry that is there for hosted API servers gets its routes from them.
+        if routes.is_empty() && !hosts_apis(spec) {
             self.report.error(
                 "NoRoute",
                 spec.place,

@@ -87,7 +87,10 @@ impl<'a> Doubtful<'a> {
         let broken = input.documents.iter().filter(|document| match &document.content {
             Content::Broken(_) => true,
             Content::Tenant(tenant) => TenantId::new(&tenant.metadata.name).is_err(),
-            Content::Mapping(_) | Content::Policy(_) | Content::HostedApi(_) => false,
+            Content::Mapping(_)
+            | Content::Policy(_)
+            | Content::HostedApi(_)
+            | Content::ForeignApi(_) => false,
         });
         Self(broken.map(|document| &*document.source.file).collect())
     }

@@ -398,7 +398,10 @@ impl<'a> Register<'a> {
         let mut nameless: Vec<(&Arc<str>, usize)> = Vec::new();
         for (at, &document) in input.documents.iter().enumerate() {
             match &document.content {
-                Content::Mapping(_) | Content::Policy(_) | Content::HostedApi(_) => {}
+                Content::Mapping(_)
+                | Content::Policy(_)
+                | Content::HostedApi(_)
+                | Content::ForeignApi(_) => {}
                 Content::Broken(_) if is_part(document.source.kind) => {}
                 Content::Broken(broken) => {
                     match broken.name.as_deref().and_then(|name| TenantId::new(name).ok()) {

@@ -136,6 +136,7 @@ fn listener(
         names: None,
         allowed_sources: Some(sources.into_iter().collect()),
         service: Service::Forward(service.clone()),
+        hosts_apis: false,
         acme: durward_model::Acme::default(),
         origin: origin.clone(),
     }

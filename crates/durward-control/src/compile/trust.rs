@@ -58,7 +58,8 @@ pub(crate) fn asked_for(
     })
 }
 
-fn authorities(
+/// Returns the authorities that a field names, as far as they can be read.
+pub(crate) fn authorities(
     report: &mut Report<'_>,
     files: &mut Files<'_>,
     spec: &At<ClientCertificatesSpec>,

@@ -44,7 +44,10 @@ impl Draft {
                 let name = &tenant.metadata.name;
                 (named(name), source.origin(name.place), Vec::new())
             }
-            Content::Mapping(_) | Content::Policy(_) | Content::HostedApi(_) => {
+            Content::Mapping(_)
+            | Content::Policy(_)
+            | Content::HostedApi(_)
+            | Content::ForeignApi(_) => {
                 let name = document.content.part().map(|part| &part.metadata.name);
                 let origin = name.map_or_else(|| start.clone(), |name| source.origin(name.place));
                 (named(name.map_or("", |name| name)), origin, Vec::new())

@@ -16,6 +16,7 @@ use crate::place::{At, Place};
 use crate::spec::budget::Excess;
 use crate::spec::egress_policy::{self, EgressPolicyDocument};
 use crate::spec::fields::{Path, Sought};
+use crate::spec::foreign_api;
 use crate::spec::hosted_api::{self, HostedApiDocument};
 use crate::spec::port_mapping::{self, PortMappingDocument};
 use crate::spec::tenant::{API_VERSION, KIND, TenantDocument};
@@ -118,6 +119,12 @@ pub fn content(source: &Source) -> Content {
 /// What a YAML text says that is of this kind.
 pub(super) fn read(kind: Kind, text: &str) -> Result<Content, Fault> {
     let read = match kind {
+        kind if kind.is_foreign_api() => {
+            let read = foreign_api::read(kind, text);
+            return read
+                .map(|foreign| Content::ForeignApi(Arc::new(foreign)))
+                .map_err(|error| foreign_fault(text, &error));
+        }
         Kind::PortMapping => serde_saphyr::from_str(text).map(checked_mapping),
         Kind::EgressPolicy | Kind::Namespace => serde_saphyr::from_str(text).map(checked_policy),
         Kind::HostedApi => serde_saphyr::from_str(text).map(checked_hosted_api),
@@ -198,6 +205,14 @@ struct Head {
 #[derive(Deserialize)]
 struct HeadMetadata {
     name: Option<String>,
+}
+
+/// What is wrong with an object of another controller, whose kind and version are not ours.
+fn foreign_fault(text: &str, error: &Error) -> Fault {
+    let head = serde_saphyr::from_str::<Head>(text).ok();
+    let name = head.and_then(|head| head.metadata).and_then(|metadata| metadata.name);
+    let place = error.location().map(Place::from).unwrap_or_default();
+    Fault { place, name, ..of_form(error, text, place) }
 }
 
 fn fault(text: &str, error: &Error) -> Fault {

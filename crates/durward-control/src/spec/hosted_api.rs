@@ -6,6 +6,7 @@ use schemars::JsonSchema;
 use serde::Deserialize;
 
 use crate::place::{At, Place};
+use crate::spec::api_proxy::ApiProxySpec;
 use crate::spec::ingress::{CertificateSpec, ListenSpec};
 use crate::spec::service::ServiceSpec;
 use crate::spec::tenant::Metadata;
@@ -39,9 +40,10 @@ pub struct HostedApiSpec {
     /// The host names that clients ask for by SNI, `t1.api.example.com`. A tenant cluster's API proxy asks for the first of them.
     #[serde(default)]
     pub names: Vec<At<String>>,
-    /// The IP address that clients know.
-    pub address: At<String>,
-    /// The port that clients know. Default: 443.
+    /// The IP address that clients know. Default: that of the entry in `spec.ingress` of the Tenant that has `acceptHostedApis` and these names.
+    #[serde(default)]
+    pub address: Option<At<String>>,
+    /// The port that clients know; with `address`. Default: 443.
     #[serde(default)]
     pub port: Option<At<u16>>,
     /// Whether other API servers and tenants have other names at the same address and port. Default: true. With false the address and port are this API
@@ -62,10 +64,13 @@ pub struct HostedApiSpec {
     /// How API proxies of the tenant cluster are admitted. Default: none are.
     #[serde(default)]
     pub relay: Option<At<RelaySpec>>,
-    /// How the tenant cluster's pods reach it. Default: Advertised.
+    /// How the tenant cluster's pods reach it, with `apiProxy`. Default: Advertised.
     #[serde(default)]
     pub mode: Option<At<ModeSpec>>,
-    /// The Secret with a kubeconfig of the tenant cluster, in its key `kubeconfig`, by which its API proxies are installed. Default: they are not installed.
+    /// What `durward api-addons` installs in the tenant cluster. Default: nothing.
+    #[serde(default)]
+    pub api_proxy: Option<At<ApiProxySpec>>,
+    /// The Secret with a kubeconfig of the tenant cluster, in its key `kubeconfig`, `admin.conf` or `value`, by which its API proxies are installed.
     #[serde(default)]
     pub kubeconfig_secret_name: Option<At<String>>,
     /// How long a connection may be silent. Default: `24h`; peers that are gone are noticed earlier, by TCP keep-alive.
@@ -152,6 +157,7 @@ impl HostedApiSpec {
     /// Returns where the tenant is written, or else where the document begins to say something.
     #[must_use]
     pub fn place(&self) -> Place {
-        self.tenant.as_ref().or_else(|| self.names.first()).unwrap_or(&self.address).place
+        let written = self.tenant.as_ref().or_else(|| self.names.first());
+        written.or(self.address.as_ref()).map_or(self.upstream.place, |written| written.place)
     }
 }

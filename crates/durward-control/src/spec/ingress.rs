@@ -69,6 +69,10 @@ pub struct IngressSpec {
     /// Where everything goes, by weight, in place of `upstream`.
     #[serde(default)]
     pub upstreams: Vec<At<WeightedUpstreamSpec>>,
+    /// TLS only: whether hosted API servers that name no address are served here, for those of their names that the entry holds: `HostedApi`
+    /// documents of the tenant, and, where the gateway reads them, objects of other controllers in its namespaces. Default: false.
+    #[serde(default)]
+    pub accept_hosted_apis: Option<At<bool>>,
     /// LINK only: the links whose agents may connect.
     #[serde(default)]
     pub links: Vec<At<LinkSpec>>,

@@ -331,6 +331,50 @@ fn a_key_is_one_tenants_whatever_its_file_is_called() {
     }
 }
 
+// S4.12+
+#[test]
+fn an_authority_of_api_proxies_is_one_tenants_whatever_its_certificate() {
+    let stage = Stage::new();
+    let certs = stage.path().join("certs");
+    let key = rcgen::KeyPair::generate().unwrap();
+    for (file, name) in [("first", "proxies of v"), ("again", "the same key by another name")] {
+        let mut params = rcgen::CertificateParams::new(Vec::new()).unwrap();
+        params.is_ca = rcgen::IsCa::Ca(rcgen::BasicConstraints::Unconstrained);
+        params.distinguished_name.push(rcgen::DnType::CommonName, name);
+        fs::write(certs.join(format!("{file}.crt")), params.self_signed(&key).unwrap().pem())
+            .unwrap();
+    }
+    let of = |tenant: &str, last: u8, file: &str, authority: &str| {
+        relay(tenant, last, file).replace("partners.crt", &format!("{authority}.crt"))
+    };
+    stage.write("v.yaml", &of("v", 2, "acme", "first"));
+    assert!(stage.reload().verdicts.all_accepted());
+
+    for authority in ["first", "again"] {
+        stage.write("a.yaml", &of("x", 3, "bank-many", authority));
+        let after = stage.reload();
+
+        let errors = errors(&after, "a.yaml");
+        let taken = errors.iter().find(|finding| &*finding.reason == "AuthorityTaken");
+        let taken = taken.unwrap_or_else(|| panic!("{errors:#?}"));
+        assert_eq!(&*taken.field, "spec.relay.clientAuthorities");
+        assert!(taken.sentence.contains("of tenant v ("), "{}", taken.sentence);
+        assert!(after.snapshot.tenants.get(&id("x")).is_none_or(|x| x.listeners.is_empty()));
+        assert_eq!(after.snapshot.tenants[&id("v")].listeners.len(), 1);
+    }
+
+    // Two API servers of one tenant may share it, and who lets go of it leaves it to others.
+    let second = of("v", 2, "acme", "first").replace("name: api}", "name: other}");
+    let second = second.split_once("---").unwrap().1.replace("v.api.example", "w.api.example");
+    stage.write("v.yaml", &format!("{}---{second}", of("v", 2, "acme", "first")));
+    let shared = stage.reload();
+    let taken = errors(&shared, "v.yaml").iter().any(|one| &*one.reason == "AuthorityTaken");
+    assert!(!taken, "{:#?}", shared.verdicts);
+    stage.write("v.yaml", &of("v", 2, "acme", "partners"));
+    let freed = stage.reload();
+    assert!(freed.verdicts.all_accepted(), "{:#?}", freed.verdicts);
+}
+
 /// An edit of one document is compiled alone, and there a key must be asked for too.
 #[test]
 fn a_served_tenant_that_changes_to_another_tenants_key_keeps_its_own() {

@@ -1,6 +1,7 @@
 //! Documents that refer to objects of a cluster, whatever source says the facts: certificates from Secrets, endpoints of Services, and whose a namespace is.
 
 mod across;
+mod foreign;
 mod hosted;
 mod live;
 mod policies;
@@ -76,6 +77,14 @@ impl World {
     fn service(&mut self, name: Name<'_>, endpoints: &[&str]) {
         let endpoints = endpoints.iter().map(|one| one.parse().unwrap()).collect();
         self.say(service(name), Fact::Endpoints(endpoints));
+    }
+
+    /// Says the endpoints of a port of a Service by the port's name or number.
+    fn service_port(&mut self, (namespace, name): Name<'_>, port: &str, endpoints: &[&str]) {
+        let (namespace, name) = (Arc::from(namespace), Arc::from(name));
+        let reference = Reference::Service { namespace, name, port: Arc::from(port) };
+        let endpoints = endpoints.iter().map(|one| one.parse().unwrap()).collect();
+        self.say(reference, Fact::Endpoints(endpoints));
     }
 
     fn grant(&mut self, kind: Kind, (namespace, name): Name<'_>, to: (Kind, &str)) {

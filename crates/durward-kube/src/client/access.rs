@@ -3,6 +3,7 @@
 //! A switch that turns verification of the server off is deliberately absent.
 
 use std::path::PathBuf;
+use std::sync::Arc;
 
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
@@ -16,6 +17,8 @@ use thiserror::Error;
 pub enum Location {
     /// The service account of the pod.
     InCluster,
+    /// A kubeconfig that was read and judged already.
+    Inline(Arc<Kubeconfig>),
     /// A kubeconfig.
     Kubeconfig {
         /// The file; `None` for `$KUBECONFIG` or `~/.kube/config`.
@@ -66,6 +69,11 @@ impl Location {
         let config = match self {
             Self::InCluster => {
                 Config::incluster().map_err(|error| AccessError::ServiceAccount(Box::new(error)))?
+            }
+            Self::Inline(kubeconfig) => {
+                let options = KubeConfigOptions::default();
+                let read = Config::from_custom_kubeconfig(Kubeconfig::clone(kubeconfig), &options);
+                read.await.map_err(|error| AccessError::Kubeconfig(Box::new(error)))?
             }
             Self::Kubeconfig { file, context } => {
                 let fault = |error| AccessError::Kubeconfig(Box::new(error));

@@ -26,6 +26,8 @@ use crate::watch::{Reflector, Scope, Sink};
 const SERVICE_LABEL: &str = "kubernetes.io/service-name=";
 /// Time for one write.
 const WRITE: Duration = Duration::from_secs(5);
+/// Field manager of marks.
+const MARKS: &str = "durward-api-proxy-marks";
 /// Longest pause between two attempts to watch: an edit made while the API server restarts is to be seen soon after.
 const WATCH_PAUSE: Duration = Duration::from_millis(500);
 const ABSENT: Duration = Duration::from_secs(30);
@@ -41,6 +43,8 @@ pub struct SliceReport {
     pub withdrawn: bool,
     /// Ready proxies, as their Service counts them.
     pub members: usize,
+    /// The Service counts this proxy as ready.
+    pub counted: bool,
     /// Somebody else writes too.
     pub contest: Option<Contest>,
     /// Writes that the server took.
@@ -83,7 +87,7 @@ impl SliceKeeper {
             name: None,
             labels: format!("{SERVICE_LABEL}{}", options.service.name).into(),
         };
-        let sink = MemberSink { view: Arc::clone(&view) };
+        let sink = MemberSink { view: Arc::clone(&view), port: options.port };
         tasks.spawn(reflector(clients, scope, sink, &health).run());
         let (sender, report) = watch::channel(SliceReport::default());
         let writer = Writer {
@@ -183,11 +187,12 @@ impl Sink for ObjectSink {
 
 struct MemberSink {
     view: Arc<View>,
+    port: u16,
 }
 
 impl Sink for MemberSink {
     fn applied(&mut self, metadata: &Metadata, json: &str) -> Result<bool, String> {
-        let ready = object::ready_addresses(json).map_err(|error| error.to_string())?;
+        let ready = object::ready_addresses(json, self.port).map_err(|error| error.to_string())?;
         let name = ObjectName {
             namespace: Arc::clone(&metadata.namespace),
             name: Arc::clone(&metadata.name),
@@ -276,13 +281,17 @@ impl Writer {
             tracing::warn!(reason = Contest::REASON, "{contest}");
         }
         self.report.send_if_modified(|report| {
-            let before = (report.synced, report.right, report.withdrawn, report.members);
+            let state = |report: &SliceReport| {
+                let SliceReport { synced, right, withdrawn, counted, members, .. } = *report;
+                (synced, right, withdrawn, counted, members)
+            };
+            let before = state(report);
             report.synced = synced;
+            report.counted = step.counted;
             report.right = synced && step.right;
             report.withdrawn = synced && step.withdrawn;
             report.members = seen.members.as_ref().map_or(0, BTreeSet::len);
-            let is_other =
-                before != (report.synced, report.right, report.withdrawn, report.members);
+            let is_other = before != state(report);
             let has_contest = report.contest != step.contest;
             report.contest.clone_from(&step.contest);
             is_other || has_contest
@@ -302,11 +311,15 @@ async fn apply(client: &kube::Client, keeper: &Keeper, write: &Write) -> Result<
             );
             send(client, *target, MANAGER, &body).await
         }
-        Write::Mark { family, addresses, .. } => {
-            // One field manager for each proxy: what one owns, no other removes.
-            let manager = format!("{MANAGER}:{}", keeper.options().proxy);
+        Write::Mark { family, addresses, seen: None } => {
             let body = object::mark(keeper.mark(), *family, addresses);
-            send(client, Target::Primary, &manager, &body).await
+            send(client, Target::Primary, MARKS, &body).await
+        }
+        Write::Mark { addresses, .. } => {
+            merge(client, &object::mark_change(keeper.mark(), addresses)).await
+        }
+        Write::Unmark { marks, version } => {
+            merge(client, &object::unmark(marks, Some(version))).await
         }
     }
 }
@@ -318,11 +331,17 @@ async fn send(
     body: &Value,
 ) -> Result<(), ApiError> {
     let path = object_path(target);
-    // A field manager has at most 128 characters.
-    let manager: String = manager.chars().take(128).collect();
-    let path = request::path(&path, &[("fieldManager", &manager), ("force", "true")]);
+    let path = request::path(&path, &[("fieldManager", manager), ("force", "true")]);
     let body = Bytes::from(body.to_string());
     request::send(client, Method::PATCH, &path, "application/apply-patch+yaml", body).await?;
+    Ok(())
+}
+
+/// Changes marks of the primary slice. They are not applied: each field manager that applies has an entry in the object, which stays when its node is gone.
+async fn merge(client: &kube::Client, change: &Value) -> Result<(), ApiError> {
+    let path = request::path(&object_path(Target::Primary), &[("fieldManager", MARKS)]);
+    let body = Bytes::from(change.to_string());
+    request::send(client, Method::PATCH, &path, "application/merge-patch+json", body).await?;
     Ok(())
 }
 
@@ -364,16 +383,26 @@ pub async fn hand_back(
                 let version = Some(&*seen.version);
                 let body = object::given_back((target, family), (&addresses, port), version);
                 send(client, target, MANAGER, &body).await?;
+                if !seen.withdrawn.is_empty() {
+                    merge(client, &object::unmark(seen.withdrawn.keys(), None)).await?;
+                }
             }
-            None => {
-                let path = object_path(target);
-                let none = Bytes::new();
-                request::send(client, Method::DELETE, &path, "application/json", none).await?;
-            }
+            None => delete(client, target, &seen.version).await?,
         }
         changed.push((target.kind(), target.name()));
     }
     Ok(changed)
+}
+
+/// Deletes an object if it is still the one that was read: the API server may have begun to write it again.
+async fn delete(client: &kube::Client, target: Target, version: &str) -> Result<(), ApiError> {
+    let options = serde_json::json!({
+        "apiVersion": "v1", "kind": "DeleteOptions",
+        "preconditions": {"resourceVersion": version},
+    });
+    let (path, body) = (object_path(target), Bytes::from(options.to_string()));
+    request::send(client, Method::DELETE, &path, "application/json", body).await?;
+    Ok(())
 }
 
 fn object_path(target: Target) -> String {

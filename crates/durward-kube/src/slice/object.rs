@@ -123,10 +123,14 @@ pub(super) fn decode(target: Target, port: u16, json: &str) -> serde_json::Resul
     }
 }
 
-/// Returns the addresses of a slice whose endpoints are ready.
-pub(super) fn ready_addresses(json: &str) -> serde_json::Result<BTreeSet<IpAddr>> {
+/// Returns the addresses of a slice whose endpoints are ready at the proxies' port; none of a slice without that port, which is not the proxies'.
+pub(super) fn ready_addresses(json: &str, port: u16) -> serde_json::Result<BTreeSet<IpAddr>> {
     let slice: Slice = serde_json::from_str(json)?;
-    let endpoints = slice.endpoints.into_iter().flatten();
+    let is_ours = |one: &Port| {
+        one.port == Some(port) && one.protocol.as_deref().is_none_or(|protocol| protocol == "TCP")
+    };
+    let has_port = slice.ports.iter().flatten().any(is_ours);
+    let endpoints = slice.endpoints.filter(|_| has_port).into_iter().flatten();
     // No condition means ready, as the API has it.
     let ready = endpoints.filter(|endpoint| endpoint.conditions.ready != Some(false));
     Ok(ready.flat_map(|endpoint| endpoint.addresses).filter_map(|ip| ip.parse().ok()).collect())
@@ -267,18 +271,37 @@ fn subsets(addresses: &BTreeSet<IpAddr>, port: u16) -> Value {
     json!([{"addresses": addresses, "ports": [{"name": PORT_NAME, "port": port, "protocol": "TCP"}]}])
 }
 
-/// Returns the object by which one proxy withdraws its addresses, or with none takes that back.
-pub(super) fn mark(key: &str, family: Family, addresses: &BTreeSet<IpAddr>) -> Value {
-    let mut metadata = json!({"name": Target::Primary.name(), "namespace": "default"});
-    if !addresses.is_empty() {
-        let text: Vec<String> = addresses.iter().map(ToString::to_string).collect();
-        metadata["annotations"] = json!({ (key): text.join(",") });
+/// Returns the change by which one proxy withdraws its addresses, or with none takes that back.
+pub(super) fn mark_change(key: &str, addresses: &BTreeSet<IpAddr>) -> Value {
+    let text: Vec<String> = addresses.iter().map(ToString::to_string).collect();
+    let value = if text.is_empty() { Value::Null } else { text.join(",").into() };
+    json!({"metadata": {"annotations": { (key): value }}})
+}
+
+/// Returns the change that removes marks. With a version, the server refuses it where the object is another by now.
+pub(super) fn unmark<'a>(
+    marks: impl IntoIterator<Item = &'a String>,
+    version: Option<&str>,
+) -> Value {
+    let marks = marks.into_iter().map(|mark| (mark.clone(), Value::Null));
+    let mut change = json!({"metadata": {"annotations": Value::Object(marks.collect())}});
+    if let Some(version) = version {
+        change["metadata"]["resourceVersion"] = version.into();
     }
+    change
+}
+
+/// Returns the object by which one proxy withdraws its addresses where there is no slice yet.
+pub(super) fn mark(key: &str, family: Family, addresses: &BTreeSet<IpAddr>) -> Value {
     // The address type is required of every object that is applied.
-    json!({
+    let mut object = json!({
         "apiVersion": "discovery.k8s.io/v1", "kind": "EndpointSlice",
-        "metadata": metadata, "addressType": family.address_type(),
-    })
+        "metadata": {"name": Target::Primary.name(), "namespace": "default"},
+        "addressType": family.address_type(),
+    });
+    object["metadata"]["annotations"] =
+        mark_change(key, addresses)["metadata"]["annotations"].take();
+    object
 }
 
 /// Returns the endpoints that an annotation keeps from before the first keeper.
@@ -286,4 +309,27 @@ pub(super) fn parse_before(text: &str) -> Option<(BTreeSet<IpAddr>, u16)> {
     let (addresses, port) = text.split_once(' ')?;
     let addresses = addresses.split(',').map(str::parse).collect::<Result<_, _>>().ok()?;
     Some((addresses, port.parse().ok()?))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn endpoints_of_another_port_are_no_proxies() {
+        let slice = |port: u16, protocol: &str| {
+            json!({
+                "metadata": {}, "addressType": "IPv4",
+                "endpoints": [{"addresses": ["10.244.0.7"], "conditions": {"ready": true}}],
+                "ports": [{"name": "metrics", "port": 9153}, {"name": "dns", "port": port, "protocol": protocol}],
+            })
+            .to_string()
+        };
+        let found = |json: String| ready_addresses(&json, 6443).unwrap().len();
+
+        assert_eq!(found(slice(6443, "TCP")), 1);
+        assert_eq!(found(slice(53, "TCP")), 0);
+        assert_eq!(found(slice(6443, "UDP")), 0);
+        assert_eq!(found(json!({"metadata": {}, "endpoints": null}).to_string()), 0);
+    }
 }

@@ -27,6 +27,8 @@ const UNSEEN: Duration = Duration::from_secs(1);
 const TURN: Duration = Duration::from_millis(120);
 /// Proxies with a turn of their own; all others wait for the last turn.
 const TURNS: usize = 4;
+/// Time for which no address of a mark has been a member, after which the mark is removed: its node is gone.
+const ABANDONED: Duration = Duration::from_secs(60);
 /// Time in which undone writes count together.
 const CONTEST_WINDOW: Duration = Duration::from_secs(60);
 /// Undone writes within that time that make a contest. A person edits once or twice.
@@ -58,6 +60,13 @@ pub enum Write {
         /// every race for the version.
         seen: Option<Arc<str>>,
     },
+    /// Removes annotations by which proxies of nodes that are gone withdrew their addresses.
+    Unmark {
+        /// Keys of the annotations.
+        marks: BTreeSet<String>,
+        /// Version of the slice that this was computed from.
+        version: Arc<str>,
+    },
 }
 
 /// A write without its content, for the book-keeping.
@@ -67,13 +76,15 @@ pub enum Written {
     Content(Target),
     /// The own annotation.
     Mark,
+    /// Annotations of nodes that are gone.
+    Unmark,
 }
 
 impl Written {
     fn target(self) -> Target {
         match self {
             Self::Content(target) => target,
-            Self::Mark => Target::Primary,
+            Self::Mark | Self::Unmark => Target::Primary,
         }
     }
 }
@@ -85,6 +96,7 @@ impl Write {
         match self {
             Self::Content { target, .. } => Written::Content(*target),
             Self::Mark { .. } => Written::Mark,
+            Self::Unmark { .. } => Written::Unmark,
         }
     }
 
@@ -92,6 +104,7 @@ impl Write {
         match self {
             Self::Content { version, .. } => version.clone(),
             Self::Mark { seen, .. } => seen.clone(),
+            Self::Unmark { version, .. } => Some(Arc::clone(version)),
         }
     }
 }
@@ -120,6 +133,8 @@ pub struct Step {
     pub withdrawn: bool,
     /// Somebody else writes too.
     pub contest: Option<Contest>,
+    /// The Service counts this proxy as ready. Only then it writes for all proxies.
+    pub counted: bool,
 }
 
 /// Memory of a keeper.
@@ -133,6 +148,8 @@ pub struct Keeper {
     /// Objects that were right the last time, after a keeper had written them.
     settled: BTreeMap<Target, bool>,
     undone: VecDeque<(Duration, Arc<str>)>,
+    /// Since when no address of another proxy's mark has been a member.
+    abandoned: BTreeMap<String, Duration>,
 }
 
 #[derive(Clone, Debug, Default)]
@@ -156,6 +173,7 @@ impl Keeper {
             wrong: BTreeMap::new(),
             settled: BTreeMap::new(),
             undone: VecDeque::new(),
+            abandoned: BTreeMap::new(),
         }
     }
 
@@ -183,10 +201,12 @@ impl Keeper {
         let is_named = seen.objects.values().flatten().any(|object| self.leads_here(object));
         // As long as the Service counts this proxy, another one may write its addresses again.
         step.withdrawn = !is_counted && !is_named;
+        step.counted = is_counted;
         let ready = self.ready(seen, members);
         let must_wait = self.turn(&ready);
         // The mark comes first: without it another proxy would write our addresses again.
-        let marks = self.step_mark(seen, is_counted || is_named, &mut step);
+        let marks = self.step_mark(seen, is_counted || is_named, &mut step)
+            || self.step_unmark(seen, (members, must_wait), &mut step);
         for target in Target::ALL {
             // Both would write the same object, and the second would only meet a conflict.
             if marks && target == Target::Primary {
@@ -264,6 +284,44 @@ impl Keeper {
         self.issue(write, seen.now, step)
     }
 
+    /// Removes marks that nobody else will remove. Returns whether it does so now.
+    ///
+    /// Only a proxy of the same name removes its mark. Where the node is gone and another one has its address, the mark would keep that address out; and marks
+    /// of nodes that are gone would fill the object.
+    fn step_unmark(
+        &mut self,
+        seen: &Observation,
+        (members, must_wait): (&BTreeSet<IpAddr>, Duration),
+        step: &mut Step,
+    ) -> bool {
+        let primary = seen.objects.get(&Target::Primary).and_then(Option::as_ref);
+        let Some(primary) = primary.filter(|_| seen.own_ready) else { return false };
+        self.abandoned.retain(|mark, _| primary.withdrawn.contains_key(mark));
+        let mut due = BTreeSet::new();
+        for (mark, addresses) in primary.withdrawn.iter().filter(|(mark, _)| **mark != self.mark) {
+            if !addresses.is_disjoint(&self.options.own) {
+                // The address is this proxy's, which serves.
+                due.insert(mark.clone());
+            } else if !step.counted || !addresses.is_disjoint(members) {
+                self.abandoned.remove(mark);
+            } else {
+                let since = *self.abandoned.entry(mark.clone()).or_insert(seen.now);
+                let at = since + ABANDONED + must_wait;
+                if seen.now >= at {
+                    due.insert(mark.clone());
+                } else {
+                    wake(step, at);
+                }
+            }
+        }
+        if due.is_empty() {
+            return false;
+        }
+        step.right = false;
+        let write = Write::Unmark { marks: due, version: Arc::clone(&primary.version) };
+        self.issue(write, seen.now, step)
+    }
+
     fn step_target(
         &mut self,
         target: Target,
@@ -301,6 +359,10 @@ impl Keeper {
         let since = *self.wrong.entry(target).or_insert(seen.now);
         // Nobody else may know yet that this proxy does not serve.
         let leads_astray = !seen.own_ready && object.is_some_and(|it| self.leads_here(it));
+        if !step.counted && !leads_astray {
+            // A proxy that the Service does not count knows less than those that it counts, or the Service is not that of the proxies.
+            return;
+        }
         let must_wait = if leads_astray { Duration::ZERO } else { must_wait };
         if seen.now < since + must_wait {
             wake(step, since + must_wait);

@@ -104,6 +104,14 @@ impl Server {
                 }
                 self.put(Target::Primary, Some(held));
             }
+            Write::Unmark { marks, version } => {
+                let held = self.objects[&Target::Primary].clone();
+                let Some(mut held) = held.filter(|held| held.version == *version) else {
+                    return Outcome::Conflict;
+                };
+                held.withdrawn.retain(|mark, _| !marks.contains(mark));
+                self.put(Target::Primary, Some(held));
+            }
         }
         Outcome::Done
     }
@@ -464,7 +472,7 @@ fn contents(step: &Step) -> Vec<(Target, Family, Vec<String>)> {
         Write::Content { target, family, addresses, .. } => {
             Some((*target, *family, addresses.iter().map(ToString::to_string).collect()))
         }
-        Write::Mark { .. } => None,
+        Write::Mark { .. } | Write::Unmark { .. } => None,
     };
     step.writes.iter().filter_map(of).collect()
 }
@@ -487,14 +495,121 @@ fn nothing_is_written_before_everything_was_read_or_while_no_proxy_is_ready() {
 #[test]
 fn the_last_proxy_that_goes_leaves_no_address_behind() {
     let mut keeper = Keeper::new(options(1));
-    let gone = by(MANAGER, &[address(2)], "1");
+    let own = by(MANAGER, &[address(1)], "1");
+    let mut seen = observation(SECOND, &[], Some(own));
+    seen.own_ready = false;
 
-    let step = keeper.step(&observation(SECOND, &[], Some(gone.clone())));
-    let later = keeper.step(&observation(2 * SECOND, &[], Some(gone)));
+    let step = keeper.step(&seen);
 
-    // With nobody ready all proxies wait for the last turn.
-    assert_eq!(contents(&step), []);
-    assert_eq!(contents(&later), [(Target::Primary, Family::V4, vec![])]);
+    assert_eq!(contents(&step), [(Target::Primary, Family::V4, vec![])]);
+}
+
+#[test]
+fn a_proxy_that_the_service_does_not_count_writes_no_endpoints() {
+    let mut keeper = Keeper::new(options(1));
+    let of_dns = [IpAddr::from([10, 244, 0, 7]), IpAddr::from([10, 244, 0, 8])];
+    let right = by(MANAGER, &[address(2)], "1");
+
+    for (at, members) in [(1, &of_dns[..]), (9, &of_dns[..]), (18, &[][..])] {
+        let step = keeper.step(&observation(at * SECOND, members, Some(right.clone())));
+
+        assert_eq!((step.writes, step.counted), (vec![], false), "{members:?}");
+    }
+}
+
+fn marked(primary: Seen, mark: &str, addresses: &[IpAddr]) -> Seen {
+    let addresses = addresses.iter().copied().collect();
+    Seen { withdrawn: BTreeMap::from([(mark.to_owned(), addresses)]), ..primary }
+}
+
+fn unmarks(step: &Step) -> Vec<&str> {
+    let of = |write: &Write| match write {
+        Write::Unmark { marks, .. } => Some(marks.clone()),
+        _ => None,
+    };
+    assert!(step.writes.iter().filter_map(of).count() <= 1);
+    step.writes
+        .iter()
+        .flat_map(|write| match write {
+            Write::Unmark { marks, .. } => marks.iter().map(String::as_str).collect(),
+            _ => Vec::new(),
+        })
+        .collect()
+}
+
+#[test]
+fn a_mark_of_a_node_that_is_gone_does_not_keep_its_address_from_the_next_node() {
+    let both = [address(1), address(2)];
+    let gone = Keeper::new(SliceOptions { proxy: Arc::from("node-gone"), ..options(1) });
+    let primary = |version| marked(by(MANAGER, &[address(2)], version), gone.mark(), &[address(1)]);
+    let seen = |at| {
+        let mut seen = observation(at, &both, Some(primary("1")));
+        seen.objects.insert(Target::Endpoints, Some(by(MANAGER, &[address(2)], "2")));
+        seen
+    };
+
+    let step = Keeper::new(options(1)).step(&seen(SECOND));
+    let mut starting = seen(SECOND);
+    starting.own_ready = false;
+    let too_early = Keeper::new(options(1)).step(&starting);
+    let other = Keeper::new(options(2)).step(&seen(SECOND));
+
+    assert_eq!(unmarks(&step), [gone.mark()]);
+    assert_eq!((unmarks(&too_early), unmarks(&other)), (vec![], vec![]));
+}
+
+// Without the removal all keepers rewrite the slice for ever.
+#[test]
+fn keepers_come_to_rest_where_a_node_has_the_address_of_one_that_is_gone() {
+    let mut world = World::new(7);
+    world.dice = Dice(u64::MAX);
+    let gone = Keeper::new(SliceOptions { proxy: Arc::from("node-gone"), ..options(1) });
+    let primary = marked(by(MANAGER, &[address(2)], "1"), gone.mark(), &[address(1)]);
+    world.server.put(Target::Primary, Some(primary));
+    let mut proxies = std::mem::take(&mut world.proxies);
+    let mut last = Duration::ZERO;
+    for _ in 0..2_000 {
+        world.now += TICK;
+        let view = world.server.objects.clone();
+        for proxy in &mut proxies {
+            proxy.members = world.members.clone();
+            proxy.view = view.clone();
+            proxy.dirty = true;
+            proxy.step(world.now, &mut world.dice);
+            while let Some((_, write)) = proxy.writing.pop_front() {
+                let outcome = world.server.apply(&proxy.keeper, &write);
+                proxy.keeper.outcome(write.which(), outcome);
+                last = world.now;
+            }
+        }
+    }
+
+    assert_eq!(world.server.addresses(Target::Primary), BTreeSet::from([address(1), address(2)]));
+    assert!(last < 2 * SECOND, "still written at {last:?}");
+}
+
+#[test]
+fn marks_whose_addresses_are_no_members_for_a_minute_are_removed() {
+    let mut keeper = Keeper::new(options(1));
+    let members = [address(1), address(2)];
+    let seen = |at: u32, of: u8| {
+        let primary = marked(by(MANAGER, &members, "1"), "gone", &[address(of)]);
+        let mut seen = observation(at * SECOND, &members, Some(primary));
+        seen.objects.insert(Target::Endpoints, Some(by(MANAGER, &members, "2")));
+        seen
+    };
+
+    let early = keeper.step(&seen(1, 9));
+    let still = keeper.step(&seen(60, 9));
+    let due = keeper.step(&seen(62, 9));
+    assert_eq!((unmarks(&early), unmarks(&still)), (vec![], vec![]));
+    assert_eq!(unmarks(&due), ["gone"]);
+
+    let mut keeper = Keeper::new(options(1));
+    for at in [1, 100, 200] {
+        let step = keeper.step(&seen(at, 2));
+        assert_eq!(unmarks(&step), Vec::<&str>::new(), "a member that is about to go");
+    }
 }
 
 #[test]
@@ -543,7 +658,7 @@ fn each_family_has_a_slice_and_the_endpoints_are_of_the_primary_one() {
     );
     let before = taken_over.writes.iter().find_map(|write| match write {
         Write::Content { before, .. } => before.clone(),
-        Write::Mark { .. } => None,
+        Write::Mark { .. } | Write::Unmark { .. } => None,
     });
     assert_eq!(before.as_deref(), Some("fd00::99 6443"));
 }

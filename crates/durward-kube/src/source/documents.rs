@@ -6,6 +6,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use durward_control::change::Fact;
 use durward_control::cluster::is_isolated;
 use durward_control::reference::Reference;
+use durward_control::spec::foreign_api;
 use durward_model::{Kind, ResourceId};
 
 use crate::object::{Labels, Metadata, Object, ObjectName};
@@ -42,6 +43,45 @@ impl Sink for Documents {
     fn deleted(&mut self, name: &ObjectName, _: Option<&str>) {
         let namespace = name.namespace().map(Arc::from);
         self.gather.delete(ResourceId { kind: self.kind, namespace, name: Arc::clone(&name.name) });
+    }
+}
+
+/// Reader of a kind of other controllers that names hosted API servers.
+pub(super) struct ForeignApis {
+    documents: Documents,
+    /// Objects that were handed on.
+    known: BTreeSet<ObjectName>,
+}
+
+impl ForeignApis {
+    pub(super) fn new(kind: Kind, resource: &'static ResourceType, gather: Arc<Gather>) -> Self {
+        Self { documents: Documents::new(kind, resource, gather), known: BTreeSet::new() }
+    }
+}
+
+impl Sink for ForeignApis {
+    fn begin(&mut self, version: &'static str) {
+        self.documents.begin(version);
+    }
+
+    fn applied(&mut self, metadata: &Metadata, json: &str) -> Result<bool, String> {
+        let object = serde_json::from_str(json).map_err(|error| error.to_string())?;
+        let name = metadata.object_name();
+        if !foreign_api::is_meant(self.documents.kind, &object) {
+            // It may have named an API server before.
+            if self.known.remove(&name) {
+                self.documents.deleted(&name, None);
+            }
+            return Ok(true);
+        }
+        self.known.insert(name);
+        self.documents.applied(metadata, json)
+    }
+
+    fn deleted(&mut self, name: &ObjectName, version: Option<&str>) {
+        if self.known.remove(name) {
+            self.documents.deleted(name, version);
+        }
     }
 }
 

@@ -13,9 +13,10 @@ use serde::Deserialize;
 
 use crate::object::{Metadata, ObjectName};
 use crate::pace::Gather;
+use crate::resource_type::{INGRESS_ROUTE_TCPS, TLS_ROUTES};
 use crate::watch::Sink;
 
-/// Group of the kinds that a grant may let in.
+/// Group of our own kinds.
 const OURS: &str = "durward.dev";
 
 /// Grants that are read, and those that are asked for.
@@ -83,8 +84,16 @@ impl Grant {
 
     /// Returns who may name them.
     fn grantees(&self) -> impl Iterator<Item = Grantee> {
-        self.from.iter().filter(|from| *from.group == *OURS).filter_map(|from| {
+        self.from.iter().filter_map(|from| {
             let kind: Kind = from.kind.parse().ok()?;
+            let group = match kind {
+                Kind::TlsRoute => TLS_ROUTES.group,
+                Kind::IngressRouteTcp => INGRESS_ROUTE_TCPS.group,
+                _ => OURS,
+            };
+            if *from.group != *group {
+                return None;
+            }
             Some(Grantee { kind, namespace: Arc::clone(&from.namespace) })
         })
     }

@@ -2,10 +2,12 @@
 
 #![allow(clippy::unwrap_used, clippy::panic, reason = "tests say what they expect")]
 
+mod addons;
 mod admission;
 mod cluster;
 mod crds;
 mod facts;
+mod foreign;
 mod http2;
 mod mappings;
 mod slices;

@@ -19,6 +19,8 @@ pub use handshake::{HandshakeError, Request, accept, accept_request, connect};
 const CHUNK: usize = 16 * 1024;
 /// Bytes read from the carrier at once.
 const READ: usize = 16 * 1024;
+/// Frames read before other tasks run.
+const FRAMES: usize = 256;
 
 /// End of a WebSocket that this is.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -148,6 +150,7 @@ impl<I: AsyncRead + AsyncWrite + Unpin> AsyncRead for WebSocket<I> {
         buf: &mut ReadBuf<'_>,
     ) -> Poll<io::Result<()>> {
         let this = self.get_mut();
+        let mut frames = 0;
         loop {
             if this.left > 0 && !this.received.is_empty() {
                 this.hand_out(buf);
@@ -161,6 +164,11 @@ impl<I: AsyncRead + AsyncWrite + Unpin> AsyncRead for WebSocket<I> {
                 return Poll::Ready(Err(error));
             }
             if more {
+                frames += 1;
+                if frames > FRAMES {
+                    cx.waker().wake_by_ref();
+                    return Poll::Pending;
+                }
                 continue;
             }
             if this.ended {

@@ -13,6 +13,8 @@ use crate::route::{RouteSet, RoutesId};
 
 /// Shortest interval of heartbeats that a gateway can ask for.
 const SHORTEST: Duration = Duration::from_secs(1);
+/// Longest interval of heartbeats that a gateway can ask for.
+const LONGEST: Duration = Duration::from_secs(300);
 
 /// Something that the agent's program must act on.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -137,7 +139,7 @@ impl AgentControl {
         if let Some(other) = welcome.capabilities.difference(&self.offered).next() {
             return Err(Violation::NotOffered(format!("capability {other}")));
         }
-        self.interval = Duration::from_millis(welcome.heartbeat_ms).max(SHORTEST);
+        self.interval = Duration::from_millis(welcome.heartbeat_ms).clamp(SHORTEST, LONGEST);
         self.due = now + self.interval;
         self.state = State::Open { capabilities: welcome.capabilities.clone(), draining: false };
         self.register();

@@ -2,10 +2,22 @@
 
 use bytes::{Buf, Bytes, BytesMut};
 use serde::Serialize;
-use serde::de::DeserializeOwned;
 
-/// Bytes of a message at most.
-const MESSAGE: usize = 4 * 1024 * 1024;
+/// Bytes of a message at most, on a carrier for control.
+pub const LONG: usize = 4 * 1024 * 1024;
+/// Bytes of a message at most before the carrier was accepted, and on one for data.
+pub const SHORT: usize = 16 * 1024;
+/// Capacity kept for the next message.
+const KEPT: usize = 64 * 1024;
+
+/// Message that is read from JSON.
+pub trait Message: Sized {
+    /// Reads a message by its type, so that nothing is kept of one that is not known.
+    ///
+    /// # Errors
+    /// Fails if the bytes are no JSON object with a type, or its fields do not fit the type.
+    fn read(json: &[u8]) -> serde_json::Result<Self>;
+}
 
 /// Bytes that are no message.
 #[derive(Debug, thiserror::Error)]
@@ -29,32 +41,66 @@ pub fn encode(message: &impl Serialize) -> Bytes {
 }
 
 /// Decoder of the messages of one direction.
-#[derive(Debug, Default)]
+#[derive(Debug)]
 pub struct Decoder {
     buffer: BytesMut,
+    most: usize,
+}
+
+impl Default for Decoder {
+    fn default() -> Self {
+        Self { buffer: BytesMut::new(), most: SHORT }
+    }
 }
 
 impl Decoder {
+    /// Allows messages of `most` bytes.
+    pub fn allow(&mut self, most: usize) {
+        self.most = most;
+    }
+
+    /// Makes room for a message of `bytes`.
+    pub fn reserve(&mut self, bytes: usize) {
+        self.buffer.reserve((4 + bytes).saturating_sub(self.buffer.len()));
+    }
+
     /// Adds received bytes.
     pub fn push(&mut self, bytes: &[u8]) {
         self.buffer.extend_from_slice(bytes);
+    }
+
+    /// Returns the length of the message that has begun.
+    ///
+    /// # Errors
+    /// Fails if it is longer than is allowed.
+    pub fn announced(&self) -> Result<Option<usize>, BadMessage> {
+        let Some(length) = self.buffer.first_chunk::<4>() else { return Ok(None) };
+        let length = u32::from_be_bytes(*length) as usize;
+        if length > self.most { Err(BadMessage::TooLong(length)) } else { Ok(Some(length)) }
     }
 
     /// Takes the next whole message.
     ///
     /// # Errors
     /// Fails if the bytes are no message; nothing after it can be read.
-    pub fn take<M: DeserializeOwned>(&mut self) -> Result<Option<M>, BadMessage> {
-        let Some(length) = self.buffer.first_chunk::<4>() else { return Ok(None) };
-        let length = u32::from_be_bytes(*length) as usize;
-        if length > MESSAGE {
-            return Err(BadMessage::TooLong(length));
-        }
+    pub fn take<M: Message>(&mut self) -> Result<Option<M>, BadMessage> {
+        let Some(length) = self.announced()? else { return Ok(None) };
         if self.buffer.len() < 4 + length {
             return Ok(None);
         }
         self.buffer.advance(4);
         let json = self.buffer.split_to(length);
-        serde_json::from_slice(&json).map(Some).map_err(BadMessage::Unreadable)
+        let message = M::read(&json).map(Some).map_err(BadMessage::Unreadable);
+        drop(json);
+        if length > KEPT {
+            // The rest is copied, so that the long message's memory is free again.
+            self.buffer = BytesMut::from(&self.buffer[..]);
+        }
+        message
+    }
+
+    #[cfg(test)]
+    pub(super) fn capacity(&self) -> usize {
+        self.buffer.capacity()
     }
 }

@@ -1,11 +1,13 @@
 //! Messages of the control stream, as JSON objects with a `type`.
 
+use std::borrow::Cow;
 use std::collections::BTreeSet;
 use std::fmt;
 
 use aws_lc_rs::digest;
 use serde::{Deserialize, Serialize};
 
+use super::codec::Message;
 use crate::route::{RouteSet, RoutesId};
 
 /// Capability: the gateway takes routes.
@@ -178,7 +180,7 @@ pub struct Drain {
 }
 
 /// Messages of the agent.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
 #[serde(tag = "type", rename_all = "snake_case")]
 pub enum ToGateway {
     /// First message.
@@ -190,12 +192,11 @@ pub enum ToGateway {
     /// No new streams on this carrier, please.
     Drain(Drain),
     /// A message of a later version.
-    #[serde(other)]
     Unknown,
 }
 
 /// Messages of the gateway.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
 #[serde(tag = "type", rename_all = "snake_case")]
 pub enum ToAgent {
     /// The carrier is accepted.
@@ -213,8 +214,43 @@ pub enum ToAgent {
     /// No new stream will come on this carrier.
     Drained,
     /// A message of a later version.
-    #[serde(other)]
     Unknown,
+}
+
+/// Type of a message; its other fields are passed over.
+#[derive(Deserialize)]
+struct Type<'a> {
+    #[serde(rename = "type", borrow)]
+    word: Cow<'a, str>,
+}
+
+impl Message for ToGateway {
+    fn read(json: &[u8]) -> serde_json::Result<Self> {
+        let Type { word } = serde_json::from_slice(json)?;
+        match &*word {
+            "hello" => serde_json::from_slice(json).map(Self::Hello),
+            "routes" => serde_json::from_slice(json).map(Self::Routes),
+            "heartbeat" => serde_json::from_slice(json).map(Self::Heartbeat),
+            "drain" => serde_json::from_slice(json).map(Self::Drain),
+            _ => Ok(Self::Unknown),
+        }
+    }
+}
+
+impl Message for ToAgent {
+    fn read(json: &[u8]) -> serde_json::Result<Self> {
+        let Type { word } = serde_json::from_slice(json)?;
+        match &*word {
+            "welcome" => serde_json::from_slice(json).map(Self::Welcome),
+            "refused" => serde_json::from_slice(json).map(Self::Refused),
+            "routes_known" => serde_json::from_slice(json).map(Self::RoutesKnown),
+            "verdicts" => serde_json::from_slice(json).map(Self::Verdicts),
+            "heartbeat_ack" => serde_json::from_slice(json).map(Self::HeartbeatAck),
+            "drain" => serde_json::from_slice(json).map(Self::Drain),
+            "drained" => Ok(Self::Drained),
+            _ => Ok(Self::Unknown),
+        }
+    }
 }
 
 impl ToGateway {

@@ -251,6 +251,75 @@ fn a_message_that_is_too_long_is_refused_before_it_is_there() {
     assert!(matches!(decoder.take::<ToGateway>(), Err(BadMessage::TooLong(_))));
 }
 
+#[test]
+fn before_it_is_accepted_an_end_may_say_little_and_afterwards_only_what_is_announced() {
+    let mut decoder = Decoder::default();
+    decoder.push(&(SHORT as u32 + 1).to_be_bytes());
+
+    assert!(matches!(decoder.take::<ToGateway>(), Err(BadMessage::TooLong(_))));
+    decoder.allow(LONG);
+    assert_eq!(decoder.announced().unwrap(), Some(SHORT + 1));
+}
+
+#[test]
+fn verdicts_arrive_and_name_no_more_rejected_routes_than_may_wait() {
+    let now = Instant::now();
+    let mut gateway = GatewayControl::new(Versions::OURS, now);
+    let mut hello = hello(Versions::OURS, Purpose::Control);
+    hello.capabilities.insert(VERDICTS.to_owned());
+    gateway.receive(ToGateway::Hello(hello), now).unwrap();
+    gateway.welcome(1, 0, "gateway", now);
+    while gateway.next_message().is_some() {}
+    let one = Rejected { host: "a.example".to_owned(), path: "/".repeat(300), reason: "x".into() };
+
+    gateway.judge(Verdicts { revision: 7, served: 3, rejected: vec![one.clone(); REJECTED] });
+
+    let message = encode(&gateway.next_message().unwrap());
+    assert!(message.len() < 40 * 1024, "{}", message.len());
+    let mut decoder = Decoder::default();
+    decoder.allow(LONG);
+    decoder.push(&message);
+    match decoder.take().unwrap() {
+        Some(ToAgent::Verdicts(Verdicts { revision: 7, served: 3, rejected })) => {
+            assert!(rejected.len() > 50 && rejected.iter().all(|other| *other == one));
+        }
+        other => panic!("{other:?}"),
+    }
+}
+
+#[test]
+fn a_long_message_leaves_no_memory_behind() {
+    let mut decoder = Decoder::default();
+    decoder.allow(LONG);
+    let long = encode(&serde_json::json!({"type": "weather", "sun": "x".repeat(LONG - 100)}));
+    decoder.push(&long);
+    decoder.push(&encode(&ToGateway::Heartbeat(RoutesId::default())));
+
+    assert_eq!(decoder.take::<ToGateway>().unwrap(), Some(ToGateway::Unknown));
+
+    assert!(decoder.capacity() < 1024, "{}", decoder.capacity());
+    let next = decoder.take::<ToGateway>().unwrap();
+    assert_eq!(next, Some(ToGateway::Heartbeat(RoutesId::default())));
+}
+
+#[test]
+fn routes_beyond_the_bounds_are_refused_while_they_are_read() {
+    let route =
+        |host: &str, path: &str| serde_json::json!({"host": host, "path": path, "target": "a:1"});
+    let set = |routes: Vec<serde_json::Value>| {
+        let mut decoder = Decoder::default();
+        decoder.allow(LONG);
+        decoder
+            .push(&encode(&serde_json::json!({"type": "routes", "revision": 1, "routes": routes})));
+        decoder.take::<ToGateway>().map(|message| message.is_some())
+    };
+
+    assert!(set(vec![route("a", "/"); 10_000]).unwrap());
+    assert!(set(vec![route("a", "/"); 10_001]).is_err());
+    assert!(set(vec![route(&"a".repeat(256), "/")]).is_err());
+    assert!(set(vec![route("a", &format!("/{}", "a".repeat(4_096)))]).is_err());
+}
+
 fn to_gateway() -> impl Strategy<Value = ToGateway> {
     let purpose = prop_oneof![Just(Purpose::Control), Just(Purpose::Data)];
     prop_oneof![

@@ -1,24 +1,32 @@
 //! Agent's end of a carrier: it takes streams, and talks to the gateway on the control stream.
 
+use std::future::poll_fn;
 use std::sync::Arc;
+use std::time::Duration;
 
-use bytes::Bytes;
 use h2::RecvStream;
 use h2::server::{Builder, Connection, SendResponse};
 use http::{HeaderValue, Method, Request, Response, StatusCode};
 use tokio::io::{AsyncRead, AsyncWrite};
-use tokio::sync::{oneshot, watch};
-use tokio::time::Instant;
+use tokio::sync::{mpsc, oneshot, watch};
+use tokio::time::{Instant, timeout};
 use tokio_util::sync::CancellationToken;
 
-use super::channel::{Inbox, Outbox};
+use super::channel::{Inbox, Outbox, Received};
+use super::inbound::{Pump, Pumps};
 use super::liveness;
+use super::outgoing::Frame;
 use super::stream::LinkStream;
-use super::{KIND, REASON, SessionError};
+use super::{DATA_FRAMES, KIND, REASON, RESETS, SessionError};
 use crate::bounds::{Bounds, HEADERS};
-use crate::control::{AgentControl, AgentEvent, Hello, ToAgent};
+use crate::control::{AgentControl, AgentEvent, Hello, LONG, ToAgent, Violation};
 use crate::route::RouteSet;
 use crate::target::{Kind, Target};
+
+/// Bytes of messages that a gateway may leave unread: all routes, twice.
+const UNREAD: usize = 8 * 1024 * 1024;
+/// Time that a gateway has to read our last message.
+const FAREWELL: Duration = Duration::from_secs(5);
 
 /// Agent's program around a carrier.
 pub trait Host {
@@ -35,7 +43,8 @@ pub struct Opening {
     target: Target,
     kind: Kind,
     body: RecvStream,
-    respond: SendResponse<Bytes>,
+    respond: SendResponse<Frame>,
+    pumps: mpsc::UnboundedSender<Pump>,
 }
 
 /// Reason for which an agent does not connect a stream.
@@ -68,7 +77,13 @@ impl Opening {
     /// Fails if the gateway has reset the stream, or the carrier ended.
     pub fn accept(mut self) -> Result<LinkStream, h2::Error> {
         let send = self.respond.send_response(Response::new(()), false)?;
-        Ok(LinkStream::new(send, self.body, None))
+        Ok(LinkStream::new(send, self.body, &self.pumps, None, None))
+    }
+
+    /// Completes when the gateway has reset the stream, or the carrier ended: nobody waits for an answer any more.
+    pub async fn given_up(&mut self) {
+        // What ended it makes no difference.
+        let _ = poll_fn(|cx| self.respond.poll_reset(cx)).await;
     }
 
     /// Tells the gateway why the backend is not connected.
@@ -81,7 +96,7 @@ impl Opening {
     }
 }
 
-fn answer(respond: &mut SendResponse<Bytes>, status: StatusCode, reason: &str) {
+fn answer(respond: &mut SendResponse<Frame>, status: StatusCode, reason: &str) {
     let reason =
         HeaderValue::from_str(reason).unwrap_or_else(|_| HeaderValue::from_static("unprintable"));
     let answer = Response::builder().status(status).header(REASON, reason).body(());
@@ -119,26 +134,36 @@ where
         .max_concurrent_streams(bounds.streams + 1)
         .max_send_buffer_size(bounds.send_buffer)
         .max_header_list_size(HEADERS)
-        .handshake::<I, Bytes>(io)
+        .data_frame_budget(DATA_FRAMES)
+        // Clients that give up are no fault of the carrier, however many they are.
+        .max_local_error_reset_streams(None)
+        .max_concurrent_reset_streams(RESETS)
+        .max_pending_accept_reset_streams(RESETS)
+        .handshake::<I, Frame>(io)
         .await?;
     let pings = connection.ping_pong();
+    let (hand_in, mut pumps) = Pumps::new();
     let (found, control) = oneshot::channel();
     let leave = CancellationToken::new();
     let talk = converse(control, setup, host, leave.clone());
-    tokio::select! {
-        ended = drive(&mut connection, found, host, leave) => ended,
+    let ended = tokio::select! {
+        biased;
+        ended = drive(&mut connection, (found, hand_in), host, leave) => ended,
+        () = poll_fn(|cx| pumps.poll_run(cx)) => Ok(()),
         () = liveness::lost(pings) => Err(SessionError::Dead),
         error = talk => Err(error),
-    }
+    };
+    pumps.finish();
+    ended
 }
 
 /// A stream that the gateway opened, with the handle for its answer.
-type Asked = (Request<RecvStream>, SendResponse<Bytes>);
+type Asked = (Request<RecvStream>, SendResponse<Frame>);
 
 /// Drives the connection and hands its streams on.
 async fn drive<I, H>(
-    connection: &mut Connection<I, Bytes>,
-    found: oneshot::Sender<Asked>,
+    connection: &mut Connection<I, Frame>,
+    (found, pumps): (oneshot::Sender<Asked>, mpsc::UnboundedSender<Pump>),
     host: &H,
     leave: CancellationToken,
 ) -> Result<(), SessionError>
@@ -169,7 +194,8 @@ where
         }
         match opening(&request) {
             Ok((target, kind)) => {
-                host.stream(Opening { target, kind, body: request.into_body(), respond });
+                let (body, pumps) = (request.into_body(), pumps.clone());
+                host.stream(Opening { target, kind, body, respond, pumps });
             }
             Err(reason) => answer(&mut respond, StatusCode::BAD_REQUEST, reason),
         }
@@ -213,10 +239,11 @@ async fn talk<H: Host>(
     let asked = tokio::time::timeout_at(control_state.due().into(), control).await;
     let (request, mut respond) = match asked {
         Ok(asked) => asked.map_err(|_| SessionError::ControlEnded)?,
-        Err(_) => return Err(crate::control::Violation::Silent("the control stream").into()),
+        Err(_) => return Err(Violation::Silent("the control stream").into()),
     };
-    let mut outbox = Outbox::new(respond.send_response(Response::new(()), false)?);
+    let mut outbox = Outbox::new(respond.send_response(Response::new(()), false)?, UNREAD);
     let mut inbox = Inbox::new(request.into_body());
+    inbox.allow(LONG);
     let (mut draining, mut asked_to_leave) = (false, false);
     loop {
         while let Some(message) = control_state.next_message() {
@@ -229,7 +256,10 @@ async fn talk<H: Host>(
                     leave.cancel();
                     return Ok(());
                 }
-                message => control_state.receive(message?, now())?,
+                received => match received? {
+                Received::Message(message) => control_state.receive(message, now())?,
+                Received::Long(bytes) => inbox.expect(bytes),
+            },
             },
             flushed = outbox.flush(), if !outbox.is_empty() => flushed?,
             () = tokio::time::sleep_until(control_state.due().into()) => control_state.tick(now())?,
@@ -249,7 +279,8 @@ async fn talk<H: Host>(
             match event {
                 AgentEvent::Refused(refused) => return Err(SessionError::Refused(refused)),
                 AgentEvent::Drained => {
-                    outbox.finish().await?;
+                    // A gateway that reads nothing more does not keep the agent.
+                    timeout(FAREWELL, outbox.finish()).await.unwrap_or(Ok(()))?;
                     leave.cancel();
                     return Ok(());
                 }

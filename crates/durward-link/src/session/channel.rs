@@ -6,24 +6,27 @@ use std::future::poll_fn;
 use bytes::Bytes;
 use h2::{RecvStream, SendStream};
 use serde::Serialize;
-use serde::de::DeserializeOwned;
+use tokio::time::{Duration, Instant};
 
 use super::SessionError;
-use crate::control::{Decoder, encode};
+use super::outgoing::Frame;
+use crate::control::{Decoder, Message, SHORT, encode};
 
-/// Bytes of messages that may wait: an end that does not read its control stream is ended.
-const WAITING: usize = 8 * 1024 * 1024;
+/// Bytes of long messages that are read in a second: reading one takes a core that others use.
+const PER_SECOND: u64 = 16 * 1024 * 1024;
 
 /// Our direction of the control stream.
 pub(super) struct Outbox {
-    send: SendStream<Bytes>,
+    send: SendStream<Frame>,
     waiting: VecDeque<Bytes>,
     bytes: usize,
+    most: usize,
 }
 
 impl Outbox {
-    pub(super) fn new(send: SendStream<Bytes>) -> Self {
-        Self { send, waiting: VecDeque::new(), bytes: 0 }
+    /// Wraps our direction; an end that lets more than `most` bytes of messages wait is ended.
+    pub(super) fn new(send: SendStream<Frame>, most: usize) -> Self {
+        Self { send, waiting: VecDeque::new(), bytes: 0, most }
     }
 
     /// Queues a message; [`flush`](Self::flush) sends it.
@@ -31,7 +34,7 @@ impl Outbox {
         let bytes = encode(message);
         self.bytes += bytes.len();
         self.waiting.push_back(bytes);
-        if self.bytes > WAITING { Err(SessionError::ControlEnded) } else { Ok(()) }
+        if self.bytes > self.most { Err(SessionError::ControlEnded) } else { Ok(()) }
     }
 
     /// Returns true if nothing waits.
@@ -54,7 +57,7 @@ impl Outbox {
             if next.is_empty() {
                 self.waiting.pop_front();
             }
-            self.send.send_data(piece, false)?;
+            self.send.send_data(piece.into(), false)?;
         }
         Ok(())
     }
@@ -62,7 +65,7 @@ impl Outbox {
     /// Sends what waits and ends our direction.
     pub(super) async fn finish(&mut self) -> Result<(), SessionError> {
         self.flush().await?;
-        Ok(self.send.send_data(Bytes::new(), true)?)
+        Ok(self.send.send_data(Bytes::new().into(), true)?)
     }
 }
 
@@ -70,18 +73,59 @@ impl Outbox {
 pub(super) struct Inbox {
     receive: RecvStream,
     decoder: Decoder,
+    /// Bytes of the long message that may come.
+    expected: usize,
+    /// Time before which nothing more is read.
+    rest: Option<Instant>,
+}
+
+/// Step of a control stream.
+pub(super) enum Received<M> {
+    /// A message.
+    Message(M),
+    /// A long message of so many bytes has begun. It is read after [`Inbox::expect`].
+    Long(usize),
 }
 
 impl Inbox {
     pub(super) fn new(receive: RecvStream) -> Self {
-        Self { receive, decoder: Decoder::default() }
+        Self { receive, decoder: Decoder::default(), expected: 0, rest: None }
+    }
+
+    /// Allows messages of `most` bytes.
+    pub(super) fn allow(&mut self, most: usize) {
+        self.decoder.allow(most);
+    }
+
+    /// Reads the long message that has begun.
+    pub(super) fn expect(&mut self, bytes: usize) {
+        self.expected = bytes;
+        self.decoder.reserve(bytes);
+    }
+
+    /// Returns true if no long message is under way or held.
+    pub(super) fn is_idle(&self) -> bool {
+        self.expected == 0
     }
 
     /// Returns the next message. May be cancelled at any await.
-    pub(super) async fn next<M: DeserializeOwned>(&mut self) -> Result<M, SessionError> {
+    pub(super) async fn next<M: Message>(&mut self) -> Result<Received<M>, SessionError> {
+        if let Some(rest) = self.rest {
+            tokio::time::sleep_until(rest).await;
+            self.rest = None;
+        }
         loop {
+            let announced = self.decoder.announced()?.filter(|length| *length > SHORT);
+            if let Some(length) = announced.filter(|length| *length > self.expected) {
+                return Ok(Received::Long(length));
+            }
             if let Some(message) = self.decoder.take()? {
-                return Ok(message);
+                self.expected = 0;
+                if let Some(length) = announced {
+                    let pause = length as u64 * 1_000 / PER_SECOND;
+                    self.rest = Some(Instant::now() + Duration::from_millis(pause));
+                }
+                return Ok(Received::Message(message));
             }
             match poll_fn(|cx| self.receive.poll_data(cx)).await {
                 Some(bytes) => {

@@ -1,31 +1,37 @@
 //! Gateway's end of a carrier: it opens streams, and talks to the agent on the control stream.
 
 use std::fmt;
+use std::future::poll_fn;
 use std::pin::pin;
 use std::sync::atomic::{AtomicBool, AtomicU32, Ordering::Relaxed};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
-use bytes::Bytes;
 use h2::Reason;
 use h2::client::{Builder, SendRequest};
 use http::{Method, Request, StatusCode};
 use tokio::io::{AsyncRead, AsyncWrite};
-use tokio::time::Instant;
+use tokio::sync::mpsc;
+use tokio::time::{Instant, timeout};
 
-use super::channel::{Inbox, Outbox};
+use super::channel::{Inbox, Outbox, Received};
+use super::inbound::{Account, Pump, Pumps};
 use super::liveness;
+use super::outgoing::Frame;
 use super::stream::{Counted, LinkStream};
-use super::{CONTROL, KIND, REASON, SessionError};
+use super::{CONTROL, DATA_FRAMES, KIND, REASON, RESETS, SessionError};
 use crate::bounds::{Bounds, HEADERS};
 use crate::control::{
-    GatewayControl, GatewayEvent, Hello, Purpose, Refused, ToGateway, Verdicts, Versions,
+    FIRST_MESSAGE, GatewayControl, GatewayEvent, Hello, LONG, Purpose, Refused, ToGateway,
+    Verdicts, Versions, Violation,
 };
 use crate::route::RouteSet;
 use crate::target::{Kind, Target};
 
-/// Time that the agent of a refused carrier has to read why.
+/// Time that an agent has to read our last message.
 const FAREWELL: Duration = Duration::from_secs(5);
+/// Bytes of messages that an agent may leave unread.
+const UNREAD: usize = 64 * 1024;
 
 /// Time that an agent has to leave once it was asked to, beyond what it was told. Then its carrier takes no new streams, whatever the agent wants.
 const STAY: Duration = Duration::from_secs(20);
@@ -51,6 +57,9 @@ pub trait Host {
 
     /// Takes a carrier for data into use.
     fn opened(&mut self, carrier: &Arc<Carrier>);
+
+    /// Holds so many bytes in all for a long message of the agent, 0 once it was taken in. Returns false if its tenant has no memory left for them.
+    fn hold(&mut self, bytes: usize) -> bool;
 
     /// Takes in the agent's routes.
     fn routes(&mut self, routes: RouteSet);
@@ -78,7 +87,8 @@ pub enum OpenError {
 
 /// Carrier, as those see it who open streams. May be used from any thread.
 pub struct Carrier {
-    requests: Mutex<Option<SendRequest<Bytes>>>,
+    requests: Mutex<Option<SendRequest<Frame>>>,
+    pumps: mpsc::UnboundedSender<Pump>,
     streams: AtomicU32,
     most: u32,
     closed: AtomicBool,
@@ -91,7 +101,7 @@ impl fmt::Debug for Carrier {
 }
 
 impl Carrier {
-    /// Opens a stream to a backend. Completes when the agent has connected to it.
+    /// Opens a stream to a backend. Completes when the agent has connected to it. `account` pays for what the backend sends and nobody reads.
     ///
     /// # Errors
     /// Fails if the carrier takes no streams, or the agent refuses or cannot connect.
@@ -99,6 +109,7 @@ impl Carrier {
         self: &Arc<Self>,
         target: &Target,
         kind: Kind,
+        account: Option<Box<dyn Account>>,
     ) -> Result<LinkStream, OpenError> {
         let gone = |_: h2::Error| OpenError::Gone;
         let requests = self.requests().clone().ok_or(OpenError::Gone)?;
@@ -117,7 +128,10 @@ impl Carrier {
             reason.unwrap_or("no reason given").chars().take(200).collect()
         };
         match answer.status() {
-            StatusCode::OK => Ok(LinkStream::new(send, answer.into_body(), Some(counted))),
+            StatusCode::OK => {
+                let receive = answer.into_body();
+                Ok(LinkStream::new(send, receive, &self.pumps, account, Some(counted)))
+            }
             StatusCode::FORBIDDEN => Err(OpenError::Refused(reason())),
             StatusCode::SERVICE_UNAVAILABLE => Err(OpenError::Gone),
             _ => Err(OpenError::Unreachable(reason())),
@@ -155,7 +169,7 @@ impl Carrier {
         self.streams.fetch_sub(1, Relaxed);
     }
 
-    fn requests(&self) -> MutexGuard<'_, Option<SendRequest<Bytes>>> {
+    fn requests(&self) -> MutexGuard<'_, Option<SendRequest<Frame>>> {
         self.requests.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
@@ -188,24 +202,33 @@ where
         .initial_max_send_streams(bounds.streams as usize)
         .max_send_buffer_size(bounds.send_buffer)
         .max_header_list_size(HEADERS)
-        .handshake::<I, Bytes>(io)
+        .data_frame_budget(DATA_FRAMES)
+        // A lifetime's count would end the carrier of everybody because of clients that give up.
+        .max_local_error_reset_streams(None)
+        .max_concurrent_reset_streams(RESETS)
+        .handshake::<I, Frame>(io)
         .await?;
     let pings = connection.ping_pong();
+    let (hand_in, mut pumps) = Pumps::new();
     let carrier = Arc::new(Carrier {
         requests: Mutex::new(Some(requests)),
+        pumps: hand_in,
         streams: AtomicU32::new(0),
         most: bounds.streams,
         closed: AtomicBool::new(false),
     });
     let ended = tokio::select! {
+        biased;
         ended = connection => match ended {
             // An agent that has left closes when it wants.
             Err(error) if !carrier.is_current() && error.is_io() => Ok(()),
             ended => Ok(ended?),
         },
+        () = poll_fn(|cx| pumps.poll_run(cx)) => Ok(()),
         () = liveness::lost(pings) => Err(SessionError::Dead),
         ended = converse(&carrier, host, drain) => ended,
     };
+    pumps.finish();
     carrier.close();
     host.closed(&carrier);
     ended
@@ -217,16 +240,31 @@ async fn converse<H: Host>(
     host: &mut H,
     drain: impl Future<Output = (Duration, Vec<String>)>,
 ) -> Result<(), SessionError> {
-    let (mut outbox, mut inbox) = control_stream(carrier).await?;
     let mut control = GatewayControl::new(Versions::OURS, now());
-    let mut drain = pin!(drain);
-    let mut leave_by = None;
+    let (mut drain, mut leave_by) = (pin!(drain), None);
+    let (mut outbox, mut inbox) = {
+        let mut opening = pin!(timeout(FIRST_MESSAGE, control_stream(carrier)));
+        loop {
+            tokio::select! {
+                opened = &mut opening => break opened.unwrap_or(Err(Violation::Silent("an answer to the control stream").into()))?,
+                (after, alternates) = &mut drain, if leave_by.is_none() => {
+                    leave_by = Some(Instant::now() + after + STAY);
+                    control.drain(after, alternates);
+                }
+            }
+        }
+    };
     while !control.is_over() {
         tokio::select! {
-            message = inbox.next::<ToGateway>() => control.receive(message?, now())?,
+            received = inbox.next::<ToGateway>() => match received? {
+                Received::Message(message) => control.receive(message, now())?,
+                Received::Long(bytes) if host.hold(bytes) => inbox.expect(bytes),
+                Received::Long(_) => return Err(SessionError::NoMemory),
+            },
             flushed = outbox.flush(), if !outbox.is_empty() => flushed?,
             () = tokio::time::sleep_until(control.due().into()) => control.tick(now())?,
-            verdicts = host.registered() => control.judge(verdicts),
+            // One message at a time, so that an agent which reads none ends by its silence and not by ours.
+            verdicts = host.registered(), if outbox.is_empty() => control.judge(verdicts),
             (after, alternates) = &mut drain, if leave_by.is_none() => {
                 leave_by = Some(Instant::now() + after + STAY);
                 control.drain(after, alternates);
@@ -240,36 +278,57 @@ async fn converse<H: Host>(
             }
         }
         while let Some(event) = control.next_event() {
-            match event {
-                GatewayEvent::Hello(hello) => match host.admit(&hello) {
-                    Ok(Admission { carriers, core, replica }) => {
-                        control.welcome(carriers, core, &replica, now());
-                        if hello.purpose == Purpose::Data {
-                            host.opened(carrier);
-                        }
-                    }
-                    Err(Refused { reason, retry_after_ms }) => {
-                        control.refuse(reason, Duration::from_millis(retry_after_ms));
-                    }
-                },
-                GatewayEvent::Routes(routes) => host.routes(routes),
-                GatewayEvent::Drain => {
-                    // Before the agent hears that no stream will come.
-                    carrier.close();
-                    host.closed(carrier);
-                    control.drained();
-                }
-            }
+            act(event, &mut control, &mut inbox, carrier, host);
+        }
+        if inbox.is_idle() {
+            host.hold(0);
         }
         while let Some(message) = control.next_message() {
             outbox.queue(&message)?;
         }
     }
-    outbox.finish().await?;
+    part(carrier, outbox, inbox).await
+}
+
+/// Acts on an event of the control stream.
+fn act<H: Host>(
+    event: GatewayEvent,
+    control: &mut GatewayControl,
+    inbox: &mut Inbox,
+    carrier: &Arc<Carrier>,
+    host: &mut H,
+) {
+    match event {
+        GatewayEvent::Hello(hello) => match host.admit(&hello) {
+            Ok(Admission { carriers, core, replica }) => {
+                control.welcome(carriers, core, &replica, now());
+                match hello.purpose {
+                    Purpose::Data => host.opened(carrier),
+                    Purpose::Control => inbox.allow(LONG),
+                }
+            }
+            Err(Refused { reason, retry_after_ms }) => {
+                control.refuse(reason, Duration::from_millis(retry_after_ms));
+            }
+        },
+        GatewayEvent::Routes(routes) => host.routes(routes),
+        GatewayEvent::Drain => {
+            // Before the agent hears that no stream will come.
+            carrier.close();
+            host.closed(carrier);
+            control.drained();
+        }
+    }
+}
+
+/// Sends the last messages to an agent that is refused or leaves.
+async fn part(carrier: &Carrier, mut outbox: Outbox, mut inbox: Inbox) -> Result<(), SessionError> {
+    let read = timeout(FAREWELL, outbox.finish()).await;
+    read.unwrap_or(Err(Violation::Silent("a window for the last message").into()))?;
     let leaving = async { while inbox.next::<ToGateway>().await.is_ok() {} };
     if carrier.is_current() {
         // Refused: its message must arrive before the connection ends.
-        let _ = tokio::time::timeout(FAREWELL, leaving).await;
+        let _ = timeout(FAREWELL, leaving).await;
         return Ok(());
     }
     leaving.await;
@@ -285,7 +344,7 @@ async fn control_stream(carrier: &Carrier) -> Result<(Outbox, Inbox), SessionErr
     if answer.status() != StatusCode::OK {
         return Err(h2::Error::from(Reason::PROTOCOL_ERROR).into());
     }
-    Ok((Outbox::new(send), Inbox::new(answer.into_body())))
+    Ok((Outbox::new(send, UNREAD), Inbox::new(answer.into_body())))
 }
 
 async fn until(time: Option<Instant>) {

@@ -5,11 +5,14 @@ use std::pin::Pin;
 use std::sync::Arc;
 use std::task::{Context, Poll, ready};
 
-use bytes::{Buf, Bytes, BytesMut};
-use h2::{Reason, RecvStream, SendStream};
+use bytes::{Bytes, BytesMut};
+use h2::{FlowControl, Reason, RecvStream, SendStream};
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
+use tokio::sync::mpsc;
 
 use super::gateway::Carrier;
+use super::inbound::{self, Account, Inbound, Pump};
+use super::outgoing::{Frame, Waiting};
 
 /// Bytes handed to HTTP/2 at once: one frame.
 const CHUNK: usize = 16 * 1024;
@@ -19,15 +22,16 @@ const CHUNK: usize = 16 * 1024;
 /// Dropped before both directions have ended, it resets the stream.
 #[derive(Debug)]
 pub struct LinkStream {
-    send: SendStream<Bytes>,
-    receive: RecvStream,
-    /// Received and not read yet. Its credit is given back when all of it was read.
+    send: SendStream<Frame>,
+    /// Our frames that HTTP/2 has not written yet.
+    waiting: Arc<Waiting>,
+    inbound: Inbound,
+    credits: FlowControl,
+    /// Present piece of what was received. Its credit is given back when all of it was read.
     unread: Bytes,
     credit: usize,
     /// True once our direction has ended.
     sent_end: bool,
-    /// True once the peer's direction has ended.
-    received_end: bool,
     counted: Option<Counted>,
 }
 
@@ -42,18 +46,25 @@ impl Drop for Counted {
 }
 
 impl LinkStream {
+    /// Creates the connection of both halves of a stream. `pumps` are those of its carrier, `account` pays for what is received and not read.
     pub(super) fn new(
-        send: SendStream<Bytes>,
-        receive: RecvStream,
+        send: SendStream<Frame>,
+        mut receive: RecvStream,
+        pumps: &mpsc::UnboundedSender<Pump>,
+        account: Option<Box<dyn Account>>,
         counted: Option<Counted>,
     ) -> Self {
+        let credits = receive.flow_control().clone();
+        let (inbound, pump) = Inbound::new(receive, account);
+        inbound::hand_in(pumps, pump);
         Self {
             send,
-            receive,
+            waiting: Arc::default(),
+            inbound,
+            credits,
             unread: Bytes::new(),
             credit: 0,
             sent_end: false,
-            received_end: false,
             counted,
         }
     }
@@ -70,10 +81,18 @@ impl LinkStream {
         self.send.send_reset(Reason::CANCEL);
     }
 
+    #[cfg(test)]
+    pub(super) fn held(&self) -> usize {
+        self.inbound.held()
+    }
+
     fn give_back_credit(&mut self) {
         let credit = std::mem::take(&mut self.credit);
+        if credit == 0 {
+            return;
+        }
         // Fails only for a stream that has ended, which needs no credit.
-        let _ = self.receive.flow_control().release_capacity(credit);
+        let _ = self.credits.release_capacity(credit);
     }
 }
 
@@ -84,22 +103,14 @@ impl AsyncRead for LinkStream {
         buf: &mut ReadBuf<'_>,
     ) -> Poll<io::Result<()>> {
         let this = self.get_mut();
-        while this.unread.is_empty() {
-            if this.received_end || buf.remaining() == 0 {
-                return Poll::Ready(Ok(()));
-            }
-            match ready!(this.receive.poll_data(cx)) {
-                Some(Ok(bytes)) => {
-                    this.credit = bytes.len();
-                    this.unread = bytes;
-                }
-                Some(Err(error)) => return Poll::Ready(Err(broken(error))),
-                None => this.received_end = true,
-            }
+        if buf.remaining() == 0 {
+            return Poll::Ready(Ok(()));
         }
-        let most = this.unread.len().min(buf.remaining());
-        buf.put_slice(&this.unread[..most]);
-        this.unread.advance(most);
+        if this.unread.is_empty() {
+            this.unread = ready!(this.inbound.poll_piece(cx))?;
+            this.credit = this.unread.len();
+        }
+        inbound::take(&mut this.unread, buf);
         if this.unread.is_empty() {
             this.give_back_credit();
         }
@@ -136,7 +147,7 @@ impl AsyncWrite for LinkStream {
     fn poll_shutdown(self: Pin<&mut Self>, _: &mut Context<'_>) -> Poll<io::Result<()>> {
         let this = self.get_mut();
         if !std::mem::replace(&mut this.sent_end, true) {
-            this.send.send_data(Bytes::new(), true).map_err(broken)?;
+            this.send.send_data(Bytes::new().into(), true).map_err(broken)?;
         }
         Poll::Ready(Ok(()))
     }
@@ -156,6 +167,7 @@ impl LinkStream {
         if whole == 0 {
             return Poll::Ready(Ok(0));
         }
+        ready!(self.waiting.poll_room(cx));
         self.send.reserve_capacity(whole);
         while self.send.capacity() == 0 {
             match ready!(self.send.poll_capacity(cx)) {
@@ -169,7 +181,7 @@ impl LinkStream {
         for part in parts {
             frame.extend_from_slice(&part[..part.len().min(most - frame.len())]);
         }
-        match self.send.send_data(frame.freeze(), false) {
+        match self.send.send_data(Frame::counted(frame.freeze(), &self.waiting), false) {
             Ok(()) => Poll::Ready(Ok(most)),
             Err(error) => Poll::Ready(Err(broken(error))),
         }
@@ -186,6 +198,7 @@ impl LinkStream {
 
 impl Drop for LinkStream {
     fn drop(&mut self) {
+        self.credit += self.inbound.drop_rest();
         self.give_back_credit();
         if !self.sent_end {
             self.send.send_reset(Reason::CANCEL);
@@ -194,7 +207,7 @@ impl Drop for LinkStream {
 }
 
 /// Converts an error of HTTP/2 to what a socket would say.
-fn broken(error: h2::Error) -> io::Error {
+pub(super) fn broken(error: h2::Error) -> io::Error {
     if error.is_reset() || error.is_go_away() {
         return io::Error::new(io::ErrorKind::ConnectionReset, error);
     }

@@ -46,6 +46,9 @@ struct Gateway {
     routes: mpsc::UnboundedSender<RouteSet>,
     closed: Rc<RefCell<usize>>,
     waiting: Option<RouteSet>,
+    /// Most bytes held for long messages; more are refused than `room`.
+    held: Rc<RefCell<usize>>,
+    room: usize,
 }
 
 impl gateway::Host for Gateway {
@@ -58,6 +61,12 @@ impl gateway::Host for Gateway {
 
     fn opened(&mut self, carrier: &Arc<Carrier>) {
         self.carriers.send(Arc::clone(carrier)).unwrap();
+    }
+
+    fn hold(&mut self, bytes: usize) -> bool {
+        let mut held = self.held.borrow_mut();
+        *held = bytes.max(*held);
+        bytes <= self.room
     }
 
     fn routes(&mut self, routes: RouteSet) {
@@ -73,6 +82,16 @@ impl gateway::Host for Gateway {
 
     fn closed(&mut self, _: &Arc<Carrier>) {
         *self.closed.borrow_mut() += 1;
+    }
+}
+
+impl Gateway {
+    fn new(
+        carriers: mpsc::UnboundedSender<Arc<Carrier>>,
+        routes: mpsc::UnboundedSender<RouteSet>,
+    ) -> Self {
+        let (closed, held) = (Rc::default(), Rc::default());
+        Self { carriers, routes, closed, waiting: None, held, room: 64 * 1024 * 1024 }
     }
 }
 
@@ -122,12 +141,7 @@ impl Pair {
         let serving = Arc::clone(&agent);
         let agent_ended =
             tokio::task::spawn_local(async move { agent::serve(theirs, setup, &*serving).await });
-        let mut host = Gateway {
-            carriers: carriers_in,
-            routes: routes_in,
-            closed: Rc::default(),
-            waiting: None,
-        };
+        let mut host = Gateway::new(carriers_in, routes_in);
         let asked = drain_gateway.clone();
         let gateway_ended = tokio::task::spawn_local(async move {
             let drain = async {
@@ -156,7 +170,7 @@ impl Pair {
     /// Opens a stream; returns the gateway's and the agent's end.
     async fn stream(&mut self, carrier: &Arc<Carrier>) -> (LinkStream, LinkStream) {
         let target = target();
-        let (ours, theirs) = tokio::join!(carrier.open(&target, Kind::Http), async {
+        let (ours, theirs) = tokio::join!(carrier.open(&target, Kind::Http, None), async {
             self.streams.recv().await.unwrap().accept().unwrap()
         });
         (ours.unwrap(), theirs)
@@ -202,16 +216,16 @@ fn the_target_and_kind_arrive_and_a_refusal_says_why() {
         let carrier = pair.carrier().await;
         let target: Target = "[fd00::1]:8080".parse().unwrap();
 
-        let (forbidden, ()) = tokio::join!(carrier.open(&target, Kind::Tcp), async {
+        let (forbidden, ()) = tokio::join!(carrier.open(&target, Kind::Tcp, None), async {
             let opening = pair.streams.recv().await.unwrap();
             assert_eq!((opening.target(), opening.kind()), (&target, Kind::Tcp));
             opening.decline(&Declined::Forbidden("not registered".to_owned()));
         });
-        let (unreachable, ()) = tokio::join!(carrier.open(&target, Kind::Tcp), async {
+        let (unreachable, ()) = tokio::join!(carrier.open(&target, Kind::Tcp, None), async {
             let opening = pair.streams.recv().await.unwrap();
             opening.decline(&Declined::Unreachable("refused".to_owned()));
         });
-        let (dropped, ()) = tokio::join!(carrier.open(&target, Kind::Tcp), async {
+        let (dropped, ()) = tokio::join!(carrier.open(&target, Kind::Tcp, None), async {
             drop(pair.streams.recv().await.unwrap());
         });
 
@@ -303,7 +317,7 @@ fn a_carrier_that_is_full_is_refused_at_once() {
         let _other = pair.stream(&carrier).await;
 
         assert!(!carrier.has_room());
-        assert!(matches!(carrier.open(&target(), Kind::Http).await, Err(OpenError::Gone)));
+        assert!(matches!(carrier.open(&target(), Kind::Http, None).await, Err(OpenError::Gone)));
 
         drop(one);
         assert!(carrier.has_room());
@@ -357,7 +371,7 @@ fn an_agent_that_drains_finishes_its_streams_and_gets_no_new_ones() {
         .await
         .unwrap();
 
-        assert!(matches!(carrier.open(&target(), Kind::Http).await, Err(OpenError::Gone)));
+        assert!(matches!(carrier.open(&target(), Kind::Http, None).await, Err(OpenError::Gone)));
         tokio::time::sleep(Duration::from_secs(300)).await;
         theirs.write_all(b"the rest").await.unwrap();
         theirs.shutdown().await.unwrap();
@@ -411,7 +425,7 @@ fn an_agent_that_does_not_leave_gets_no_new_streams_and_its_streams_finish() {
         tokio::time::sleep(Duration::from_secs(60)).await;
 
         assert!(!carrier.is_current());
-        assert!(matches!(carrier.open(&target(), Kind::Http).await, Err(OpenError::Gone)));
+        assert!(matches!(carrier.open(&target(), Kind::Http, None).await, Err(OpenError::Gone)));
         theirs.write_all(b"the rest").await.unwrap();
         theirs.shutdown().await.unwrap();
         ours.shutdown().await.unwrap();
@@ -449,13 +463,8 @@ fn a_link_that_is_not_known_is_refused_with_a_reason() {
 fn an_end_that_does_not_answer_is_dead() {
     test(async {
         let (ours, theirs) = tokio::io::duplex(64 * 1024);
-        let (closed, carriers) = (Rc::default(), mpsc::unbounded_channel());
-        let mut host = Gateway {
-            carriers: carriers.0,
-            routes: mpsc::unbounded_channel().0,
-            closed: Rc::clone(&closed),
-            waiting: None,
-        };
+        let mut host = Gateway::new(mpsc::unbounded_channel().0, mpsc::unbounded_channel().0);
+        let closed = Rc::clone(&host.closed);
         let _silent = theirs;
 
         let ended =
@@ -494,3 +503,5 @@ fn a_carrier_that_freezes_later_is_given_up_and_its_streams_break() {
         assert!(matches!(ended, Err(SessionError::Dead)), "{ended:?}");
     });
 }
+
+mod hostile;

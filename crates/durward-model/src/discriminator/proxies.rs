@@ -5,7 +5,6 @@
 use crate::client_auth::ClientAuth;
 use crate::egress::{Credential, ForwardService};
 use crate::listener::{Listener, Service};
-use crate::source_set::SourceSet;
 
 /// Whether two tenants' listeners at one address and port can stand beside each other: both are proxies and say so, and no client is both
 /// tenants'. Sources decide before TLS; certificates and credentials only after, so what comes before must be the same.
@@ -17,15 +16,10 @@ pub(super) fn told_apart(one: &Listener, other: &Listener) -> bool {
         return false;
     }
     let sources = one.allowed_sources.as_ref().zip(other.allowed_sources.as_ref());
-    if sources.is_some_and(|(a, b)| apart(a, b)) {
+    if sources.is_some_and(|(a, b)| !a.overlaps(b)) {
         return true;
     }
     a.tls == b.tls && (by_certificate(a, b) || by_credential(a, b))
-}
-
-fn apart(a: &SourceSet, b: &SourceSet) -> bool {
-    let disjoint = |x: &ipnet::IpNet, y: &ipnet::IpNet| !x.contains(y) && !y.contains(x);
-    a.blocks().iter().all(|x| b.blocks().iter().all(|y| disjoint(x, y)))
 }
 
 fn by_certificate(a: &ForwardService, b: &ForwardService) -> bool {
@@ -73,6 +67,7 @@ mod tests {
             allowed_sources: sources.map(blocks),
             names: None,
             service: Service::Forward(service),
+            hosts_apis: false,
             acme: crate::Acme::default(),
             origin: Origin::default(),
         }

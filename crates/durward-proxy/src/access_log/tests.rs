@@ -34,6 +34,7 @@ fn facts() -> ConnectionFacts {
         resumed: false,
         handshake: Duration::from_micros(1_234),
         client_certificate: Some(client_certificate),
+        shown: None,
     };
     ConnectionFacts {
         accepted: Instant::now(),

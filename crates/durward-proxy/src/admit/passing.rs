@@ -2,13 +2,13 @@
 //!
 //! Whatever an API proxy says, it reaches the API server alone whose relay authorities have verified its certificate.
 
+use std::net::SocketAddr;
 use std::sync::Arc;
 
 use durward_model::address::canonical;
 use durward_model::server_name::server_name;
 use durward_model::server_tls::{API_PROXY, ServerTls};
-use durward_model::sni::SniTable;
-use durward_model::{HostedApi, Service};
+use durward_model::{Destination, HostedApi};
 use tokio::io::AsyncReadExt;
 use tokio::net::TcpStream;
 
@@ -19,7 +19,7 @@ use crate::memory::{self, Hold, Kind};
 use crate::peek;
 use crate::peek::client_hello::ClientHello;
 use crate::peek::proxy_header::{self, Header, Progress};
-use crate::prepared::PreparedListener;
+use crate::prepared::{ListenerMatch, PreparedBind, PreparedListener, routes};
 use crate::refusal::Refusal;
 use crate::reject::{self, UNRECOGNIZED_NAME};
 
@@ -57,6 +57,21 @@ impl Visit {
         Some(listener)
     }
 
+    /// Finds the listener of the hosted API server that a PROXY header's authority names, for a header whose destination is no listener's: API proxies name
+    /// what the pod dialled, which is an address of the tenant's cluster. The header's destination is only logged then. `near` are the addresses that are
+    /// closest to the one that was dialled here.
+    pub(super) fn hosting(
+        &mut self,
+        bind: &PreparedBind,
+        near: [Destination; 2],
+    ) -> Option<ListenerMatch> {
+        let listener = bind.hosting(self.proxied.authority.as_deref()?, near)?;
+        let known = SocketAddr::new(listener.listener.address.0, listener.listener.port);
+        self.proxied.inner.get_or_insert((self.client.0, self.destination.0));
+        self.destination = Destination(known);
+        bind.found(self.destination, self.local.ip(), self.client.0.ip())
+    }
+
     /// Admits a connection to the route of its name: as it is, or after the outer TLS of an API proxy.
     pub(super) async fn pass(
         &mut self,
@@ -74,7 +89,7 @@ impl Visit {
         if let Some(api) = route.and_then(|route| route.hosted.clone()) {
             let by_authority = authority.filter(|authority| api.is_authority(authority));
             let asked = by_authority.map(str::to_ascii_lowercase).or_else(|| name.clone());
-            if let Err(refusal) = self.let_in(&api, asked.as_deref()) {
+            if let Err(refusal) = self.let_in(&api, asked.as_deref(), false) {
                 return Err((refusal, Some(stream)));
             }
         }
@@ -82,8 +97,8 @@ impl Visit {
         Ok(Secured::plain(stream, early, Some(tls)))
     }
 
-    /// Checks the sources of a hosted API server, and notes by which name it was asked for.
-    fn let_in(&self, api: &HostedApi, name: Option<&str>) -> Result<(), Refusal> {
+    /// Checks the sources of a hosted API server, and notes that it lets the client in, and by which name it was asked for.
+    fn let_in(&self, api: &HostedApi, name: Option<&str>, is_proxy: bool) -> Result<(), Refusal> {
         let client = self.client.0;
         if !api.admits(client.ip()) {
             return Err(Refusal::SourceNotAllowed { client });
@@ -91,6 +106,7 @@ impl Visit {
         if let Some(name) = name {
             self.watch.found_by(name.strip_suffix('.').unwrap_or(name));
         }
+        self.watch.let_in_by(&api.name, is_proxy);
         Ok(())
     }
 
@@ -111,8 +127,7 @@ impl Visit {
         let (Some(tls), Some(configs)) = (&api.relay, configs) else {
             return Err((Refusal::NoApiProxy, Some(stream)));
         };
-        self.watch.comes_by_proxy();
-        let charged = self.let_in(&api, name.as_deref()).and_then(|()| self.charge(listener));
+        let charged = self.let_in(&api, name.as_deref(), true).and_then(|()| self.charge(listener));
         let hold = match charged {
             Ok(hold) => hold,
             Err(refusal) => return Err((refusal, Some(stream))),
@@ -167,13 +182,6 @@ impl Visit {
         }
         reject::say_inside(io, UNRECOGNIZED_NAME, &self.watch).await;
         Err((Refusal::ForeignAuthority { authority }, None))
-    }
-}
-
-fn routes(listener: &PreparedListener) -> Option<&SniTable> {
-    match &listener.listener.service {
-        Service::PassThrough(routes) => Some(routes),
-        _ => None,
     }
 }
 

@@ -24,6 +24,7 @@ use crate::http::message::{PooledResponse, Request, Version};
 use crate::http::names::Known;
 use crate::identify;
 use crate::metrics::Counter;
+use crate::peek::client_hello::Assembly;
 use crate::peek::sni;
 use crate::refusal::Refusal;
 use crate::relay::Side;
@@ -181,10 +182,11 @@ impl Visitor<'_> {
     ) -> Result<(), Refusal> {
         let policy = &self.service.policy;
         if policy.sni_must_match {
-            let (mut seen, mut fits) = (None, false);
+            let (mut assembly, mut seen, mut fits) = (Assembly::default(), None, false);
             self.watch.arm(Some(self.http.limits().timeouts.handshake), false);
             let first = tunnel::take_first(down, |bytes| {
-                sni::look(bytes, host, &mut seen).inspect(|fit| fits = *fit).is_some()
+                let look = sni::look(&mut assembly, bytes, host, &mut seen);
+                look.inspect(|fit| fits = *fit).is_some()
             });
             let first = self.watch.guard(first).await.map_err(late)??;
             if let Some(passage) = &mut account.passage {

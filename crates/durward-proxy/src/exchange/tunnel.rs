@@ -39,7 +39,7 @@ pub(crate) async fn carry<D: Downstream>(
     match carried.await {
         Ok(ended) => ended,
         Err(Expired::Deadline) => Err(Refusal::ClientTimeout { phase: "stream" }),
-        Err(Expired::Closing) => Err(Refusal::Draining),
+        Err(Expired::Closing) => Err(Refusal::closing(watch)),
     }
 }
 

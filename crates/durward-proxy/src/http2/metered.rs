@@ -7,6 +7,7 @@ use std::rc::Rc;
 use std::task::{Context, Poll, ready};
 use std::time::{Duration, Instant};
 
+use durward_link::session::pace::Unanswered;
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::time::Sleep;
 
@@ -30,6 +31,7 @@ pub(crate) struct Metered {
     intake: Intake,
     received: FrameMeter,
     sent: Frames,
+    unanswered: Unanswered,
     /// Longest time from the first byte of a header block to its last.
     most: Duration,
     /// Number and deadline of the header block that is incomplete.
@@ -47,6 +49,7 @@ impl Metered {
             intake: Intake::new(incoming),
             received: FrameMeter::of_upstream(Instant::now()),
             sent: Frames::new(PREFACE),
+            unanswered: Unanswered::default(),
             most,
             incomplete: None,
         }
@@ -99,6 +102,9 @@ impl AsyncRead for Metered {
     ) -> Poll<io::Result<()>> {
         let this = self.get_mut();
         while !this.intake.serve(buf) {
+            if this.unanswered.is_full() {
+                return this.poll_late(cx);
+            }
             // Wakes itself, so that other tasks run before it goes on.
             if turns::is_over() {
                 cx.waker().wake_by_ref();
@@ -110,10 +116,13 @@ impl AsyncRead for Metered {
             }
             let (streams, intake) = (&this.streams, &mut this.intake);
             let new = &buf.filled()[before..];
+            let mut frames = 0;
             let broken = this.received.received(new, Instant::now(), |piece| {
+                frames += usize::from(piece.first);
                 streams.received(piece);
                 intake.received(piece, new);
             });
+            this.unanswered.read(frames);
             if let Some(detail) = broken {
                 streams.flooded(detail);
             }
@@ -134,7 +143,9 @@ impl AsyncWrite for Metered {
         bytes: &[u8],
     ) -> Poll<io::Result<usize>> {
         let this = self.get_mut();
-        let written = ready!(Pin::new(&mut this.io).poll_write(cx, bytes))?;
+        let written = Pin::new(&mut this.io).poll_write(cx, bytes);
+        this.unanswered.wrote(cx, &written);
+        let written = ready!(written)?;
         this.note_sent(&[io::IoSlice::new(bytes)], written);
         Poll::Ready(Ok(written))
     }
@@ -145,7 +156,9 @@ impl AsyncWrite for Metered {
         parts: &[io::IoSlice<'_>],
     ) -> Poll<io::Result<usize>> {
         let this = self.get_mut();
-        let written = ready!(Pin::new(&mut this.io).poll_write_vectored(cx, parts))?;
+        let written = Pin::new(&mut this.io).poll_write_vectored(cx, parts);
+        this.unanswered.wrote(cx, &written);
+        let written = ready!(written)?;
         this.note_sent(parts, written);
         Poll::Ready(Ok(written))
     }
@@ -155,7 +168,10 @@ impl AsyncWrite for Metered {
     }
 
     fn poll_flush(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        Pin::new(&mut self.get_mut().io).poll_flush(cx)
+        let this = self.get_mut();
+        let flushed = Pin::new(&mut this.io).poll_flush(cx);
+        this.unanswered.wrote(cx, &flushed);
+        flushed
     }
 
     fn poll_shutdown(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {

@@ -95,24 +95,49 @@ impl Gauge {
 /// # Errors
 /// Returns the rule that is broken, as a phrase.
 pub fn parse(bytes: &[u8]) -> Result<Progress, &'static str> {
-    let mut message = Vec::new();
-    let mut at = 0;
-    loop {
-        if let Some(length) = message_length(&message)? {
-            match message.len() {
-                got if got == length => return hello(&message[4..]).map(Progress::Complete),
-                got if got > length => return Err("bytes after the ClientHello"),
-                _ => {}
+    Assembly::default().advance(bytes)
+}
+
+/// Joins the records of a ClientHello while its bytes arrive. Each record is read once, whatever the number of segments: there may be thousands of
+/// records of one byte.
+#[derive(Debug, Default)]
+pub struct Assembly {
+    message: Vec<u8>,
+    /// Bytes of the records that are joined.
+    at: usize,
+}
+
+impl Assembly {
+    /// Reads on in `bytes`, which are all bytes so far.
+    ///
+    /// # Errors
+    /// Returns the rule that is broken, as a phrase.
+    pub fn advance(&mut self, bytes: &[u8]) -> Result<Progress, &'static str> {
+        loop {
+            if let Some(length) = message_length(&self.message)? {
+                match self.message.len() {
+                    got if got == length => {
+                        return hello(&self.message[4..]).map(Progress::Complete);
+                    }
+                    got if got > length => return Err("bytes after the ClientHello"),
+                    _ => {}
+                }
+            }
+            let Some(record) = record(bytes, self.at)? else {
+                return Ok(Progress::Missing(needed(bytes, self.at)));
+            };
+            self.message.extend_from_slice(record);
+            self.at += 5 + record.len();
+            if self.at > MAX_WIRE {
+                return Err("ClientHello in too many records");
             }
         }
-        let Some(record) = record(bytes, at)? else {
-            return Ok(Progress::Missing(needed(bytes, at)));
-        };
-        message.extend_from_slice(record);
-        at += 5 + record.len();
-        if at > MAX_WIRE {
-            return Err("ClientHello in too many records");
-        }
+    }
+
+    /// Returns the memory that the joined records take, in bytes.
+    #[must_use]
+    pub fn held(&self) -> usize {
+        self.message.capacity()
     }
 }
 
@@ -184,14 +209,16 @@ fn read_extensions(
     mut extensions: Reader<'_>,
     hello: &mut ClientHello,
 ) -> Result<(), &'static str> {
-    let mut seen = Vec::new();
+    // A bit for each type: a message has room for eight thousand extensions.
+    let mut seen = [0_u64; 1 << 10];
     while !extensions.0.is_empty() {
         let kind = extensions.u16()?;
         let value = Reader(extensions.vector16()?);
-        if seen.contains(&kind) {
+        let (word, bit) = (&mut seen[usize::from(kind >> 6)], 1 << (kind & 63));
+        if *word & bit != 0 {
             return Err("extension given twice");
         }
-        seen.push(kind);
+        *word |= bit;
         match kind {
             0 => hello.server_name = server_name(value)?,
             16 => hello.alpn = alpn(value)?,

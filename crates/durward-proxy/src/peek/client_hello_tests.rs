@@ -85,6 +85,41 @@ fn a_hello_in_records_of_any_size_is_the_same_hello() {
     }
 }
 
+// S4.64+
+#[test]
+fn records_that_have_been_read_are_not_read_again() {
+    let whole = records(&usual(), 1);
+    let (mut assembly, mut bytes) = (Assembly::default(), Vec::new());
+
+    let found = whole.iter().find_map(|byte| {
+        bytes.push(*byte);
+        match assembly.advance(&bytes).unwrap() {
+            Progress::Complete(hello) => Some(hello),
+            Progress::Missing(_) => {
+                // A second look at them would fail.
+                let read = bytes.len() / 6 * 6;
+                bytes[..read].fill(0);
+                None
+            }
+        }
+    });
+
+    assert_eq!(found, Some(expected()));
+}
+
+// With each type compared with all before it this takes a minute.
+#[test]
+fn thousands_of_extensions_are_told_apart_in_one_pass() {
+    let all: Vec<u8> = (100..8_100).flat_map(|kind| extension(kind, &[])).collect();
+    let once = records(&message(&all), 16 * 1024);
+    let twice = records(&message(&[all, extension(100, &[])].concat()), 16 * 1024);
+
+    for _ in 0..100 {
+        assert!(matches!(parse(&once), Ok(Progress::Complete(_))));
+        assert_eq!(parse(&twice), Err("extension given twice"));
+    }
+}
+
 #[test]
 fn early_data_behind_the_hello_does_no_harm() {
     let bytes = [records(&usual(), 16 * 1024), vec![20, 3, 3, 0, 1, 1]].concat();

@@ -5,7 +5,7 @@ use std::sync::Arc;
 use durward_model::egress::Host;
 use tokio::io::{AsyncRead, AsyncReadExt};
 
-use crate::peek::client_hello::{Progress, parse};
+use crate::peek::client_hello::{Assembly, Progress};
 use crate::refusal::Refusal;
 
 /// Rule that a tunnel with another beginning breaks.
@@ -21,9 +21,10 @@ pub(crate) async fn wait<R: AsyncRead + Unpin>(
     (host, contact): (&Host, Option<&Arc<str>>),
     seen: &mut Option<String>,
 ) -> Result<(), Refusal> {
+    let mut assembly = Assembly::default();
     loop {
         if !bytes.is_empty()
-            && let Some(fits) = look(bytes, host, seen)
+            && let Some(fits) = look(&mut assembly, bytes, host, seen)
         {
             let denied = || Refusal::PolicyDenied { rule: RULE.into(), contact: contact.cloned() };
             return if fits { Ok(()) } else { Err(denied()) };
@@ -37,8 +38,13 @@ pub(crate) async fn wait<R: AsyncRead + Unpin>(
 
 /// Returns true if the bytes begin a TLS session with `host`; `None` if they are too few. A session with an IP address has no server name (RFC 6066
 /// section 3).
-pub(crate) fn look(bytes: &[u8], host: &Host, seen: &mut Option<String>) -> Option<bool> {
-    let hello = match parse(bytes) {
+pub(crate) fn look(
+    assembly: &mut Assembly,
+    bytes: &[u8],
+    host: &Host,
+    seen: &mut Option<String>,
+) -> Option<bool> {
+    let hello = match assembly.advance(bytes) {
         Ok(Progress::Missing(_)) => return None,
         Ok(Progress::Complete(hello)) => hello,
         Err(_) => return Some(false),

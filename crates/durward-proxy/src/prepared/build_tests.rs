@@ -15,7 +15,7 @@ const ADDRESSES: usize = 3;
 const CLIENT: IpAddr = IpAddr::V4(std::net::Ipv4Addr::new(192, 0, 2, 7));
 
 fn is_removed(retirement: &Retirement) -> bool {
-    let client = Client { address: CLIENT, name: None, is_proxy: false };
+    let client = Client { address: CLIENT, name: None, api: None, is_proxy: false, shown: None };
     retirement.removed(client, &Cell::new(0))
 }
 
@@ -69,6 +69,7 @@ fn snapshot(config: &Config) -> Snapshot {
             names: None,
             allowed_sources: sources(door.sources),
             service: Service::Tcp(TcpService { tls: None, upstreams: Vec::new() }),
+            hosts_apis: false,
             acme: durward_model::Acme::default(),
             origin: Origin::default(),
         })

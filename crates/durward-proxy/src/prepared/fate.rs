@@ -9,13 +9,13 @@ use durward_model::client_auth::ClientTrust;
 use durward_model::link::Link;
 use durward_model::route::HostPattern;
 use durward_model::server_tls::ServerTls;
-use durward_model::sni::SniTable;
+use durward_model::sni::{SniRoute, SniTable};
 use durward_model::{
     ClientAuth, DestinationMode, HostedApi, Listener, ServerNames, Service, SourceSet, Tenant,
 };
-use ipnet::IpNet;
 
-use crate::watch::Narrowing;
+use crate::tls::client_verifier;
+use crate::watch::{Left, Narrowing, Trusted};
 
 /// Effect on open connections. The greater of two applies.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
@@ -50,7 +50,11 @@ pub(crate) fn narrowed(old: &Listener, new: &Listener) -> Vec<Narrowing> {
     let names = old.names.as_ref().zip(new.names.as_ref());
     let names = names.and_then(|(old, new)| names_lost(old, new));
     let sources = sources.cloned().map(Narrowing::Sources);
-    sources.into_iter().chain(names).chain(hosted_narrowed(&old.service, &new.service)).collect()
+    let auth = old.tls().zip(new.tls());
+    let trusted = auth.and_then(|(old, new)| distrusted(&old.client_auth, &new.client_auth));
+    let trusted = trusted.map(Narrowing::Certificates);
+    let hosted = hosted_narrowed(&old.service, &new.service);
+    sources.into_iter().chain(names).chain(trusted).chain(hosted).collect()
 }
 
 /// Returns which clients are left when names go; `None` if none go. What is stored is small where all that go are single names: there may be thousands.
@@ -67,33 +71,46 @@ fn names_lost(old: &ServerNames, new: &ServerNames) -> Option<Narrowing> {
 
 /// Returns which clients are left of hosted API servers that admit fewer.
 fn hosted_narrowed(old: &Service, new: &Service) -> Vec<Narrowing> {
-    let (Service::PassThrough(old), Service::PassThrough(new)) = (old, new) else {
-        return Vec::new();
-    };
+    let Service::PassThrough(before) = old else { return Vec::new() };
     if old == new {
         return Vec::new();
     }
-    let hosted = |routes: &SniTable| -> Vec<Arc<HostedApi>> {
-        routes.iter().filter_map(|route| route.hosted.clone()).collect()
-    };
-    let present = hosted(new);
-    let present: HashMap<_, _> = present.iter().map(|api| (&api.name, &**api)).collect();
-    let narrowing = |api: Arc<HostedApi>| {
-        let now = present.get(&api.name);
-        let sources = now.and_then(|now| now.allowed_sources.as_ref());
-        let sources =
-            sources.filter(|new| sources_shrink(api.allowed_sources.as_ref(), Some(*new)));
-        let relay = now.and_then(|now| now.relay.as_ref());
-        let without_proxies =
-            api.relay.is_some() && (relay.is_none() || trust_shrinks(api.relay.as_ref(), relay));
-        let narrowing = Narrowing::Hosted {
-            names: api.names.clone(),
-            sources: sources.cloned(),
-            without_proxies,
+    let none = SniTable::default();
+    let after = if let Service::PassThrough(after) = new { after } else { &none };
+    let present = after.iter().filter_map(|route| route.hosted.as_deref());
+    let present: HashMap<_, _> = present.map(|api| (&api.name, api)).collect();
+    let former = before.iter().filter_map(|route| Some((route, route.hosted.as_deref()?)));
+    let narrowing = |(route, api): (&SniRoute, &HostedApi)| {
+        let left = match present.get(&api.name) {
+            None => Some(Left::Nobody),
+            Some(now) => left(api, now, route.hosts.is_empty()),
         };
-        (sources.is_some() || without_proxies).then_some(narrowing)
+        left.map(|left| Narrowing::Hosted(Arc::clone(&api.name), left))
     };
-    hosted(old).into_iter().filter_map(narrowing).collect()
+    former.filter_map(narrowing).collect()
+}
+
+/// Returns which clients are left of a hosted API server; `None` if all are. Those of a route for any name may have asked for another's name.
+fn left(old: &HostedApi, new: &HostedApi, any_name: bool) -> Option<Left> {
+    let shrinks = sources_shrink(old.allowed_sources.as_ref(), new.allowed_sources.as_ref());
+    let sources = new.allowed_sources.clone().filter(|_| shrinks);
+    let loses = !any_name && old.names.iter().any(|name| !new.names.has(name));
+    let names = loses.then(|| new.names.clone());
+    let proxies = match (&old.relay, &new.relay) {
+        (None, _) => None,
+        (Some(_), None) => Some(Trusted::nobody()),
+        (Some(old), Some(new)) => distrusted(&old.client_auth, &new.client_auth),
+    };
+    let any = sources.is_some() || names.is_some() || proxies.is_some();
+    any.then_some(Left::These { sources, names, proxies })
+}
+
+/// Returns what certificates are verified by now, if one that was verified before might not be: an authority is gone, or lists of revoked certificates
+/// are others.
+fn distrusted(old: &ClientAuth, new: &ClientAuth) -> Option<Trusted> {
+    let (before, now) = old.trust().zip(new.trust())?;
+    let differs = before.revocations != now.revocations || roots_shrink(before, now);
+    differs.then(|| client_verifier::trusted(new))
 }
 
 /// Returns the fate of a listener's connections, except those of clients that it no longer admits ([`narrowed`]).
@@ -102,7 +119,7 @@ pub(crate) fn of_listener(old: &Listener, new: &Listener) -> Fate {
         return Fate::Keep;
     }
     if old.tenant != new.tenant
-        || trust_shrinks(old.tls(), new.tls())
+        || asks_for_more(old.tls(), new.tls())
         || holders_shrink(&old.service, &new.service)
     {
         return Fate::Remove;
@@ -188,30 +205,31 @@ fn keeps_trust(old: &ClientAuth, new: &ClientAuth) -> bool {
 /// Returns true if a client that was admitted might no longer be.
 fn sources_shrink(old: Option<&SourceSet>, new: Option<&SourceSet>) -> bool {
     let Some(new) = new else { return false };
-    let Some(old) = old else { return true };
-    if old == new {
-        return false;
-    }
-    // Adjacent networks are joined first; then a block that all of them cover lies in one of them.
-    let joined = IpNet::aggregate(&new.blocks().to_vec());
-    let covered = |block: &IpNet| joined.iter().any(|wider| wider.contains(block));
-    !old.blocks().iter().all(covered)
+    old.is_none_or(|old| !new.covers(old))
 }
 
-/// Returns true if a client that was authenticated might no longer be. A new revocation list ends no exchange: it comes daily.
+/// Returns true if a client without a certificate might no longer be admitted. Those with one are judged by [`distrusted`].
+fn asks_for_more(old: Option<&ServerTls>, new: Option<&ServerTls>) -> bool {
+    let requires = |tls: Option<&ServerTls>| {
+        tls.is_some_and(|tls| matches!(tls.client_auth, ClientAuth::Required(_)))
+    };
+    requires(new) && !requires(old)
+}
+
+/// Returns true if a client that was authenticated might no longer be. A new revocation list ends no exchange of a client that it does not name: it comes
+/// daily.
 fn trust_shrinks(old: Option<&ServerTls>, new: Option<&ServerTls>) -> bool {
     let auth = |tls: Option<&ServerTls>| {
         tls.map_or_else(ClientAuth::default, |tls| tls.client_auth.clone())
     };
-    match (auth(old), auth(new)) {
-        (_, ClientAuth::Off) | (ClientAuth::Off, ClientAuth::Optional(_)) => false,
-        (ClientAuth::Off, ClientAuth::Required(_))
-        | (ClientAuth::Optional(_), ClientAuth::Required(_)) => true,
+    let roots = match (auth(old), auth(new)) {
         (ClientAuth::Optional(old), ClientAuth::Optional(new))
         | (ClientAuth::Required(old), ClientAuth::Required(new) | ClientAuth::Optional(new)) => {
             roots_shrink(&old, &new)
         }
-    }
+        _ => false,
+    };
+    roots || asks_for_more(old, new)
 }
 
 /// Returns true if a holder of a client certificate might no longer be one.

@@ -53,6 +53,7 @@ fn listener(change: impl FnOnce(&mut Listener, &mut ServerTls)) -> Listener {
         names: None,
         allowed_sources: None,
         service: Service::PassThrough(Vec::new().into()),
+        hosts_apis: false,
         acme: durward_model::Acme::default(),
         origin: Origin::default(),
     };
@@ -110,7 +111,7 @@ fn what_no_longer_permits_a_connection_ends_it_and_a_new_certificate_does_not() 
         ("fewer sources", from(&["192.0.2.0/24"]), from(&["192.0.2.0/25"]), Fate::Renew),
         ("more sources", from(&["192.0.2.0/25"]), from(&["192.0.2.0/24"]), Fate::Renew),
         ("authority added", usual(), required(&[1, 2, 3], &[1]), Fate::Renew),
-        ("authority removed", usual(), required(&[2], &[1]), Fate::Remove),
+        ("authority removed", usual(), required(&[2], &[1]), Fate::Change),
         ("revocation list", usual(), required(&[1, 2], &[2]), Fate::Change),
         ("required to optional", usual(), optional(), Fate::Change),
         ("required to off", usual(), off(), Fate::Change),
@@ -122,6 +123,85 @@ fn what_no_longer_permits_a_connection_ends_it_and_a_new_certificate_does_not() 
     for (change, old, new, fate) in cases {
         assert_eq!(of_listener(&old, &new), fate, "{change}");
     }
+}
+
+/// Returns the digest of what certificates are judged by after a change.
+fn judged_by(old: &Listener, new: &Listener) -> Option<Arc<str>> {
+    narrowed(old, new).into_iter().find_map(|narrowing| match narrowing {
+        Narrowing::Certificates(trusted) => Some(trusted.generation),
+        _ => None,
+    })
+}
+
+// S1.56+
+#[test]
+fn certificates_are_judged_anew_where_an_authority_goes_or_lists_are_others() {
+    let required =
+        |roots: &[u8], lists: &[u8]| with_auth(ClientAuth::Required(trust(roots, lists)));
+    let usual = required(&[1, 2], &[1]);
+    let optional = with_auth(ClientAuth::Optional(trust(&[2], &[1])));
+    let cases = [
+        ("authority added", required(&[1, 2, 3], &[1]), None),
+        ("authority removed", required(&[2], &[1]), Some("[2][1]")),
+        ("revocation list", required(&[1, 2], &[2]), Some("[1, 2][2]")),
+        ("authority removed, and optional", optional, Some("[2][1]")),
+        ("off", with_auth(ClientAuth::Off), None),
+    ];
+
+    for (change, new, expected) in cases {
+        assert_eq!(judged_by(&usual, &new).as_deref(), expected, "{change}");
+    }
+}
+
+fn hosting(api: Option<HostedApi>, any_name: bool) -> Listener {
+    let route = |api: HostedApi| SniRoute {
+        hosts: api.names.iter().filter(|_| !any_name).cloned().collect(),
+        upstreams: Vec::new(),
+        hosted: Some(Arc::new(api)),
+        origin: Origin::default(),
+    };
+    let routes: Vec<_> = api.into_iter().map(route).collect();
+    Listener { service: Service::PassThrough(routes.into()), ..listener(|_, _| ()) }
+}
+
+fn api(names: &[&str], blocks: Option<&[&str]>) -> HostedApi {
+    let exact = |name: &&str| HostPattern::Exact(Arc::from(*name));
+    HostedApi {
+        name: Arc::from("t1"),
+        names: ServerNames::new(names.iter().map(exact).collect()),
+        allowed_sources: blocks.map(sources),
+        relay: None,
+        origin: Origin::default(),
+    }
+}
+
+// S4.66+
+#[test]
+fn a_hosted_api_that_is_narrower_leaves_these_clients() {
+    let usual = || api(&["a", "b"], None);
+    let (block, names) = (["192.0.2.0/24"], ["a", "b"]);
+    let these = |sources, names| Left::These { sources, names, proxies: None };
+    let cases = [
+        ("nothing", Some(usual()), None),
+        ("a name more", Some(api(&["a", "b", "c"], None)), None),
+        ("a name less", Some(api(&["a"], None)), Some(these(None, Some(api(&["a"], None).names)))),
+        ("sources", Some(api(&names, Some(&block))), Some(these(Some(sources(&block)), None))),
+        ("gone", None, Some(Left::Nobody)),
+        ("renamed", Some(HostedApi { name: Arc::from("t2"), ..usual() }), Some(Left::Nobody)),
+    ];
+
+    for (change, new, expected) in cases {
+        let found = narrowed(&hosting(Some(usual()), false), &hosting(new, false));
+        let expected = expected.map(|left| Narrowing::Hosted(Arc::from("t1"), left));
+        assert_eq!(found, Vec::from_iter(expected), "{change}");
+    }
+    let any_name = |api| hosting(Some(api), true);
+    assert_eq!(narrowed(&any_name(usual()), &any_name(api(&["c"], None))), []);
+    assert_eq!(
+        narrowed(&any_name(usual()), &listener(|_, _| ())),
+        [Narrowing::Hosted(Arc::from("t1"), Left::Nobody)],
+        "another protocol"
+    );
 }
 
 #[test]

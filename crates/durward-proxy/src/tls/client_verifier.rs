@@ -4,8 +4,10 @@
 //! its own, and the wrong list would refuse every client. So authorities of one subject and different keys get separate verifiers, each with the
 //! lists that its keys have signed; a client is admitted if one of them admits it.
 
-use std::sync::Arc;
+use std::collections::HashMap;
+use std::sync::{Arc, Mutex, PoisonError};
 
+use aws_lc_rs::digest;
 use durward_model::ClientAuth;
 use durward_model::client_auth::ClientTrust;
 use rustls::client::danger::HandshakeSignatureValid;
@@ -19,6 +21,7 @@ use rustls_pki_types::{CertificateDer, CertificateRevocationListDer, TrustAnchor
 
 use crate::tls::presented::Noting;
 use crate::tls::server_config::provider;
+use crate::watch::{Judge, ShownChain, Trusted};
 
 /// Builds the verifier.
 ///
@@ -34,6 +37,41 @@ pub(crate) fn client_verifier(auth: &ClientAuth) -> Result<Arc<dyn ClientCertVer
     }
     let hints = verifiers.iter().flat_map(|one| one.root_hint_subjects().to_vec()).collect();
     Ok(Arc::new(Noting(Arc::new(AnyOf { verifiers, hints }))))
+}
+
+/// Returns the verification of certificates that were verified by other authorities or lists before. What cannot be used admits nobody.
+pub(crate) fn trusted(auth: &ClientAuth) -> Trusted {
+    let Some(trust) = auth.trust() else { return Trusted::nobody() };
+    let judge = client_verifier(auth).ok().map(|verifier| {
+        Arc::new(Remembering { verifier, known: Mutex::default() }) as Arc<dyn Judge>
+    });
+    let size = trust.roots.iter().chain(&trust.revocations).map(|der| der.len()).sum();
+    Trusted { generation: Arc::clone(&trust.generation), size, judge }
+}
+
+/// Verifier that verifies a chain once: many connections show the same one.
+#[derive(Debug)]
+struct Remembering {
+    verifier: Arc<dyn ClientCertVerifier>,
+    /// Results, by the digest of the chain.
+    known: Mutex<HashMap<[u8; 32], bool>>,
+}
+
+impl Judge for Remembering {
+    fn admits(&self, shown: &ShownChain) -> bool {
+        let Some((leaf, intermediates)) = shown.chain.split_first() else { return false };
+        let mut context = digest::Context::new(&digest::SHA256);
+        shown.chain.iter().for_each(|der| context.update(der));
+        let mut key = [0; 32];
+        key.copy_from_slice(context.finish().as_ref());
+        let known = || self.known.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some(admits) = known().get(&key) {
+            return *admits;
+        }
+        let verified = self.verifier.verify_client_cert(leaf, intermediates, shown.at);
+        known().insert(key, verified.is_ok());
+        verified.is_ok()
+    }
 }
 
 /// Converts the authorities to trust anchors.

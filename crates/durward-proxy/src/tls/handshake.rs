@@ -9,7 +9,7 @@ use durward_model::Listener;
 use durward_model::server_tls::ServerTls;
 use rustls::server::{Accepted, Acceptor, ClientHello};
 use rustls::{CipherSuite, HandshakeKind, ProtocolVersion, ServerConnection, SignatureScheme};
-use rustls_pki_types::UnixTime;
+use rustls_pki_types::{CertificateDer, UnixTime};
 use tokio::net::TcpStream;
 use tokio_rustls::server::{StartHandshake, TlsStream};
 
@@ -20,6 +20,7 @@ use crate::refusal::{HandshakeFailure, Refusal};
 use crate::refusal::{Presented, Refused};
 use crate::tls::presented;
 use crate::tls::{challenge, client_certificate, failure};
+use crate::watch::ShownChain;
 
 /// Fatal alert `internal_error` as an unencrypted record (RFC 8446 §6.2).
 const NO_CERTIFICATE: [u8; 7] = [21, 3, 3, 0, 2, 2, 80];
@@ -210,6 +211,7 @@ fn facts(
 ) -> Result<TlsFacts, HandshakeFailure> {
     let chain = connection.peer_certificates().unwrap_or_default();
     let suite = connection.negotiated_cipher_suite();
+    let now = UnixTime::now();
     Ok(TlsFacts {
         version: match connection.protocol_version() {
             Some(ProtocolVersion::TLSv1_3) => "TLSv1.3",
@@ -219,8 +221,20 @@ fn facts(
         sni: sni.clone(),
         resumed: connection.handshake_kind() == Some(HandshakeKind::Resumed),
         handshake: began.elapsed(),
-        client_certificate: client_certificate::read(chain, UnixTime::now())?,
+        client_certificate: client_certificate::read(chain, now)?,
+        shown: shown(chain, now),
     })
+}
+
+/// Most bytes of a certificate chain that are kept for as long as the connection.
+const KEPT: usize = 16 * 1024;
+
+/// Returns the chain that a client has shown. Of one that is too long only the leaf is kept, so a change of authorities may end the connection.
+fn shown(chain: &[CertificateDer<'_>], at: UnixTime) -> Option<Arc<ShownChain>> {
+    let is_short = chain.iter().map(|der| der.len()).sum::<usize>() <= KEPT;
+    let kept = if is_short { chain } else { chain.get(..1)? };
+    let chain: Vec<_> = kept.iter().map(|der| der.clone().into_owned()).collect();
+    (!chain.is_empty()).then(|| Arc::new(ShownChain { chain, at }))
 }
 
 /// Returns the IANA name of a suite; rustls has its own names for those of TLS 1.3.

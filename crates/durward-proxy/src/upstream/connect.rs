@@ -187,7 +187,8 @@ impl Attempt<'_> {
     }
 
     /// Starts HTTP/2 on a new connection.
-    pub(crate) async fn http2(&self, connected: Connected) -> Result<Rc<Shared>, Refusal> {
+    pub(crate) async fn http2(&self, mut connected: Connected) -> Result<Rc<Shared>, Refusal> {
+        connected.io.prepay()?;
         let memory = &self.upstreams.memory;
         let held = memory.hold(&self.tenant.usage, Kind::Upstreams);
         let turn = self.upstreams.turns.of(&Owner::Tenant(self.tenant.tenant.id.clone()));

@@ -158,6 +158,9 @@ impl EndpointRuntime {
     pub(super) fn go_on(&mut self, previous: &Self) {
         self.life = Arc::clone(&previous.life);
         self.paths = Arc::clone(&previous.paths);
+        if self.through == previous.through {
+            self.through.clone_from(&previous.through);
+        }
     }
 
     /// Turns the endpoint into the placeholder for every destination of a forward proxy.

@@ -7,6 +7,7 @@ use std::task::{Context, Poll, Waker};
 use std::time::Duration;
 
 use bytes::Bytes;
+use durward_link::session::gateway::Carrier;
 use h2::client::{Builder, Connection, SendRequest};
 use h2::{Ping, PingPong};
 
@@ -19,6 +20,9 @@ use crate::turns::QueueEntry;
 
 /// Concurrent streams on one connection at most.
 const STREAMS: u32 = 100;
+
+/// Streams that were reset and are remembered for a second, so that frames under way are not taken for faults.
+const RESETS: usize = 1024;
 
 /// Bytes of a request's body that may wait for a stream's window.
 const SEND_BUFFER: usize = 128 * 1024;
@@ -35,6 +39,8 @@ pub(crate) struct Shared {
     /// Receive window of a stream in bytes.
     window: u32,
     life: Rc<Life>,
+    /// Carrier of the link that it runs through.
+    carrier: Option<Arc<Carrier>>,
     ticket: Ticket,
     idle_ticks: Cell<u32>,
     /// True if a client may have authenticated on the connection.
@@ -96,6 +102,7 @@ impl Shared {
         held.add(HTTP2_CONNECTION);
         let streams = Streams::of_upstream(held, HEADER_LIST as usize);
         let findings = Rc::<Findings>::default();
+        let carrier = connected.io.link().and_then(|stream| stream.carrier()).cloned();
         let wire = Metered::new(connected.io, streams.clone(), Rc::clone(&findings), block);
         let (send, connection) = Builder::new()
             .enable_push(false)
@@ -104,7 +111,9 @@ impl Shared {
             .initial_connection_window_size(window * STREAMS)
             .max_header_list_size(HEADER_LIST)
             .max_send_buffer_size(SEND_BUFFER)
-            .max_concurrent_reset_streams(64)
+            .max_concurrent_reset_streams(RESETS)
+            // Clients that give up are no fault of the upstream, however many they are in a connection's life.
+            .max_local_error_reset_streams(None)
             .handshake::<Metered, Bytes>(wire)
             .await
             .map_err(|error| Refusal::ConnectFailed {
@@ -115,7 +124,17 @@ impl Shared {
         tokio::task::spawn_local(turn.run(drive(connection, Rc::clone(&life))));
         let (idle_ticks, bound) = (Cell::new(0), Cell::new(false));
         let ticket = connected.ticket;
-        Ok(Rc::new(Self { send, streams, findings, window, life, ticket, idle_ticks, bound }))
+        Ok(Rc::new(Self {
+            send,
+            streams,
+            findings,
+            window,
+            life,
+            carrier,
+            ticket,
+            idle_ticks,
+            bound,
+        }))
     }
 
     /// Returns the handle to send a request on, and the guard that counts the stream.
@@ -125,12 +144,13 @@ impl Shared {
     }
 
     /// Returns true if a new stream may begin, now or once another has ended: not after GOAWAY, an error or the end of its upstream, nor on a connection
-    /// without streams on which the peer accepts none.
+    /// without streams on which the peer accepts none, nor through a carrier that drains or has ended.
     pub(crate) fn usable(&self) -> bool {
         let mut cx = Context::from_waker(Waker::noop());
         !self.life.ended.get()
             && !self.bound.get()
             && !self.ticket.retired()
+            && self.carrier.as_ref().is_none_or(|carrier| carrier.is_current())
             && (self.limit() > 0 || self.life.streams.get() > 0)
             && !matches!(self.send.clone().poll_ready(&mut cx), Poll::Ready(Err(_)))
     }

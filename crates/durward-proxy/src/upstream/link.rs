@@ -5,13 +5,14 @@
 use std::cell::Cell;
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::SocketAddr;
+use std::sync::atomic::{AtomicU32, Ordering::Relaxed};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
 use arc_swap::{ArcSwap, ArcSwapOption};
 use durward_link::route::RoutesId;
-use durward_link::session::LinkStream;
 use durward_link::session::gateway::{Carrier, OpenError};
+use durward_link::session::{Account, LinkStream};
 use durward_link::{Kind as StreamKind, RouteSet, Target as LinkTarget};
 use durward_model::TenantId;
 use durward_model::upstream::{Target, UpstreamProtocol};
@@ -24,11 +25,14 @@ use super::path::{Connected, Path, PortGuard, Ticket};
 use super::tls_client;
 use crate::io::Io;
 use crate::limits::UpstreamGuard;
+use crate::memory::{Hold, Kind};
 use crate::metrics::Counter;
 use crate::refusal::Refusal;
 
 /// Time for which requests wait for a link that has just lost its last carrier, or was just configured: what a restart interrupts goes on.
 const RETURNS: Duration = Duration::from_secs(10);
+/// Carriers of one link, those for control included: seven agents with nine each. A request looks at all of them.
+const CARRIERS: u32 = 64;
 
 /// Links of a tenant, by name. They live on when the tenant changes.
 #[derive(Debug, Default)]
@@ -43,7 +47,35 @@ pub(crate) struct LinkState {
     came: watch::Sender<()>,
     /// Time at which it last had a carrier, or was first named.
     seen: Mutex<Instant>,
-    routes: ArcSwapOption<RouteSet>,
+    routes: ArcSwapOption<Registered>,
+    /// Carriers that were admitted and have not ended.
+    admitted: AtomicU32,
+}
+
+/// Routes that an agent registered last.
+#[derive(Debug)]
+struct Registered {
+    id: RoutesId,
+    count: usize,
+}
+
+/// One of the carriers that a link may have; given back on drop.
+#[derive(Debug)]
+pub(crate) struct Place(Arc<LinkState>);
+
+impl Drop for Place {
+    fn drop(&mut self) {
+        self.0.admitted.fetch_sub(1, Relaxed);
+    }
+}
+
+/// Memory of a tenant for what its link has received on one stream.
+struct Unread(Hold);
+
+impl Account for Unread {
+    fn hold(&mut self, bytes: usize) -> bool {
+        self.0.resize(bytes).is_ok()
+    }
 }
 
 /// Carrier for data, and where it is.
@@ -56,6 +88,8 @@ pub(crate) struct Attached {
     pub(crate) peer: SocketAddr,
     /// Address that the agent dialled.
     pub(crate) local: SocketAddr,
+    /// Text that the agent's process chose for itself.
+    pub(crate) instance: Arc<str>,
 }
 
 /// State of a link, for status pages and metrics.
@@ -119,7 +153,14 @@ impl LinkState {
             came: watch::Sender::new(()),
             seen: Mutex::new(Instant::now()),
             routes: ArcSwapOption::empty(),
+            admitted: AtomicU32::new(0),
         }
+    }
+
+    /// Admits a carrier; `None` if the link has as many as it may.
+    pub(crate) fn admit(self: &Arc<Self>) -> Option<Place> {
+        let place = Place(Arc::clone(self));
+        (self.admitted.fetch_add(1, Relaxed) < CARRIERS).then_some(place)
     }
 
     /// Takes a carrier into use.
@@ -145,8 +186,9 @@ impl LinkState {
     }
 
     /// Takes note of the routes that the agent registered.
-    pub(crate) fn register(&self, routes: RouteSet) {
-        self.routes.store(Some(Arc::new(routes)));
+    pub(crate) fn register(&self, routes: &RouteSet) {
+        let (id, count) = (routes.id(), routes.routes.len());
+        self.routes.store(Some(Arc::new(Registered { id, count })));
     }
 
     fn report(&self, tenant: &TenantId) -> LinkReport {
@@ -157,26 +199,25 @@ impl LinkState {
             name: Arc::clone(&self.name),
             carriers: carriers.len(),
             streams: carriers.iter().map(|one| one.carrier.streams()).sum(),
-            routes: routes.as_ref().map(|routes| routes.id()),
-            route_count: routes.as_ref().map_or(0, |routes| routes.routes.len()),
+            routes: routes.as_ref().map(|routes| routes.id.clone()),
+            route_count: routes.as_ref().map_or(0, |routes| routes.count),
         }
     }
 
     /// Returns the carrier for the next stream of `core`: of its own if there is one with room, and of those the least used.
-    fn choose(&self, core: usize, refused: &[Arc<Attached>]) -> Option<Arc<Attached>> {
+    fn choose(&self, core: usize, given_up: &GivenUp) -> Option<Arc<Attached>> {
         let carriers = self.carriers.load();
-        let fits = |one: &&Arc<Attached>| {
-            one.carrier.has_room() && !refused.iter().any(|other| Arc::ptr_eq(one, other))
-        };
+        let fits = |one: &&Arc<Attached>| one.carrier.has_room() && !given_up.has(one);
         let by_use = |one: &&Arc<Attached>| (one.core != core, one.carrier.streams());
         carriers.iter().filter(fits).min_by_key(by_use).cloned()
     }
 
-    /// Opens a stream. Waits for a carrier if there was one a moment ago; `waits` is true meanwhile.
+    /// Opens a stream, whose unread bytes `account` pays for. Waits for a carrier if there was one a moment ago; `waits` is true meanwhile.
     async fn open(
         &self,
         core: usize,
         (target, kind): (&LinkTarget, StreamKind),
+        account: impl Fn() -> Option<Box<dyn Account>>,
         waits: &Cell<bool>,
     ) -> Result<(LinkStream, Arc<Attached>), Refusal> {
         let failed = |detail: String| Refusal::LinkFailed {
@@ -185,18 +226,26 @@ impl LinkState {
             detail,
         };
         let mut came = self.came.subscribe();
-        let mut refused: Vec<Arc<Attached>> = Vec::new();
+        let mut given_up = GivenUp::default();
         loop {
-            if let Some(attached) = self.choose(core, &refused) {
-                match attached.carrier.open(target, kind).await {
+            if let Some(attached) = self.choose(core, &given_up) {
+                match attached.carrier.open(target, kind, account()).await {
                     Ok(stream) => return Ok((stream, attached)),
                     // Nothing was sent, so another carrier may be tried.
-                    Err(OpenError::Gone) => refused.push(attached),
+                    Err(OpenError::Gone) => given_up.carriers.push(attached),
+                    // Agents whose routes change one after the other differ for a moment.
+                    Err(error @ OpenError::Refused(_)) if given_up.agent.is_none() => {
+                        given_up.agent = Some((Arc::clone(&attached.instance), error.to_string()));
+                    }
                     Err(error) => return Err(failed(error.to_string())),
                 }
                 continue;
             }
-            if self.carriers.load().iter().any(|one| one.carrier.is_current()) && refused.is_empty()
+            if let Some((_, why)) = given_up.agent {
+                return Err(failed(why));
+            }
+            if self.carriers.load().iter().any(|one| one.carrier.is_current())
+                && given_up.carriers.is_empty()
             {
                 return Err(failed("its carriers have as many streams as they may".to_owned()));
             }
@@ -222,6 +271,21 @@ impl LinkState {
             Ok(Ok(())) => Ok(()),
             Ok(Err(_)) | Err(_) => Err(absent()),
         }
+    }
+}
+
+/// Carriers that a stream was not opened on.
+#[derive(Default)]
+struct GivenUp {
+    carriers: Vec<Arc<Attached>>,
+    /// Agent that refused the target, and why.
+    agent: Option<(Arc<str>, String)>,
+}
+
+impl GivenUp {
+    fn has(&self, one: &Arc<Attached>) -> bool {
+        self.carriers.iter().any(|other| Arc::ptr_eq(one, other))
+            || self.agent.as_ref().is_some_and(|(instance, _)| *instance == one.instance)
     }
 }
 
@@ -251,9 +315,10 @@ impl Attempt<'_> {
             UpstreamProtocol::Tcp => StreamKind::Tcp,
         };
         let waits = Cell::new(false);
+        let unread = || Some(self.unread());
         let opening = async {
             let (mut stream, attached) =
-                link.open(self.upstreams.core, (&target, kind), &waits).await?;
+                link.open(self.upstreams.core, (&target, kind), unread, &waits).await?;
             if let Some(header) = header {
                 let sent = stream.write_all(&header).await;
                 sent.map_err(|error| failed(&error.to_string()))?;
@@ -282,13 +347,18 @@ impl Attempt<'_> {
             port: PortGuard::of_link(Arc::clone(path)),
             peer: durward_model::UpstreamAddr(attached.peer),
             source: attached.local,
-            retired: Arc::clone(&self.runtime.retired),
+            retired: Arc::clone(self.endpoint.life.retired()),
             metrics: Arc::clone(&self.tenant.metrics),
             core: self.upstreams.core,
             guard,
             bound: false,
         };
         Ok(Connected { io, ticket, took })
+    }
+
+    /// Returns the account of what a stream holds unread.
+    fn unread(&self) -> Box<dyn Account> {
+        Box::new(Unread(self.upstreams.memory.hold(&self.tenant.usage, Kind::Upstreams)))
     }
 }
 
@@ -307,8 +377,9 @@ mod tests {
     fn opened(link: &LinkState) -> Result<(), Refusal> {
         let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
         let (target, waits) = ("app:80".parse().unwrap(), Cell::new(false));
-        runtime
-            .block_on(async { link.open(0, (&target, StreamKind::Http), &waits).await.map(drop) })
+        runtime.block_on(async {
+            link.open(0, (&target, StreamKind::Http), || None, &waits).await.map(drop)
+        })
     }
 
     #[test]
@@ -319,6 +390,17 @@ mod tests {
         *link.seen.lock().unwrap() = long_ago;
 
         assert!(matches!(opened(&link), Err(Refusal::LinkAbsent { .. })));
+    }
+
+    #[test]
+    fn a_link_has_a_bounded_number_of_carriers() {
+        let link = Arc::new(LinkState::new("onprem".into()));
+        let mut admitted: Vec<_> = (0..CARRIERS).map(|_| link.admit().unwrap()).collect();
+
+        assert!(link.admit().is_none());
+        assert!(link.admit().is_none(), "one that was refused takes no place");
+        admitted.pop();
+        assert!(link.admit().is_some());
     }
 
     #[test]

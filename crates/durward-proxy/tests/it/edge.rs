@@ -2,6 +2,7 @@
 //! Deliberately absent: the compile step; what is served here was never in a document.
 
 use std::collections::BTreeMap;
+use std::hash::{DefaultHasher, Hash as _, Hasher as _};
 use std::net::{IpAddr, SocketAddr};
 use std::path::PathBuf;
 use std::sync::Arc;
@@ -83,6 +84,7 @@ impl Wanted {
             names: None,
             allowed_sources: None,
             service,
+            hosts_apis: false,
             acme: durward_model::Acme::default(),
             origin: Origin::default(),
         });
@@ -350,8 +352,9 @@ pub(crate) fn trust(authorities: &[&Authority], lists: &[&RevocationList]) -> Ar
         subjects: vec![Arc::from("CN=root"); authorities.len()],
         generation: Arc::from(""),
     };
-    let length = |all: &[Arc<[u8]>]| all.iter().map(|der| der.len()).sum::<usize>();
-    trust.generation = format!("{}-{}", length(&trust.roots), length(&trust.revocations)).into();
+    let mut digest = DefaultHasher::new();
+    (&trust.roots, &trust.revocations).hash(&mut digest);
+    trust.generation = digest.finish().to_string().into();
     Arc::new(trust)
 }
 

@@ -1,6 +1,7 @@
 //! Hosted API servers: direct clients, and proxies of tenant clusters that bring clients' TLS inside a TLS connection of their own.
 
 mod behind;
+mod narrowed;
 mod refused;
 
 use std::io;
@@ -15,7 +16,7 @@ use durward_model::sni::SniRoute;
 use durward_model::upstream::UpstreamIndex;
 use durward_model::{ClientAuth, HostedApi, Origin as Place, ServerNames, Service, SourceSet};
 use durward_testkit::certificates::{
-    Authority, CertSpec, Identity, client_config, client_config_insecure,
+    Authority, CertSpec, Identity, RevocationList, client_config, client_config_insecure,
 };
 use durward_testkit::client::{H2Client, ProxyHeader, RawHttp, tcp_connect};
 use durward_testkit::origin::{Origin, TcpEcho};

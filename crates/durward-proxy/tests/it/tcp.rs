@@ -5,15 +5,22 @@ use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
+use durward_model::ClientAuth;
+use durward_model::server_tls::ServerTls;
 use durward_proxy::metrics::Counter;
-use durward_testkit::certificates::{Authority, CertSpec, client_config, client_config_insecure};
+use durward_testkit::certificates::{
+    Authority, CertSpec, RevocationList, client_config, client_config_insecure,
+};
 use durward_testkit::client::client_hello::{ClientHello, Reaction, probe, reaction};
 use durward_testkit::client::{tcp_connect, tls_connect};
 use durward_testkit::origin::{RawOrigin, TcpEcho};
 use durward_testkit::process::{eventually, unique_loopback};
 use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt};
 
-use crate::edge::{SOON, await_refusals, identity_for, pass, serve, tcp, tenant, tls, total};
+use crate::edge::{
+    SOON, assert_served, await_refusals, bound, identity_for, pass, serve, tcp, tenant, tls, total,
+    trust,
+};
 
 fn any(port: u16) -> SocketAddr {
     SocketAddr::from((unique_loopback(), port))
@@ -67,6 +74,51 @@ async fn messages_of_any_protocol_reach_the_upstream_from_the_tenants_address() 
         }
         assert_eq!(total(&proxy, name, Counter::ConnectionsClosed), 0);
     }
+}
+
+// S1.39+ S1.56+
+#[tokio::test]
+async fn a_certificate_that_is_verified_no_longer_ends_its_stream_and_no_other() {
+    let (servers, partners, next) =
+        (Authority::new("servers"), Authority::new("partners"), Authority::new("next"));
+    let (echo, address) = (TcpEcho::start("127.0.0.1:0"), any(9001));
+    let server = identity_for(&servers, address.ip());
+    let wanted = |authorities: &[&Authority], lists: &[&RevocationList]| {
+        let client_auth = ClientAuth::Required(trust(authorities, lists));
+        let policy = ServerTls { client_auth, ..tls(&server) };
+        tenant("a").upstream(echo.address()).listen(address, tcp(Some(policy)))
+    };
+    let proxy = serve(&[wanted(&[&partners, &next], &[])]);
+    let revoked = partners.issue(&CertSpec::new().client());
+    let identities = [
+        &revoked,
+        &partners.issue(&CertSpec::new().client()),
+        &next.issue(&CertSpec::new().client()),
+    ];
+    let mut streams = Vec::new();
+    for identity in identities {
+        let config = client_config(&servers, Some(identity));
+        let mut stream = tls_connect(address, None, config, None).await.unwrap();
+        exchange(&mut stream, b"0800").await;
+        streams.push(stream);
+    }
+    let [of_revoked, of_partner, of_next] = &mut streams[..] else { unreachable!() };
+
+    let list = partners.revoke(&[&revoked]);
+    assert_served(&proxy.apply(bound(2, &[wanted(&[&partners, &next], &[&list])])));
+    assert!(has_ended(of_revoked).await);
+    exchange(of_partner, b"0800").await;
+    exchange(of_next, b"0800").await;
+
+    assert_served(&proxy.apply(bound(3, &[wanted(&[&next], &[])])));
+    assert!(has_ended(of_partner).await);
+    exchange(of_next, b"0800").await;
+}
+
+/// Waits for the end of a stream that is silent.
+async fn has_ended(stream: &mut (impl AsyncRead + Unpin)) -> bool {
+    let read = tokio::time::timeout(SOON, stream.read(&mut [0])).await;
+    matches!(read, Ok(Ok(0) | Err(_)))
 }
 
 fn pattern(length: usize) -> Vec<u8> {

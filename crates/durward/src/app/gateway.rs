@@ -161,19 +161,20 @@ impl Gateway {
         self.publisher.current()
     }
 
-    /// Starts to read files again whenever one changes.
+    /// Starts to read files again whenever one changes, and to apply what all sources say. Called within a runtime, which applies it.
     ///
     /// # Errors
     /// Fails if no thread can be started for it.
-    pub(crate) fn watch(&self) -> Result<(), Failure> {
+    pub(crate) fn watch(self: &Arc<Self>) -> Result<(), Failure> {
         let (source, paths) = (Arc::clone(&self.source), self.paths.clone());
         let watching = file_watch::watch(source, paths, Pace::default(), Arc::clone(&self.feed))
             .map_err(|error| Failure::broken("watching the configuration", error))?;
         *self.watching.lock().unwrap_or_else(PoisonError::into_inner) = Some(watching);
+        self.follow_sources();
         Ok(())
     }
 
-    /// Starts to apply what sources say. Called within a runtime, which applies it.
+    /// Starts to apply what sources say, where files are not watched. Called within a runtime, which applies it.
     pub(crate) fn follow_sources(self: &Arc<Self>) {
         let mut changes = self.feed.subscribe();
         let gateway = Arc::downgrade(self);

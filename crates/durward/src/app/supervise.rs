@@ -52,8 +52,7 @@ pub(crate) fn run(
         let gateway = Gateway::start(settings)?;
         if watch {
             gateway.watch()?;
-        }
-        if watch || gateway.reads_cluster() {
+        } else if gateway.reads_cluster() {
             gateway.follow_sources();
         }
         gateway.order_certificates()?;

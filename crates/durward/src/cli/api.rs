@@ -74,10 +74,10 @@ pub(crate) struct ApiProxy {
     pub(crate) carrier: CarrierArgs,
     #[command(flatten)]
     pub(crate) way: WayArgs,
-    /// Connections at once; more are closed [default: as many as there are descriptors]
+    /// Connections at once; more are closed [default: half of the descriptors, less 64]
     #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(1..))]
     pub(crate) max_connections: Option<u32>,
-    /// Connections at once of one client address; more are closed [default: no limit]
+    /// Connections at once of one client address; more are closed [default: a quarter of --max-connections, at most 7000]
     #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(1..))]
     pub(crate) max_connections_per_client: Option<u32>,
     /// Time without a byte in either direction after which a connection is closed; watches are silent for long
@@ -192,6 +192,39 @@ pub(crate) struct SliceArgs {
     /// Name of this proxy [default: the host's name]
     #[arg(long, value_name = "NAME", env = "NODE_NAME", hide_env_values = true)]
     pub(crate) proxy_name: Option<String>,
+}
+
+/// `durward api-addons`
+#[derive(Args, Debug)]
+#[command(args_override_self = true)]
+pub(crate) struct ApiAddons {
+    /// Image of the proxies, unless a HostedApi says another; there is no official one, deploy/Dockerfile builds it
+    #[arg(long, value_name = "IMAGE", env = "DURWARD_API_ADDONS_IMAGE", hide_env_values = true)]
+    pub(crate) image: String,
+    /// Kubeconfig of the cluster that has the HostedApis [default: in a pod its service account, else $KUBECONFIG or ~/.kube/config]
+    #[arg(long, value_name = "FILE")]
+    pub(crate) kubeconfig: Option<PathBuf>,
+    /// The context of the kubeconfig [default: its current one]
+    #[arg(long, value_name = "NAME")]
+    pub(crate) kube_context: Option<String>,
+    /// Look at HostedApis of this namespace only
+    #[arg(long, value_name = "NAMESPACE")]
+    pub(crate) kube_namespace: Option<String>,
+    /// Time between two looks at the Secrets that a HostedApi names, and the longest pause between two attempts
+    #[arg(long, value_name = "DURATION", default_value = "5m", value_parser = parse_duration)]
+    pub(crate) resync: Duration,
+    /// Time after which a HostedApi that is being deleted no longer waits for a tenant cluster that does not answer; its objects then stay there
+    #[arg(long, value_name = "DURATION", default_value = "10m", value_parser = parse_duration)]
+    pub(crate) longest_wait: Duration,
+    /// Tenant clusters that are worked on at once
+    #[arg(long, value_name = "N", default_value_t = 16, value_parser = clap::value_parser!(u16).range(1..))]
+    pub(crate) at_once: u16,
+    /// Time for one request to a tenant cluster
+    #[arg(long, value_name = "DURATION", default_value = "10s", value_parser = parse_duration)]
+    pub(crate) patience: Duration,
+    /// Address and port of the admin listener (/healthz, /readyz, /metrics); `off` disables it
+    #[arg(long, value_name = "ADDRESS:PORT|off", default_value = "127.0.0.1:9442", value_parser = parse_admin)]
+    pub(crate) admin: Admin,
 }
 
 /// `durward api`

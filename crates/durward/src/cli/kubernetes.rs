@@ -67,6 +67,9 @@ pub(crate) struct ApiArgs {
     /// How Secrets are read: each by its name (`names`), all of one namespace (`namespace/NAME`), or all there are (`cluster`) [default: names]
     #[arg(long, value_name = "HOW", value_parser = parse_secrets)]
     pub(crate) kube_secrets: Option<Secrets>,
+    /// Read objects of other controllers that name hosted API servers, too: TenantControlPlane of Kamaji and Steward, IngressRouteTCP of Traefik, TLSRoute
+    #[arg(long, env = "DURWARD_FOREIGN_HOSTED_APIS", hide_env_values = true)]
+    pub(crate) foreign_hosted_apis: bool,
     /// Objects in its namespaces that a tenant may have; of more the oldest count. Two processes need the same number
     #[arg(long, value_name = "N", default_value_t = Cluster::OBJECTS_PER_TENANT)]
     pub(crate) kube_objects_per_tenant: usize,
@@ -106,6 +109,7 @@ impl ApiArgs {
             (self.kube_context.is_some(), "--kube-context"),
             (self.kube_namespace.is_some(), "--kube-namespace"),
             (self.kube_secrets.is_some(), "--kube-secrets"),
+            (self.foreign_hosted_apis, "--foreign-hosted-apis"),
             (self.status_rate.is_some(), "--status-rate"),
             (self.kube_cache.is_some(), "--kube-cache"),
         ];

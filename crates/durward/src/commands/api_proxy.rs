@@ -27,6 +27,8 @@ const WITHDRAWAL: Duration = Duration::from_secs(10);
 /// Serves until a signal arrives.
 pub(crate) fn api_proxy(arguments: &ApiProxy, log: LogFormat) -> Result<Exit, Failure> {
     telemetry::start(log, "info,rustls=error");
+    // The bounds on connections follow from it.
+    crate::app::raise_descriptor_limit();
     let settings = settings::settings(arguments)?;
     settings::check_addresses(arguments)?;
     if let Some(device) = &arguments.device {
@@ -38,7 +40,6 @@ pub(crate) fn api_proxy(arguments: &ApiProxy, log: LogFormat) -> Result<Exit, Fa
         Admin::Off => None,
         Admin::At(address) => Some(bind("the admin listener", address)?),
     };
-    crate::app::raise_descriptor_limit();
     let runtime = tokio::runtime::Builder::new_current_thread()
         .enable_all()
         .build()

@@ -60,6 +60,7 @@ pub(crate) fn api(arguments: &ApiArgs) -> ApiOptions {
             .kube_secrets
             .as_ref()
             .map_or_else(|| secrets.clone(), |how| how.reading(secrets.clone())),
+        foreign_apis: arguments.foreign_hosted_apis,
         ..defaults
     };
     let (cluster, instance) = (arguments.cluster(), instance());

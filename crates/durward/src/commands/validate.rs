@@ -80,6 +80,9 @@ fn print(
         }
     };
     let next = match exit(verdicts) {
+        _ if verdicts.iter().next().is_none() => {
+            "no documents were found: files that end in .yaml, .yml, .json or .toml are read, and routing.json"
+        }
         Exit::Ok => "next: durward check, then durward run",
         _ => "correct what is marked as error and validate again",
     };

@@ -1,5 +1,6 @@
 //! `durward api-proxy` and `durward api` from outside: a cluster's half of a hosted API server.
 
+mod carried;
 mod kubectl;
 
 use std::net::SocketAddr;
@@ -18,7 +19,7 @@ use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _, copy_bidirectional};
 use tokio::net::{TcpListener, TcpStream};
 use tokio_rustls::{TlsAcceptor, TlsConnector};
 
-use crate::support::{admin_address, durward, get, output, spawn, status, stderr, stdout};
+use crate::support::{durward, get, output, status, stderr, stdout};
 
 const DEADLINE: Duration = Duration::from_secs(60);
 const NAME: &str = "acme.k8s.test";
@@ -196,71 +197,6 @@ async fn advertised() {
     assert!(ip("addr show dev durward-api").contains("172.31.255.1"));
 }
 
-// S4.12+ S4.48
-#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn one_id_leads_from_the_log_of_the_proxy_to_that_of_the_gateway() {
-    let pki = Pki::new();
-    let api = api_server(&pki).await;
-    let at = SocketAddr::from((unique_loopback(), 8443));
-    let egress = unique_loopback();
-    pki.dir.write(
-        "documents.yaml",
-        format!(
-            "apiVersion: durward.dev/v1alpha1\nkind: Tenant\nmetadata: {{name: acme}}\nspec: {{egress: {{addresses: [{egress}]}}}}\n\
-             ---\napiVersion: durward.dev/v1alpha1\nkind: HostedApi\nmetadata: {{name: api}}\nspec:\n  tenant: acme\n  names: [{NAME}]\n  \
-             address: {}\n  port: {}\n  upstream: {{endpoints: [\"{api}\"]}}\n  \
-             relay: {{certificate: {{file: relay}}, clientAuthorities: {{caFile: proxies.crt}}}}\n",
-            at.ip(),
-            at.port()
-        ),
-    );
-    let (gateway_admin, log) = (admin_address(), pki.file("access.log"));
-    let more = ["--access-log", &log];
-    let gateway = spawn(&pki.dir.join("documents.yaml"), gateway_admin, &more);
-    let is_up = eventually(DEADLINE, async || status(gateway_admin, "/readyz") == Some(200)).await;
-    assert!(is_up, "{}", gateway.output());
-    let (own, admin) = (unique_loopback(), admin_address());
-    // The slice is the API's matter, and there is none here: nothing is written before it was read.
-    pki.dir.write("kubeconfig", kubeconfig_of_nobody());
-    let (node, admin_text, kubeconfig) =
-        (own.to_string(), admin.to_string(), pki.file("kubeconfig"));
-    let more = [
-        "--mode",
-        "slice",
-        "--node-ip",
-        &node,
-        "--admin",
-        &admin_text,
-        "--kubeconfig",
-        &kubeconfig,
-    ];
-    let proxy = Child::spawn(command(&pki, at, &more));
-    let is_up = eventually(DEADLINE, async || status(admin, "/readyz") == Some(200)).await;
-    assert!(is_up, "{}", proxy.output());
-
-    let answer = ask(&pki, SocketAddr::from((own, 6443)), true).await;
-
-    assert_eq!(answer.unwrap(), "known");
-    let line = proxy.wait_for_line("\"outcome\":\"closed\"", DEADLINE).await;
-    let line: Value = serde_json::from_str(&line).unwrap();
-    let id = line["id"].as_str().unwrap().to_owned();
-    let found = eventually(DEADLINE, async || {
-        let text = std::fs::read_to_string(&log).unwrap_or_default();
-        text.lines().any(|line| line.contains(&format!("\"connection_id\":\"{id}\"")))
-    });
-    assert!(found.await, "{id} in {}", std::fs::read_to_string(&log).unwrap_or_default());
-}
-
-fn kubeconfig_of_nobody() -> String {
-    serde_json::json!({
-        "apiVersion": "v1", "kind": "Config", "current-context": "c",
-        "clusters": [{"name": "c", "cluster": {"server": format!("http://{}", crate::support::nowhere())}}],
-        "users": [{"name": "c", "user": {}}],
-        "contexts": [{"name": "c", "context": {"cluster": "c", "user": "c"}}],
-    })
-    .to_string()
-}
-
 // S4.13+ S4.19+
 #[test]
 fn a_command_line_that_cannot_work_is_an_error_that_names_the_cure() {
@@ -279,6 +215,7 @@ fn a_command_line_that_cannot_work_is_an_error_that_names_the_cure() {
         ),
         (&[], "--advertise-address is missing"),
         (&["--mode", "slice"], "--node-ip is missing"),
+        (&["--mode", "slice", "--node-ip", "10.0.0.7"], "--service-cidr is missing"),
         (
             &["--mode", "slice", "--node-ip", "10.96.0.7", "--service-cidr", "10.96.0.0/16"],
             "is an address of a Service",
@@ -297,7 +234,16 @@ fn a_command_line_that_cannot_work_is_an_error_that_names_the_cure() {
 
     std::fs::remove_file(pki.file("gateways.crt")).unwrap();
     let address = unique_loopback().to_string();
-    let (code, text) = fault(&["--mode", "slice", "--node-ip", &address, "--admin", "off"]);
+    let (code, text) = fault(&[
+        "--mode",
+        "slice",
+        "--node-ip",
+        &address,
+        "--service-cidr",
+        "10.96.0.0/16",
+        "--admin",
+        "off",
+    ]);
     assert_eq!(code, Some(3), "{text}");
     assert!(text.contains("gateways.crt"), "{text}");
 }

@@ -6,9 +6,9 @@ use std::process::Command;
 use std::sync::{Mutex, PoisonError};
 use std::time::Duration;
 
-use durward_testkit::process::{Child, TempDir};
+use durward_testkit::process::{Child, TempDir, eventually_blocking};
 
-use crate::support::{DEADLINE, durward, output, stdout};
+use crate::support::{DEADLINE, durward, get, output, stdout};
 
 /// Demos look for free ports when they start; two at once would look at the same ones.
 static ALONE: Mutex<()> = Mutex::new(());
@@ -63,8 +63,16 @@ fn the_demo_serves_until_told_and_check_finds_what_is_broken() {
     assert!(found.contains("ends in 6 days"), "{found}");
     assert!(found.contains("× globex upstream reports at 127.0.0.1:"), "{found}");
     assert_eq!(found.matches("\n× ").count(), 1, "{found}");
+    assert!(!found.contains("does not name 127.0.0.4"), "names tell these apart: {found}");
     assert!(found.contains("is served by the durward that runs here"), "{found}");
     assert_eq!(sourced.status.code(), Some(0), "{}", stdout(&sourced));
+
+    // The files are live, as the screen says.
+    std::fs::write(state.join("initech.yaml"), "broken on purpose\n").unwrap();
+    let admin = admin.parse().unwrap();
+    let readiness = || get(admin, "/readyz?verbose").map(|(_, text)| text).unwrap_or_default();
+    let noticed = eventually_blocking(DEADLINE, || !readiness().contains("3 of 3 accepted"));
+    assert!(noticed, "{}", readiness());
 
     demo.terminate();
     assert!(demo.wait_blocking(Duration::from_secs(20)).success());

@@ -1,5 +1,7 @@
 //! Hosted API servers from documents: two control planes behind one address, with clients and with the proxies of their tenant clusters.
 
+mod recorded;
+
 use std::net::{Ipv4Addr, SocketAddr};
 use std::sync::Arc;
 use std::time::Duration;

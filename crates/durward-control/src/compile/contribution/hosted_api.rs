@@ -1,7 +1,8 @@
 //! A `HostedApi`: pass-through routes for the names of an API server and its konnectivity server, and the upstreams that they lead to.
 //!
-//! Deliberately absent: what installs API proxies in the tenant cluster; `mode` and `kubeconfigSecretName` are for that.
+//! What `mode`, `apiProxy` and `kubeconfigSecretName` say is checked here, and is for whoever installs API proxies.
 
+use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -11,8 +12,8 @@ use durward_model::server_tls::{Alpn, ServerTls};
 use durward_model::sni::SniRoute;
 use durward_model::upstream::{UpstreamIndex, UpstreamProtocol, UpstreamTls};
 use durward_model::{
-    Acme, Certificate, HostedApi, IngressAddress, Listener, ServerNames, Service, SourceSet,
-    Upstream,
+    Acme, Certificate, HostedApi, IngressAddress, Listener, Origin, ServerNames, Service,
+    SourceSet, TenantId, Upstream,
 };
 
 use super::{AddedListener, Contribution, Written};
@@ -22,12 +23,12 @@ use crate::compile::certificates::{Files, Purpose};
 use crate::compile::part::PartId;
 use crate::compile::report::{Field, Report};
 use crate::compile::upstream::Surroundings;
-use crate::compile::{bounds, listen, route, times, trust, upstream, words};
+use crate::compile::{bounds, keys, listen, route, times, trust, upstream, words};
 use crate::document::Document;
 use crate::place::At;
+use crate::spec::api_proxy;
 use crate::spec::hosted_api::{HostedApiDocument, HostedApiSpec, RelaySpec};
 use crate::spec::ingress::{ClientCertificatesSpec, IngressSpec};
-use crate::spec::object_name::is_namespace;
 use crate::spec::upstream::{BalanceSpec, HealthCheckSpec, UpstreamProtocolSpec, UpstreamSpec};
 
 /// Port of the API server's endpoints that name none, and of a konnectivity server's.
@@ -37,7 +38,8 @@ const KONNECTIVITY: u16 = 8132;
 const VERIFIED: &str = "kubernetes";
 /// Statuses by which a verified API server shows that it is ready: 401 and 403 come from one that does not say so to everybody; one that is not ready answers 500.
 const READY: (u16, u16) = (200, 403);
-const IDLE: Duration = Duration::from_secs(24 * 60 * 60);
+/// Longest silence of a connection, unless the document says another.
+pub(super) const IDLE: Duration = Duration::from_secs(24 * 60 * 60);
 
 /// Returns what a hosted API server adds, or `None` after an error.
 pub(super) fn read(
@@ -53,27 +55,22 @@ pub(super) fn read(
     }
     let id = PartId::of(document)?;
     let mut reading = Reading { report, files, spec, name: id.qualified() };
-    if matches!(document.owner, Owner::OfNamespace(_)) {
+    let is_tenants = matches!(document.owner, Owner::OfNamespace(_));
+    if is_tenants {
         reading.only_services();
+        reading.no_socket();
     }
     reading.of_the_installer();
     let parts = reading.parts();
-    let listener = reading.listener(document);
+    let added = match &spec.address {
+        Some(address) => reading.at_address(document, address),
+        None => reading.by_names(document),
+    };
     if report.errors() > before {
         return None;
     }
     let Parts { upstreams, routes } = parts?;
-    let (listener, mode) = listener?;
-    let shared = is_shared(spec);
-    let names = routes.iter().flat_map(|route| route.hosts.iter().cloned()).collect();
-    let listener = Listener {
-        names: shared.then(|| ServerNames::new(names)),
-        service: Service::PassThrough(routes.into()),
-        tenant: id.tenant,
-        ..listener
-    };
-    let written = Written { field: Arc::from("address"), place: spec.address.place };
-    let added = AddedListener { listener: Arc::new(listener), mode, shared, written };
+    let added = AddedListener { follows: is_tenants, ..added?.with(routes) };
     let origin = report.source().origin(hosted.metadata.name.place);
     Some(Contribution { upstreams, listeners: vec![added], ..Contribution::new(origin) })
 }
@@ -140,7 +137,7 @@ impl Reading<'_, '_, '_, '_> {
             routes.push(self.route(host, 1, hosted));
             upstreams.push(Arc::new(upstream));
         }
-        if !is_shared(spec) {
+        if spec.address.is_some() && !is_shared(spec) {
             // Clients that name the address, or nothing.
             let hosted = self.hosted("/unnamed", ServerNames::new(hosts), (&sources, None));
             routes.push(self.route(Vec::new(), 0, hosted));
@@ -159,7 +156,7 @@ impl Reading<'_, '_, '_, '_> {
             names,
             allowed_sources: sources.clone(),
             relay,
-            origin: self.report.source().origin(self.spec.address.place),
+            origin: self.report.source().origin(self.spec.place()),
         })
     }
 
@@ -176,27 +173,14 @@ impl Reading<'_, '_, '_, '_> {
         if self.spec.names.is_empty() {
             let sentence =
                 "is missing: name the host that clients ask for, like t1.api.example.com";
-            self.report.error("NameMissing", self.spec.address.place, field, sentence);
+            self.report.error("NameMissing", self.spec.place(), field, sentence);
         }
         let written = self.spec.names.iter().enumerate();
         written.filter_map(|(at, name)| self.host(name, &field.index(at))).collect()
     }
 
     fn host(&mut self, written: &At<String>, field: &Field<'_>) -> Option<Arc<str>> {
-        self.report.check("BadHost", written, field, |text| match words::host_pattern(text)? {
-            HostPattern::Exact(_) if words::address(text).is_ok() => {
-                Err("is an address: write a host name".to_owned())
-            }
-            // In every cluster pods ask for these; which cluster is meant they do not say.
-            HostPattern::Exact(name) if is_in_every_cluster(&name) => {
-                Err("is a name of the API server in every cluster: write one of this one alone"
-                    .to_owned())
-            }
-            HostPattern::Exact(name) => Ok(name),
-            HostPattern::Wildcard(_) => {
-                Err("is a wildcard: an API server has single names".to_owned())
-            }
-        })
+        host(self.report, written, field)
     }
 
     fn sources(&mut self) -> Option<SourceSet> {
@@ -204,35 +188,44 @@ impl Reading<'_, '_, '_, '_> {
         route::networks(self.report, self.spec.allowed_sources.as_ref(), field)
     }
 
-    /// Reads the socket; names, routes and tenant are added by the caller.
-    fn listener(
-        &mut self,
-        document: &Document,
-    ) -> Option<(Listener, durward_model::DestinationMode)> {
+    /// Reads the address and socket. Names and routes are added by the caller.
+    fn at_address(&mut self, document: &Document, written: &At<String>) -> Option<AddedListener> {
         let (spec, field) = (self.spec, &Field::SPEC);
         let address =
-            self.report.check("BadAddress", &spec.address, &field.name("address"), words::address);
+            self.report.check("BadAddress", written, &field.name("address"), words::address);
         let port = self.report.number(spec.port, &field.name("port"), (1, u16::MAX), 443);
         let entry = IngressSpec {
-            address: spec.address.clone(),
+            address: written.clone(),
             port: spec.port,
             listen: spec.listen.clone(),
             ..IngressSpec::default()
         };
         let (address, port) = (address?, port?);
         let (bind, mode) = listen::reached(self.report, &entry, (address, port), field)?;
-        let listener = Listener {
-            tenant: document.tenant()?,
-            address: IngressAddress(address),
-            port,
-            bind,
-            names: None,
-            allowed_sources: None,
-            service: Service::PassThrough(Vec::new().into()),
-            acme: Acme::default(),
-            origin: self.report.source().origin(spec.address.place),
-        };
-        Some((listener, mode))
+        let origin = self.report.source().origin(written.place);
+        let (at, tenant) = ((IngressAddress(address), port, bind), document.tenant()?);
+        let listener = Arc::new(pass_through(tenant, at, origin));
+        let written = Written { field: Arc::from("address"), place: written.place };
+        let shared = is_shared(spec);
+        Some(AddedListener { listener, mode, shared, follows: false, by_names: false, written })
+    }
+
+    /// Checks that nothing is said of an address that is not there.
+    fn by_names(&mut self, document: &Document) -> Option<AddedListener> {
+        let spec = self.spec;
+        let of_address = [
+            ("port", spec.port.map(|port| port.place)),
+            ("shared", spec.shared.map(|shared| shared.place)),
+            ("listen", spec.listen.as_ref().map(|listen| listen.place)),
+        ];
+        for (name, place) in of_address {
+            let Some(place) = place else { continue };
+            let sentence = "needs address beside it: without one the API server is at the entry of the Tenant that has acceptHostedApis and its names";
+            self.report.error("FieldUnfitting", place, &Field::SPEC.name(name), sentence);
+        }
+        let origin = self.report.source().origin(spec.place());
+        let written = Written { field: Arc::from("names"), place: spec.place() };
+        Some(AddedListener::by_names(document.tenant()?, Vec::new(), origin, written))
     }
 
     fn api_upstream(&mut self, idle: Duration) -> Option<Upstream> {
@@ -295,7 +288,6 @@ impl Reading<'_, '_, '_, '_> {
         check.filter(|_| self.report.errors() == before)
     }
 
-    /// Reads endpoints or a Service; the connections carry bytes, each to the endpoint that has the fewest.
     fn upstream(
         &mut self,
         mut spec: At<UpstreamSpec>,
@@ -304,20 +296,9 @@ impl Reading<'_, '_, '_, '_> {
         suffix: &str,
     ) -> Option<Upstream> {
         spec.value.port = spec.service.is_none().then(|| At::new(port, spec.place));
-        spec.value.protocol = Some(At::new(UpstreamProtocolSpec::Tcp, spec.place));
-        spec.value.balance = Some(BalanceSpec::LeastRequest);
-        // The tenant's egress addresses become its sources once it is put beside the tenant's document.
-        let (egress, bytes_only) = ([], Default::default());
-        // It is as much as it may write.
-        let share = ServiceEndpoints::MOST;
-        let around =
-            Surroundings { egress: &egress, wanted: &egress, bytes_only: &bytes_only, share };
-        let name = At::new("api".to_owned(), spec.place);
-        let made = upstream::at_field(self.report, self.files, (&name, &spec), around, field)?;
-        debug_assert_eq!(made.protocol, UpstreamProtocol::Tcp);
         // No upstream that a Tenant document names has a slash.
         let name = Arc::from(format!("hostedApi/{}{suffix}", self.name));
-        Some(Upstream { name, ..made })
+        carried(self.report, self.files, (spec, name), field)
     }
 
     fn relay(&mut self, spec: &At<RelaySpec>, first: Option<&Arc<str>>) -> Option<ServerTls> {
@@ -335,6 +316,7 @@ impl Reading<'_, '_, '_, '_> {
         let clients = At::new(clients, authorities.place);
         let of_clients = &field.name("clientAuthorities");
         let client_auth = trust::asked_for(self.report, self.files, &clients, of_clients);
+        self.claim(&clients, of_clients);
         let certificate = certificate?;
         if let Some(first) = first.filter(|first| !certificate.covers_host(first)) {
             let sentence = format!(
@@ -350,6 +332,17 @@ impl Reading<'_, '_, '_, '_> {
             tls13_only: true,
             alpn: vec![Alpn::ApiProxy],
         })
+    }
+
+    /// Claims the authorities of API proxies: of two tenants that name one, the proxies of both would be admitted by both.
+    fn claim(&mut self, clients: &At<ClientCertificatesSpec>, field: &Field<'_>) {
+        // Whatever cannot be read was said before.
+        let mark = self.report.mark();
+        for authority in trust::authorities(self.report, self.files, clients, field) {
+            let origin = self.report.source().origin(clients.place);
+            self.files.trust_alone(keys::of_proxies(&authority), origin);
+        }
+        self.report.rewind(mark);
     }
 
     fn relay_certificate(
@@ -379,15 +372,82 @@ impl Reading<'_, '_, '_, '_> {
         }
     }
 
-    /// Checks what is meant for the installer of API proxies. The gateway does not read the Secret.
+    /// Refuses `listen` in an object of a tenant's namespace: whoever writes it opens ports of the host, says whose PROXY headers are believed, and keeps
+    /// others from the socket.
+    fn no_socket(&mut self) {
+        if let Some(listen) = &self.spec.listen {
+            let sentence = "is given by the operator alone: leave it out, and the socket is that of the Tenant's own entry at the same address and port, or let the operator write the object in a file or in the gateway's own namespace";
+            self.report.error("ListenForeign", listen.place, &Field::SPEC.name("listen"), sentence);
+        }
+    }
+
+    /// Checks what is meant for the installer of API proxies. The gateway does not read the Secrets.
     fn of_the_installer(&mut self) {
-        let field = &Field::SPEC.name("kubeconfigSecretName");
-        let is_name = |text: &str| {
-            let fault = || "is no name of a Secret".to_owned();
-            is_namespace(text).then_some(()).ok_or_else(fault)
-        };
-        let written = self.spec.kubeconfig_secret_name.as_ref();
-        self.report.check_optional("BadName", written, field, is_name);
+        let faults = api_proxy::plan(self.spec).err().unwrap_or_default();
+        for fault in faults {
+            let way = fault.field.strip_prefix("spec.").unwrap_or(&fault.field);
+            self.report.error("BadApiProxy", fault.place, &Field::SPEC.below(way), &fault.sentence);
+        }
+    }
+}
+
+/// Reads a host that is one API server's alone, or returns `None` after an error.
+pub(super) fn host(
+    report: &mut Report<'_>,
+    written: &At<String>,
+    field: &Field<'_>,
+) -> Option<Arc<str>> {
+    report.check("BadHost", written, field, |text| match words::host_pattern(text)? {
+        HostPattern::Exact(_) if words::address(text).is_ok() => {
+            Err("is an address: write a host name".to_owned())
+        }
+        // In every cluster pods ask for these; which cluster is meant they do not say.
+        HostPattern::Exact(name) if is_in_every_cluster(&name) => {
+            Err("is a name of the API server in every cluster: write one of this one alone"
+                .to_owned())
+        }
+        HostPattern::Exact(name) => Ok(name),
+        HostPattern::Wildcard(_) => Err("is a wildcard: an API server has single names".to_owned()),
+    })
+}
+
+/// Reads endpoints or a Service; the connections carry bytes, each to the endpoint that has the fewest.
+pub(super) fn carried(
+    report: &mut Report<'_>,
+    files: &mut Files<'_>,
+    (mut spec, name): (At<UpstreamSpec>, Arc<str>),
+    field: &Field<'_>,
+) -> Option<Upstream> {
+    spec.value.protocol = Some(At::new(UpstreamProtocolSpec::Tcp, spec.place));
+    spec.value.balance = Some(BalanceSpec::LeastRequest);
+    // The tenant's egress addresses become its sources once it is put beside the tenant's document.
+    let (egress, bytes_only) = ([], Default::default());
+    // It is as much as it may write.
+    let share = ServiceEndpoints::MOST;
+    let around = Surroundings { egress: &egress, wanted: &egress, bytes_only: &bytes_only, share };
+    let written = At::new("api".to_owned(), spec.place);
+    let made = upstream::at_field(report, files, (&written, &spec), around, field)?;
+    debug_assert_eq!(made.protocol, UpstreamProtocol::Tcp);
+    Some(Upstream { name, ..made })
+}
+
+/// Builds a listener that passes TLS through and has no routes yet.
+pub(super) fn pass_through(
+    tenant: TenantId,
+    (address, port, bind): (IngressAddress, u16, SocketAddr),
+    origin: Origin,
+) -> Listener {
+    Listener {
+        tenant,
+        address,
+        port,
+        bind,
+        names: None,
+        allowed_sources: None,
+        service: Service::PassThrough(Vec::new().into()),
+        hosts_apis: false,
+        acme: Acme::default(),
+        origin,
     }
 }
 
@@ -396,7 +456,7 @@ fn with_idle(upstream: Upstream, idle: Duration) -> Upstream {
 }
 
 /// Returns whether pods of every cluster ask for the name.
-fn is_in_every_cluster(name: &str) -> bool {
+pub(super) fn is_in_every_cluster(name: &str) -> bool {
     let mut labels = name.split('.');
     labels.next() == Some("kubernetes")
         && labels.next().is_none_or(|second| second == "default")

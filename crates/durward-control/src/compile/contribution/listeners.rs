@@ -45,6 +45,11 @@ impl Joined {
         joined
     }
 
+    /// Returns the one it began with.
+    pub(crate) fn base(&self) -> &Listener {
+        &self.base
+    }
+
     fn take(&mut self, listener: &Listener) {
         match &listener.service {
             Service::PassThrough(routes) => {

@@ -9,10 +9,10 @@ use std::sync::Arc;
 
 use durward_model::route::HostPattern;
 use durward_model::upstream::{Target, UpstreamIndex};
-use durward_model::{DestinationMode, EgressAddress, Listener, Service, Upstream};
+use durward_model::{DestinationMode, EgressAddress, Listener, ServerNames, Service, Upstream};
 
 use super::listeners::{Joined, Unfitting};
-use super::{Applicant, Contribution, Written};
+use super::{AddedListener, Applicant, Contribution, Written};
 use crate::compile::body::{Candidate, Candidates};
 use crate::compile::bounds;
 use crate::compile::last_good;
@@ -37,7 +37,40 @@ struct AddedPart {
     contribution: usize,
     /// It refers to the tenant's upstreams.
     listener: Arc<Listener>,
+    /// Names that it has by the names of the tenant's document; `None` if it claims its names itself.
+    by_names: Option<ServerNames>,
     written: Written,
+}
+
+impl AddedPart {
+    /// Returns whether it is asked for by a name, or by one below a wildcard.
+    fn asks(&self, name: &HostPattern) -> bool {
+        match &self.by_names {
+            Some(names) => names.iter().any(|own| is_below(own, name)),
+            None => self.listener.names.as_ref().is_some_and(|names| names.has(name)),
+        }
+    }
+
+    /// Returns whether clients that ask for it come to a listener with the granted names.
+    fn is_reached(&self, granted: Option<&ServerNames>) -> bool {
+        match (&self.by_names, &self.listener.names, granted) {
+            (Some(names), _, Some(granted)) => names.iter().any(|own| holds(granted, own)),
+            (None, Some(asked), Some(granted)) => asked.meet(granted),
+            _ => true,
+        }
+    }
+}
+
+/// Returns whether a name is one of these, or below a wildcard among them.
+fn holds(names: &ServerNames, name: &HostPattern) -> bool {
+    names.iter().any(|held| is_below(name, held))
+}
+
+fn is_below(name: &HostPattern, held: &HostPattern) -> bool {
+    match name {
+        HostPattern::Exact(name) => held.matches(name),
+        HostPattern::Wildcard(_) => name == held,
+    }
 }
 
 impl Added {
@@ -68,9 +101,7 @@ impl Added {
 
     /// Says of the objects that ask for a name who has it.
     pub(crate) fn tell_of_name(&self, roster: &mut Roster<'_>, name: &HostPattern, sentence: &str) {
-        let asks =
-            |part: &&AddedPart| part.listener.names.as_ref().is_some_and(|names| names.has(name));
-        for part in self.parts.iter().filter(asks) {
+        for part in self.parts.iter().filter(|part| part.asks(name)) {
             let applicant = &mut roster.contributions[part.contribution];
             applicant.tell("ServerNameTaken", &part.written, sentence);
         }
@@ -153,6 +184,12 @@ struct Shared {
     parts: Vec<AddedPart>,
 }
 
+impl Shared {
+    fn key(&self) -> (IpAddr, u16) {
+        self.joined.base().key()
+    }
+}
+
 /// Reason why an object is left out.
 struct Conflict {
     reason: &'static str,
@@ -185,27 +222,96 @@ impl<'r, 'u> Together<'r, 'u> {
     /// Gives an object what it asks for, or what it had.
     fn ask(&mut self, at: usize, applicant: &mut Applicant<'_>) {
         if let Some(current) = applicant.current.clone() {
-            match self.conflict(&current) {
-                None => {
-                    self.take(at, &current);
+            match self.placed(&current) {
+                Ok(placed) => {
+                    self.take(at, &current, placed);
                     applicant.served = Some(current);
                     return;
                 }
-                Some(conflict) => {
+                Err(conflict) => {
                     let Conflict { reason, written, sentence } = conflict;
                     applicant.tell(reason, &written, &sentence);
                 }
             }
         }
         if let Some(former) = applicant.former.clone()
-            && self.conflict(&former).is_none()
+            && let Ok(placed) = self.placed(&former)
         {
-            self.take(at, &former);
+            self.take(at, &former, placed);
             applicant.served = Some(former);
         }
     }
 
-    fn conflict(&self, asked: &Contribution) -> Option<Conflict> {
+    /// Returns the listeners that an object asks for, each at its address.
+    ///
+    /// # Errors
+    /// Fails if the object cannot be put beside what is there.
+    fn placed(&self, asked: &Contribution) -> Result<Vec<AddedListener>, Conflict> {
+        let listeners = asked.listeners.iter().map(|added| self.at_its_names(added));
+        let listeners = listeners.collect::<Result<Vec<_>, _>>()?;
+        match self.conflict(asked, &listeners) {
+            Some(conflict) => Err(conflict),
+            None => Ok(listeners),
+        }
+    }
+
+    /// Returns a listener at the tenant's own that has its names, if it has no address itself.
+    fn at_its_names(&self, added: &AddedListener) -> Result<AddedListener, Conflict> {
+        if !added.by_names {
+            return Ok(self.at_its_socket(added));
+        }
+        let asked = added.listener.names.iter().flatten();
+        let takes = |place: &&Shared| {
+            let own = place.alone.as_ref().filter(|own| own.hosts_apis);
+            own.is_some_and(|own| {
+                own.names.as_ref().is_none_or(|names| asked.clone().all(|name| holds(names, name)))
+            })
+        };
+        let Some(place) = self.listeners.values().filter(takes).min_by_key(|place| place.key())
+        else {
+            return Err(self.homeless(added));
+        };
+        let own = place.joined.base();
+        let listener = Arc::new(Listener {
+            address: own.address,
+            port: own.port,
+            bind: own.bind,
+            names: own.names.clone(),
+            allowed_sources: own.allowed_sources.clone(),
+            ..Listener::clone(&added.listener)
+        });
+        Ok(AddedListener { listener, mode: place.mode.clone(), ..added.clone() })
+    }
+
+    /// Returns a listener at the socket of the tenant's own at the same address and port, if it follows that.
+    fn at_its_socket(&self, added: &AddedListener) -> AddedListener {
+        let place = self.listeners.get(&added.listener.key()).filter(|_| added.follows);
+        let Some((mode, own)) = place.and_then(|place| Some((&place.mode, place.alone.as_ref()?)))
+        else {
+            return added.clone();
+        };
+        let listener = Listener { bind: own.bind, ..Listener::clone(&added.listener) };
+        AddedListener { listener: Arc::new(listener), mode: mode.clone(), ..added.clone() }
+    }
+
+    /// Returns why no listener of the tenant has the names of one that has no address.
+    fn homeless(&self, added: &AddedListener) -> Conflict {
+        let written = added.written.clone();
+        let own = || self.listeners.values().filter_map(|place| place.alone.as_ref());
+        if !own().any(|own| own.hosts_apis) {
+            let sentence = "needs an entry in spec.ingress of the Tenant that serves it, and none has acceptHostedApis: true: add protocol TLS, names and acceptHostedApis to one";
+            return Conflict { reason: "ListenerMissing", written, sentence: sentence.to_owned() };
+        }
+        let names = added.listener.names.iter().flatten();
+        let names: Vec<_> = names.map(ToString::to_string).collect();
+        let sentence = format!(
+            "has {}, which no entry in spec.ingress of the Tenant with acceptHostedApis holds: add it to the names of one",
+            names.join(", ")
+        );
+        Conflict { reason: "NameNotHeld", written, sentence }
+    }
+
+    fn conflict(&self, asked: &Contribution, listeners: &[AddedListener]) -> Option<Conflict> {
         let of_upstream = |upstream: &Arc<Upstream>| {
             let (reason, sentence) = self.upstream_conflict(upstream)?;
             let written = asked.listeners.first().map(|first| first.written.clone());
@@ -222,7 +328,7 @@ impl<'r, 'u> Together<'r, 'u> {
             let written = Written { field: Arc::from(what), place: Place::default() };
             return Some(Conflict { reason: "TooMany", written, sentence });
         }
-        asked.listeners.iter().find_map(|added| {
+        listeners.iter().find_map(|added| {
             let place = self.listeners.get(&added.listener.key())?;
             let objection = if place.mode == added.mode {
                 place.joined.objection(&added.listener)
@@ -275,7 +381,7 @@ impl<'r, 'u> Together<'r, 'u> {
         Some(("EgressFamily", sentence))
     }
 
-    fn take(&mut self, at: usize, asked: &Contribution) {
+    fn take(&mut self, at: usize, asked: &Contribution, placed: Vec<AddedListener>) {
         self.rules += asked.egress.allow.len() + asked.egress.deny.len();
         let moved: Vec<UpstreamIndex> = asked
             .upstreams
@@ -286,12 +392,16 @@ impl<'r, 'u> Together<'r, 'u> {
                     .add_of_object(Arc::new(Upstream { sources, ..Upstream::clone(upstream) }))
             })
             .collect();
-        for added in &asked.listeners {
+        for (added, asked) in placed.into_iter().zip(&asked.listeners) {
             let moved = |index: UpstreamIndex| moved.get(index.0).copied();
             let Some(listener) = last_good::reindexed(&added.listener, moved) else { continue };
             let key = listener.key();
-            let written = added.written.clone();
-            let part = AddedPart { contribution: at, listener: Arc::clone(&listener), written };
+            let part = AddedPart {
+                contribution: at,
+                listener: Arc::clone(&listener),
+                by_names: added.by_names.then(|| asked.listener.names.clone()).flatten(),
+                written: added.written,
+            };
             match self.listeners.get_mut(&key) {
                 Some(place) => {
                     place.joined.add(listener);
@@ -328,12 +438,7 @@ pub(crate) fn settle(roster: &mut Roster<'_>, accepted: &[Candidate]) {
     for candidate in accepted {
         let Some(added) = &candidate.added else { continue };
         for part in &added.parts {
-            let granted = candidate.listener.names.as_ref();
-            let is_named = match (&part.listener.names, granted) {
-                (Some(asked), Some(granted)) => asked.meet(granted),
-                _ => true,
-            };
-            got[part.contribution] |= is_named;
+            got[part.contribution] |= part.is_reached(candidate.listener.names.as_ref());
         }
     }
     for (applicant, got) in roster.contributions.iter_mut().zip(got) {

@@ -55,6 +55,8 @@ pub(super) fn with_listener(
         shared: names.is_some(),
         listener: Arc::new(listener(tenant, (address, port), names, service, &origin)),
         mode: DestinationMode::Bound,
+        follows: false,
+        by_names: false,
         written: Written { field: Arc::from("listener"), place: Place::default() },
     });
     contribution
@@ -97,6 +99,7 @@ fn listener(
         names,
         allowed_sources: None,
         service,
+        hosts_apis: false,
         acme: Acme::default(),
         origin: origin.clone(),
     }

@@ -129,7 +129,8 @@ impl Parser<'_> {
             Some(Content::Mapping(_)) => Kind::PortMapping,
             Some(Content::Policy(_)) => Kind::EgressPolicy,
             Some(Content::HostedApi(_)) => Kind::HostedApi,
-            Some(Content::Broken(_)) | None => kind(&text),
+            // Objects of other controllers come from an API server alone.
+            Some(Content::ForeignApi(_) | Content::Broken(_)) | None => kind(&text),
         };
         let bases = vec![self.directory.clone()];
         let source = document::source(kind, &self.file, text, part.first_line, bases);

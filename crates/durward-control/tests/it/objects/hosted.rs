@@ -74,3 +74,45 @@ fn a_tenant_names_a_service_and_no_address_that_only_the_gateway_reaches() {
     assert_eq!(world.verdict("t3").outcome, Outcome::Accepted, "{:?}", world.findings("t3"));
     assert_eq!(routes(&world, "acme"), ["durward/t3", "durward/t3/konnectivity"]);
 }
+
+#[test]
+fn a_tenant_does_not_say_how_the_gateway_listens_and_follows_its_operator() {
+    let mut world = World::new();
+    world.label("acme", Some("acme"));
+    world.put(tenant_object("acme", "{egress: {addresses: [203.0.113.1]}}"));
+    world.service(("acme", "t1"), &["10.0.0.11:6443"]);
+    let listen =
+        "{address: 0.0.0.0, port: 8444, destination: ProxyProtocol, trustedProxies: [0.0.0.0/0]}";
+    let spec = |more: &str| {
+        format!(
+            "{{{more}names: [t1.api.example], address: 198.51.100.10, upstream: {{service: {{name: t1, port: http}}}}}}"
+        )
+    };
+    let bind = |world: &World| world.tenant("acme").unwrap().listeners[0].bind.to_string();
+
+    world.put(hosted(("acme", "t1"), &spec(&format!("listen: {listen}, "))));
+    world.compile();
+    assert_eq!(world.reasons("t1"), ["ListenForeign"]);
+    assert_eq!(routes(&world, "acme"), Vec::<String>::new());
+
+    world.put(hosted(("acme", "t1"), &spec("")));
+    world.compile();
+    assert_eq!(world.verdict("t1").outcome, Outcome::Accepted, "{:?}", world.findings("t1"));
+    assert_eq!(bind(&world), "198.51.100.10:443");
+
+    // The operator puts this address behind a load balancer, and takes that back.
+    let entry = "{address: 198.51.100.10, protocol: TLS, shared: true, names: [own.example], \
+                 listen: {address: 10.0.0.5, port: 8443, destination: ProxyProtocol, trustedProxies: [10.0.0.0/24]}, \
+                 routes: [{host: own.example, upstream: own}]}";
+    let behind = format!(
+        "{{egress: {{addresses: [203.0.113.1]}}, ingress: [{entry}], upstreams: {{own: {{endpoints: ['10.0.0.9:443']}}}}}}"
+    );
+    world.put(tenant_object("acme", &behind));
+    world.compile();
+    assert_eq!(world.verdict("t1").outcome, Outcome::Accepted, "{:?}", world.findings("t1"));
+    assert_eq!(bind(&world), "10.0.0.5:8443");
+
+    world.put(tenant_object("acme", "{egress: {addresses: [203.0.113.1]}}"));
+    world.compile();
+    assert_eq!(bind(&world), "198.51.100.10:443");
+}

@@ -31,6 +31,7 @@ fn tls() -> TlsFacts {
             client_cert: ":TEST:".to_owned(),
             client_cert_chain: String::new(),
         }),
+        shown: None,
     }
 }
 

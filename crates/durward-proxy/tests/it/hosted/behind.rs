@@ -1,5 +1,6 @@
 //! Hosted API servers behind trusted networks and load balancers, which speak PROXY.
 
+use std::net::SocketAddr;
 use std::sync::Arc;
 
 use durward_model::server_tls::API_PROXY;
@@ -111,4 +112,96 @@ async fn behind_a_balancer_an_api_proxys_own_address_is_judged_and_its_header_ke
     );
     assert_eq!(of(node)["inner_source"], "10.244.0.9:40000");
     assert_eq!(of(node)["connection_id"], "pod-1");
+}
+
+/// Sends these headers and begins TLS inside; returns the upstream that answers.
+async fn asked_after(
+    bind: SocketAddr,
+    headers: &[ProxyHeader],
+    inside: &'static str,
+) -> Option<SocketAddr> {
+    let mut stream = tcp_connect(bind, None).await.unwrap();
+    let bytes: Vec<u8> = headers.iter().flat_map(ProxyHeader::encode).collect();
+    stream.write_all(&bytes).await.unwrap();
+    let connector = TlsConnector::from(Arc::new(client_config_insecure(None)));
+    let stream = connector.connect(inside.try_into().unwrap(), stream).await.ok()?;
+    let response = RawHttp::over(stream).get("kubernetes", "/").await.unwrap();
+    Some(Echo::parse(&response.body).local)
+}
+
+// S4.67+
+#[tokio::test]
+async fn what_a_pod_dialled_is_no_address_here_and_the_authority_finds_the_api_server() {
+    let (gateway, clients) = (Authority::new("gateway"), Authority::new("clients"));
+    let api = |tenant, host| Api::new(&gateway, &clients, tenant, host);
+    let (a, b, alone) =
+        (api("a", "api.a.example"), api("b", "api.b.example"), api("c", "api.c.example"));
+    let bind = address();
+    let (shared, own) = (at("198.51.100.2:443"), at("198.51.100.3:443"));
+    let mut unnamed = hosting_through(bind, own, &[&alone], |_| {});
+    unnamed.unname();
+    let wanted = [
+        hosting_through(bind, shared, &[&a], |_| {}),
+        hosting_through(bind, shared, &[&b], |_| {}),
+        unnamed,
+    ];
+    let trusted = SourceSet::new(["127.0.0.1/32".parse().unwrap()]);
+    let mode = DestinationMode::ProxyProtocol { trusted, inner: false };
+    let (access_log, lines) = Sink::memory().unwrap();
+    let proxy = Proxy::start(Options { access_log, ..options() }).unwrap();
+    assert_served(&proxy.apply(snapshot(1, &mode, &wanted)));
+    let server = |api: &Api| Some(api.server.address());
+
+    for (authority, expected) in [
+        (a.host, server(&a)),
+        (b.host, server(&b)),
+        (alone.host, server(&alone)),
+        ("api.d.example", None),
+        ("kubernetes", None),
+    ] {
+        assert_eq!(asked_after(bind, &[of_pod(authority)], "kubernetes").await, expected);
+    }
+    let without = ProxyHeader::v2(at("10.244.0.9:40000"), at("10.96.0.1:443"));
+    assert_eq!(asked_after(bind, &[without], a.host).await, None, "without an authority");
+
+    assert_eq!(refused(&proxy, None, "unknown_address"), 3);
+    let lines = await_lines(proxy, &lines, 6).await;
+    let of_a = lines.iter().find(|line| line["authority"] == a.host).unwrap();
+    assert_eq!(of_a["destination"], shared.to_string());
+    assert_eq!(of_a["inner_destination"], "10.96.0.1:443");
+    assert_eq!(of_a["client"], "10.244.0.9:40000");
+}
+
+// S4.67+
+#[tokio::test]
+async fn an_api_proxys_header_behind_a_balancers_does_not_lose_the_balancers_destination() {
+    let (gateway, clients) = (Authority::new("gateway"), Authority::new("clients"));
+    let api = Api::new(&gateway, &clients, "a", "api.a.example");
+    let twin = Api::new(&gateway, &clients, "b", "api.a.example");
+    let bind = address();
+    let (first, second) = (at("198.51.100.2:443"), at("198.51.100.3:443"));
+    // One name at two addresses is two tenants': only the address that the balancer names tells which is meant.
+    let wanted = [
+        hosting_through(bind, first, &[&api], |_| {}),
+        hosting_through(bind, second, &[&twin], |_| {}),
+    ];
+    let trusted = SourceSet::new(["127.0.0.1/32".parse().unwrap()]);
+    let mode = DestinationMode::ProxyProtocol { trusted, inner: true };
+    let (access_log, lines) = Sink::memory().unwrap();
+    let proxy = Proxy::start(Options { access_log, ..options() }).unwrap();
+    assert_served(&proxy.apply(snapshot(1, &mode, &wanted)));
+    let of_balancer = |destination| ProxyHeader::v2(at("192.0.2.7:40000"), destination);
+
+    for (destination, expected) in [(first, &api), (second, &twin)] {
+        let headers = [of_balancer(destination), of_pod(api.host)];
+        let found = asked_after(bind, &headers, "kubernetes").await;
+        assert_eq!(found, Some(expected.server.address()), "{destination}");
+    }
+    let elsewhere = of_balancer(at("198.51.100.9:443"));
+    assert_eq!(asked_after(bind, &[elsewhere, of_pod(api.host)], "kubernetes").await, None);
+
+    let lines = await_lines(proxy, &lines, 3).await;
+    let of_first = lines.iter().find(|line| line["destination"] == first.to_string()).unwrap();
+    assert_eq!(of_first["client"], "192.0.2.7:40000");
+    assert_eq!(of_first["inner_source"], "10.244.0.9:40000");
 }

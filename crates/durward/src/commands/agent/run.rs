@@ -40,6 +40,8 @@ pub(crate) fn run(arguments: &AgentRun, log: LogFormat) -> Result<Exit, Failure>
     let kubeconfig = file.kubeconfig.as_ref().map(|name| directory.join(name));
     let location = file.ingress_sync(&environment).map_err(invalid)?;
     let location = location.then(|| Location::infer(kubeconfig, None));
+    // Each stream is a connection to a backend.
+    crate::app::raise_descriptor_limit();
     let runtime = client::runtime().map_err(|why| Failure::broken("running the agent", why))?;
     runtime.block_on(async {
         let stopped = CancellationToken::new();

@@ -105,6 +105,12 @@ impl Running {
                 report.members
             );
             lines.push(line);
+            if report.synced && !report.counted {
+                lines.push(format!(
+                    "    the Service {} does not count this proxy as ready at its port, so this proxy writes nothing: see --service, the Service's selector and its port",
+                    slice.service
+                ));
+            }
             lines.extend(report.contest.map(|contest| format!("    {contest}")));
             lines.extend(report.last_error.map(|error| format!("    {error}")));
         }

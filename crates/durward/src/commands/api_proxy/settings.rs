@@ -6,6 +6,7 @@ use durward_apiproxy::resolve::{Resolution, parse_host_alias};
 use durward_apiproxy::settings::{
     Carrier, HttpProxy, IdentityFiles, Limits, Target, Trust, is_host_name,
 };
+use rustix::process::{Resource, getrlimit};
 
 use crate::cli::{ApiProxy, CarrierArgs, Mode};
 use crate::failure::Failure;
@@ -31,6 +32,9 @@ pub(super) fn settings(arguments: &ApiProxy) -> Result<Settings, Failure> {
         idle: arguments.idle_timeout,
         ..Limits::default()
     };
+    let descriptors = getrlimit(Resource::Nofile).current;
+    let limits = limits
+        .within(descriptors.and_then(|most| usize::try_from(most).ok()).unwrap_or(usize::MAX));
     let way = &arguments.way;
     let http_proxy = HttpProxy::parse(
         way.https_proxy.as_deref().unwrap_or_default(),
@@ -127,6 +131,9 @@ pub(super) fn check_addresses(arguments: &ApiProxy) -> Result<(), Failure> {
         (_, Some(ip)) => Err(Failure::usage(format!(
             "--node-ip {ip} is an address of a Service: kube-proxy cannot lead to one from an EndpointSlice; use the node's or the pod's"
         ))),
+        _ if arguments.service_cidr.is_empty() => Err(Failure::usage(
+            "--service-cidr is missing: the cluster's Service network, from which no address is ever written to the endpoints of `kubernetes`",
+        )),
         _ => Ok(()),
     }
 }

@@ -15,6 +15,8 @@ use crate::failure::Failure;
 /// A running keeper.
 pub(super) struct Slice {
     keeper: SliceKeeper,
+    /// Service whose ready endpoints the proxies are, as `NAMESPACE/NAME`.
+    pub(super) service: String,
 }
 
 impl Slice {
@@ -40,7 +42,8 @@ impl Slice {
             excluded: arguments.service_cidr.clone(),
             primary: first,
         };
-        Ok(Self { keeper: SliceKeeper::start(&clients, options, ready) })
+        let service = format!("{namespace}/{name}");
+        Ok(Self { keeper: SliceKeeper::start(&clients, options, ready), service })
     }
 
     /// Returns the state.

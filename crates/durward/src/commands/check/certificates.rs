@@ -59,7 +59,10 @@ fn listener_certificates(category: &mut Category, listener: &Listener, now: i64)
             "handshakes are refused until then; /readyz?verbose of the gateway says when it is tried next",
         );
     }
-    // What is ordered names what the document says.
+    // What is ordered names what the document says; clients that are told apart by name check the name.
+    if listener.names.is_some() {
+        return;
+    }
     if let Some(first) = tls.certificates.first().filter(|first| !is_by_acme(listener, first)) {
         address_named(category, listener, first, listener.address.0);
     }

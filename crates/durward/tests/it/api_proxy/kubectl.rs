@@ -125,6 +125,8 @@ async fn kubectl_is_the_right_user_behind_a_shared_address_and_through_the_proxy
         "slice",
         "--node-ip",
         &own,
+        "--service-cidr",
+        "10.96.0.0/16",
         "--admin",
         &own_admin,
         "--kubeconfig",

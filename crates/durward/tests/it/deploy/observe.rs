@@ -67,6 +67,7 @@ fn the_reference_describes_the_metrics_that_exist_and_no_others() {
                 && !name.starts_with("durward_acme_")
                 && !name.starts_with("durward_kube_")
                 && !name.starts_with("durward_api_proxy_")
+                && !name.starts_with("durward_api_addons_")
                 && !["durward_ready", "durward_problems"].contains(&name.as_str())
                 && (!name.starts_with("durward_config_") || name == "durward_config_generation")
         })

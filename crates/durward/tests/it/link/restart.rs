@@ -57,9 +57,23 @@ impl Load {
 // S3.84+ S3.85
 #[test]
 fn replacing_an_agent_under_load_loses_no_request() {
+    replace_under_load(&Origin::http1(HERE), "HTTP1");
+}
+
+// S3.84+ S3.85+
+#[test]
+fn replacing_an_agent_under_load_over_http2_loses_no_request() {
+    replace_under_load(&Origin::h2c(HERE), "HTTP2");
+}
+
+/// Replaces the agent three times while requests come, to an app that speaks `protocol`.
+fn replace_under_load(origin: &Origin, protocol: &str) {
     let world = World::new();
-    let (tenant, origin) = (world.tenant("acme"), Origin::http1(HERE));
-    let (gateway, servers) = world.start(&tenant.document(origin.address(), nowhere()));
+    let tenant = world.tenant("acme");
+    let document = tenant.document(origin.address(), nowhere());
+    let document = document
+        .replace("app: {link: onprem,", &format!("app: {{link: onprem, protocol: {protocol},"));
+    let (gateway, servers) = world.start(&document);
     let backends = [origin.address()];
     let start = || {
         let started = agent(&tenant, "agent.acme.example", &backends).start(&servers);
@@ -78,6 +92,36 @@ fn replacing_an_agent_under_load_loses_no_request() {
 
     let (answered, lost) = load.stop();
     assert!(answered >= 3_200 && lost.is_empty(), "{answered} answered, lost: {lost:?}");
+    gateway.stop();
+}
+
+// S3.23+
+#[test]
+fn an_agent_that_is_revoked_is_of_no_use_under_load_either() {
+    let world = World::new();
+    let (tenant, origin) = (world.tenant("acme"), Origin::h2c(HERE));
+    let document = tenant.document(origin.address(), nowhere());
+    let document = document
+        .replace("app: {link: onprem,", "app: {link: onprem, protocol: HTTP2,")
+        .replace("acme-agents.crt}", "acme-agents.crt, crlFile: acme.crl}");
+    world.write("acme.crl", &tenant.revoke(&[]));
+    let (mut gateway, servers) = world.start(&document);
+    let backends = [origin.address()];
+    let of = agent(&tenant, "agent.acme.example", &backends);
+    let (of, identity) = of.start_shown(&servers);
+    of.wait_ready();
+    let load = Load::start(tenant.http());
+    load.wait(200);
+
+    std::fs::write(gateway.dir().join("acme.crl"), tenant.revoke(&[&identity])).unwrap();
+    gateway.reload(&document);
+
+    let refused = || get(tenant.http(), "/").is_some_and(|(status, _)| status == 503);
+    assert!(eventually_blocking(DEADLINE * 2, refused), "{:?}", of.status.report());
+    let served = origin.requests();
+    std::thread::sleep(std::time::Duration::from_millis(200));
+    assert_eq!(origin.requests(), served, "nothing reaches the app through it any more");
+    load.stop();
     gateway.stop();
 }
 

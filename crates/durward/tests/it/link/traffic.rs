@@ -309,3 +309,111 @@ async fn http2_clients_and_backends_grpc_and_trailers_pass() {
         gateway.stop();
     }
 }
+
+/// Head of a request that comes next on a connection; `None` once it has ended.
+fn next_head(stream: &mut TcpStream) -> Option<String> {
+    let (mut head, mut byte) = (Vec::new(), [0]);
+    while !head.ends_with(b"\r\n\r\n") {
+        if stream.read(&mut byte).unwrap_or(0) == 0 {
+            return None;
+        }
+        head.push(byte[0]);
+    }
+    Some(String::from_utf8_lossy(&head).to_lowercase())
+}
+
+#[test]
+fn authentication_of_a_connection_completes_through_a_link() {
+    let world = World::new();
+    let tenant = world.tenant("acme");
+    // The second step must come over the connection of the first.
+    let asking = backend(|mut stream| {
+        let mut begun = false;
+        while let Some(head) = next_head(&mut stream) {
+            let (status, challenge) = match () {
+                () if head.contains("authorization: ntlm one") => {
+                    begun = true;
+                    ("401 Unauthorized", "WWW-Authenticate: NTLM two\r\n")
+                }
+                () if head.contains("authorization: ntlm three") && begun => ("200 OK", ""),
+                () => ("401 Unauthorized", "WWW-Authenticate: NTLM\r\n"),
+            };
+            let answer = format!("HTTP/1.1 {status}\r\n{challenge}Content-Length: 0\r\n\r\n");
+            stream.write_all(answer.as_bytes()).unwrap();
+        }
+    });
+    let (gateway, servers) = world.start(&tenant.document(asking, nowhere()));
+    let backends = [asking];
+    let agent = agent(&tenant, "agent.acme.example", &backends).start(&servers);
+    agent.wait_ready();
+    let mut client = TcpStream::connect(tenant.http()).unwrap();
+    client.set_read_timeout(Some(DEADLINE)).unwrap();
+
+    let statuses =
+        ["", "Authorization: NTLM one\r\n", "Authorization: NTLM three\r\n"].map(|more| {
+            client
+                .write_all(format!("GET / HTTP/1.1\r\nHost: a.example\r\n{more}\r\n").as_bytes())
+                .unwrap();
+            next_head(&mut client).unwrap().split(' ').nth(1).unwrap().to_owned()
+        });
+
+    assert_eq!(statuses, ["401", "401", "200"]);
+    gateway.stop();
+}
+
+#[test]
+fn an_edit_of_endpoints_keeps_the_streams_of_those_that_stay() {
+    let world = World::new();
+    let (tenant, origin) = (world.tenant("acme"), Origin::http1(HERE));
+    let document = tenant.document(origin.address(), nowhere());
+    let (mut gateway, servers) = world.start(&document);
+    let backends = [origin.address()];
+    let agent = agent(&tenant, "agent.acme.example", &backends).start(&servers);
+    agent.wait_ready();
+    let ask = || (0..8).for_each(|_| assert_eq!(get(tenant.http(), "/").unwrap().0, 200));
+    // Both cores have a stream of their own in the end.
+    (0..8).for_each(|_| ask());
+    let opened = agent.status.report().streams_opened;
+
+    let (one, two) = (origin.address(), nowhere());
+    let with = document.replace(
+        &format!("app: {{link: onprem, endpoints: ['{one}']"),
+        &format!("app: {{link: onprem, endpoints: ['{one}', {{address: '{two}', weight: 0}}]"),
+    );
+    assert_ne!(with, document);
+    gateway.reload(&with);
+    (0..8).for_each(|_| ask());
+
+    assert_eq!(agent.status.report().streams_opened, opened);
+    gateway.stop();
+}
+
+#[test]
+fn a_target_that_one_agent_refuses_is_asked_of_another() {
+    let world = World::new();
+    let (tenant, origin) = (world.tenant("acme"), Origin::http1(HERE));
+    let document = tenant.document(origin.address(), nowhere());
+    let (gateway, servers) = world.start(&document);
+    let backends = [origin.address()];
+    let without = agent(&tenant, "agent.acme.example", &[]).start(&servers);
+    without.wait_ready();
+    let with = agent(&tenant, "agent.acme.example", &backends).start(&servers);
+    with.wait_ready();
+    let close = "GET / HTTP/1.1\r\nHost: a\r\nConnection: close\r\n\r\n";
+
+    // At once, so that each needs a stream of its own.
+    origin.stall();
+    let asking: Vec<_> = (0..20)
+        .map(|_| {
+            let address = tenant.http();
+            std::thread::spawn(move || request(address, close).unwrap().0)
+        })
+        .collect();
+    assert!(eventually_blocking(DEADLINE, || origin.requests() == 20));
+    origin.heal();
+
+    let statuses: Vec<_> = asking.into_iter().map(|one| one.join().unwrap()).collect();
+    assert_eq!(statuses, [200; 20]);
+    assert!(without.status.report().streams_forbidden > 0, "it was asked, too");
+    gateway.stop();
+}

@@ -7,7 +7,7 @@ use std::thread::JoinHandle;
 
 use durward_agent::config::{AgentFile, Environment};
 use durward_agent::status::Status;
-use durward_testkit::certificates::{Authority, CertSpec};
+use durward_testkit::certificates::{Authority, CertSpec, Identity};
 use durward_testkit::process::{TempDir, eventually_blocking, unique_loopback};
 use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
@@ -43,6 +43,11 @@ impl Tenant {
 
     pub(super) fn tcp(&self) -> SocketAddr {
         (self.address, TCP).into()
+    }
+
+    /// The list that revokes these certificates of its agents, PEM.
+    pub(super) fn revoke(&self, agents: &[&Identity]) -> String {
+        self.agents.revoke(agents).pem
     }
 
     /// Its document: HTTP to `http`, TCP to `tcp`, both behind the link.
@@ -86,6 +91,10 @@ pub(super) struct AgentOf<'a> {
 impl AgentOf<'_> {
     /// Writes its configuration with its certificates.
     pub(super) fn write(&self, dir: &TempDir, servers: &Authority) -> PathBuf {
+        self.write_shown(dir, servers).0
+    }
+
+    fn write_shown(&self, dir: &TempDir, servers: &Authority) -> (PathBuf, Identity) {
         let identity = self.tenant.agents.issue(&CertSpec::new().dns(self.certificate).client());
         identity.write(dir.path(), "agent");
         servers.write(dir.path(), "servers");
@@ -102,12 +111,17 @@ impl AgentOf<'_> {
              allow: [{places}]\ndrainGraceSeconds: 20\nroutes:\n{}",
             routes.collect::<String>()
         );
-        dir.write("agent.yaml", text)
+        (dir.write("agent.yaml", text), identity)
     }
 
     pub(super) fn start(self, servers: &Authority) -> Agent {
+        self.start_shown(servers).0
+    }
+
+    /// Starts it, and returns the certificate that it shows as well.
+    pub(super) fn start_shown(self, servers: &Authority) -> (Agent, Identity) {
         let dir = TempDir::new();
-        let path = self.write(&dir, servers);
+        let (path, identity) = self.write_shown(&dir, servers);
         let file = AgentFile::read(&path).unwrap();
         let settings = file.settings(dir.path(), &Environment::default()).unwrap();
         let routes = file.routes(1).unwrap();
@@ -122,7 +136,7 @@ impl AgentOf<'_> {
                 drop(dir);
             }
         });
-        Agent { status, stopped, thread: Some(thread) }
+        (Agent { status, stopped, thread: Some(thread) }, identity)
     }
 }
 
@@ -162,6 +176,11 @@ impl World {
 
     pub(super) fn tenant(&self, name: &'static str) -> Tenant {
         Tenant::new(name, self.preparation.dir(), &self.servers)
+    }
+
+    /// Writes a file where documents find it.
+    pub(super) fn write(&self, name: &str, text: &str) {
+        std::fs::write(self.preparation.dir().join(name), text).unwrap();
     }
 
     /// Writes the authority of servers where documents find it.
