@@ -164,7 +164,7 @@ async fn what_a_pod_dialled_is_no_address_here_and_the_authority_finds_the_api_s
     let without = ProxyHeader::v2(at("10.244.0.9:40000"), at("10.96.0.1:443"));
     assert_eq!(asked_after(bind, &[without], a.host).await, None, "without an authority");
 
-    assert_eq!(refused(&proxy, None, "unknown_address"), 3);
+    assert_eq!(refused(&proxy, None, "tenant_not_found"), 3);
     let lines = await_lines(proxy, &lines, 6).await;
     let of_a = lines.iter().find(|line| line["authority"] == a.host).unwrap();
     assert_eq!(of_a["destination"], shared.to_string());
