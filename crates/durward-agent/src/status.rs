@@ -388,7 +388,8 @@ mod tests {
 
     #[test]
     fn a_route_counts_as_registered_only_if_the_gateway_says_so_and_its_words_are_no_terminals() {
-        let (status, routes) = (Status::default(), routes(&["a.example", "b.example", "c.example"]));
+        let (status, routes) =
+            (Status::default(), routes(&["a.example", "b.example", "c.example"]));
         let rejected = Rejected {
             host: "a.example".to_owned(),
             path: "/".to_owned(),

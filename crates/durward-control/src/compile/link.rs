@@ -97,7 +97,7 @@ impl Workshop<'_, '_, '_, '_> {
         )?;
         let origin = self.report.source().origin(link.place);
         let name = Arc::from(link.name.as_str());
-        (!holders.is_empty() || !tokens.is_empty()).then(|| Link {
+        (!holders.is_empty() || !tokens.is_empty()).then_some(Link {
             name,
             holders,
             tokens,

@@ -76,7 +76,7 @@ impl Workshop<'_, '_, '_, '_> {
             Some(known) => known,
             // The registry holds less; whatever it says, a tenant's upstreams stay bounded.
             None if self.upstreams.len() >= bounds::UPSTREAMS => return None,
-            None => self.upstreams.add(Arc::new(self.link_upstream(link, name, route, origin))),
+            None => self.upstreams.add(Arc::new(self.link_upstream(link, &name, route, origin))),
         };
         let upstreams = vec![WeightedUpstream { upstream, weight: 1 }];
         Some(Route {
@@ -101,7 +101,7 @@ impl Workshop<'_, '_, '_, '_> {
     fn link_upstream(
         &self,
         link: &str,
-        name: String,
+        name: &str,
         route: &LinkRoute,
         origin: &Origin,
     ) -> Upstream {
@@ -115,7 +115,7 @@ impl Workshop<'_, '_, '_, '_> {
             link: Some(Arc::from(link)),
             sources: self.links.sources.to_vec(),
             origin: origin.clone(),
-            ..upstream::plain(&name, UpstreamProtocol::Http1)
+            ..upstream::plain(name, UpstreamProtocol::Http1)
         }
     }
 }

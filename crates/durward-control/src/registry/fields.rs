@@ -89,7 +89,7 @@ impl<'v> Object<'v> {
     }
 
     /// Reads a list of objects; one that is not there is empty.
-    pub(super) fn objects(&self, name: &str) -> Result<Vec<Object<'v>>, BadField> {
+    pub(super) fn objects(&self, name: &str) -> Result<Vec<Self>, BadField> {
         match self.get(name) {
             None => Ok(Vec::new()),
             Some(Value::Array(list)) => {
