@@ -235,34 +235,10 @@ impl AgentFile {
         directory: &Path,
         environment: &Environment,
     ) -> Result<Settings, ConfigError> {
-        let written = match &environment.api_url {
-            Some(url) if self.gateways.is_empty() => vec![websocket(url)],
-            _ => self.gateways.clone(),
-        };
-        if written.is_empty() {
-            return Err(bad(
-                "gateways",
-                "",
-                "is empty: add an address such as wss://gateway.example, or set PIPEOPS_API_URL",
-            ));
-        }
         if self.link.is_empty() || self.link.len() > 63 {
             return Err(bad("link", &self.link, "is not a name of 1 to 63 characters"));
         }
-        let gateways: Result<Vec<_>, _> = written
-            .iter()
-            .enumerate()
-            .map(|(at, url)| {
-                url.parse::<GatewayUrl>().map_err(|_| {
-                    bad(
-                        &format!("gateways[{at}]"),
-                        url,
-                        "is not tls://HOST[:PORT] or wss://HOST[:PORT]",
-                    )
-                })
-            })
-            .collect();
-        let gateways = gateways?;
+        let gateways = self.gateway_urls(environment)?;
         let proxy = environment.https_proxy.as_deref().map(HttpProxy::parse).transpose();
         let proxy = proxy.map_err(|error| bad("HTTPS_PROXY", "(not shown)", &error.to_string()))?;
         let tls = self.tls(directory)?;
@@ -296,6 +272,34 @@ impl AgentFile {
             )?,
             grace: seconds("drainGraceSeconds", self.drain_grace_seconds, (86_400, 30))?,
         })
+    }
+
+    /// Returns the addresses of the gateway, in the order in which they are tried.
+    fn gateway_urls(&self, environment: &Environment) -> Result<Vec<GatewayUrl>, ConfigError> {
+        let written = match &environment.api_url {
+            Some(url) if self.gateways.is_empty() => vec![websocket(url)],
+            _ => self.gateways.clone(),
+        };
+        if written.is_empty() {
+            return Err(bad(
+                "gateways",
+                "",
+                "is empty: add an address such as wss://gateway.example, or set PIPEOPS_API_URL",
+            ));
+        }
+        written
+            .iter()
+            .enumerate()
+            .map(|(at, url)| {
+                url.parse::<GatewayUrl>().map_err(|_| {
+                    bad(
+                        &format!("gateways[{at}]"),
+                        url,
+                        "is not tls://HOST[:PORT] or wss://HOST[:PORT]",
+                    )
+                })
+            })
+            .collect()
     }
 
     /// Returns whether the cluster's Ingresses are registered.

@@ -44,6 +44,15 @@ struct Judged {
     rejected: Vec<Rejected>,
 }
 
+/// Writes one family of samples.
+fn family(text: &mut String, (name, kind, help): (&str, &str, &str), samples: &[(&str, u64)]) {
+    // A string takes all that is written.
+    let _ = writeln!(text, "# HELP {name} {help}\n# TYPE {name} {kind}");
+    for (labels, value) in samples {
+        let _ = writeln!(text, "{name}{labels} {value}");
+    }
+}
+
 /// Returns what the gateway said of a route, as it may be shown.
 fn shown(one: &Rejected) -> Rejected {
     let Rejected { host, path, reason } = one;
@@ -230,11 +239,7 @@ impl Status {
         };
         let mut text = String::new();
         let mut family = |name: &str, kind: &str, help: &str, samples: &[(&str, u64)]| {
-            // A string takes all that is written.
-            let _ = writeln!(text, "# HELP {name} {help}\n# TYPE {name} {kind}");
-            for (labels, value) in samples {
-                let _ = writeln!(text, "{name}{labels} {value}");
-            }
+            family(&mut text, (name, kind, help), samples);
         };
         family(
             "durward_agent_carriers",
@@ -244,30 +249,6 @@ impl Status {
                 (r#"{purpose="control"}"#, up(Purpose::Control)),
                 (r#"{purpose="data"}"#, up(Purpose::Data)),
             ],
-        );
-        let served = report.routes_served as u64;
-        let registered = self.registered.load(Relaxed);
-        family(
-            "gateway_routes_registered_total",
-            "counter",
-            "Routes that the gateway began to serve.",
-            &[("", registered)],
-        );
-        family(
-            "gateway_routes_active",
-            "gauge",
-            "Routes that the gateway serves.",
-            &[("", served)],
-        );
-        let kinds = ["private", "public"].map(|kind| {
-            (format!("{{type=\"{kind}\"}}"), u64::from(report.cluster.as_deref() == Some(kind)))
-        });
-        let kinds = kinds.each_ref().map(|(labels, value)| (labels.as_str(), *value));
-        family(
-            "gateway_cluster_type",
-            "gauge",
-            "1 for the type of the cluster, by the address of its ingress controller.",
-            &kinds,
         );
         family("durward_agent_streams", "gauge", "Open streams.", &[("", report.streams)]);
         family(
@@ -298,7 +279,38 @@ impl Status {
                 (r#"{outcome="failed"}"#, self.failed_dials.load(Relaxed)),
             ],
         );
+        self.route_metrics(&report, &mut text);
         text
+    }
+
+    fn route_metrics(&self, report: &Report, text: &mut String) {
+        let mut family = |name: &str, kind: &str, help: &str, samples: &[(&str, u64)]| {
+            family(text, (name, kind, help), samples);
+        };
+        let served = report.routes_served as u64;
+        let registered = self.registered.load(Relaxed);
+        family(
+            "gateway_routes_registered_total",
+            "counter",
+            "Routes that the gateway began to serve.",
+            &[("", registered)],
+        );
+        family(
+            "gateway_routes_active",
+            "gauge",
+            "Routes that the gateway serves.",
+            &[("", served)],
+        );
+        let kinds = ["private", "public"].map(|kind| {
+            (format!("{{type=\"{kind}\"}}"), u64::from(report.cluster.as_deref() == Some(kind)))
+        });
+        let kinds = kinds.each_ref().map(|(labels, value)| (labels.as_str(), *value));
+        family(
+            "gateway_cluster_type",
+            "gauge",
+            "1 for the type of the cluster, by the address of its ingress controller.",
+            &kinds,
+        );
     }
 
     pub(crate) fn carrier(self: &Arc<Self>, purpose: Purpose, gateway: String) -> Counted {
