@@ -50,8 +50,10 @@ use std::collections::BTreeSet;
 use std::net::SocketAddr;
 use std::sync::Arc;
 
+use durward_model::verdict::Outcome;
 use durward_model::{AddressOwners, PortMapping, Snapshot, TenantId, Verdicts};
 
+use crate::change::Change;
 use crate::document::Document;
 use crate::store::Store;
 use crate::words;
@@ -136,6 +138,30 @@ pub fn compile(store: &Store, previous: Option<&Compiled>, now: i64) -> Compiled
     }
     let scope = Scope::touched(store, previous, now);
     settled(compile_scope(store, previous, scope, now), store, previous, now)
+}
+
+/// Compiles as often as this to find the last accepted revisions of which something is served.
+const MOST_TRIES: usize = 4;
+
+/// Returns those of the last accepted revisions of broken objects of which something is served beside everything else in the store. The others have lost what they had to
+/// somebody else meanwhile, and must not keep it from a third one: the process that saw it all did not keep them either.
+#[must_use]
+pub fn still_served(store: &Store, mut former: Vec<Document>, now: i64) -> Vec<Document> {
+    for _ in 0..MOST_TRIES {
+        let mut before = store.clone();
+        before.apply(Change { upserts: former.clone(), ..Change::default() });
+        let compiled = compile(&before, None, now);
+        let is_served = |document: &Document| {
+            let verdict = compiled.verdicts.on(&document.key);
+            verdict.is_some_and(|verdict| verdict.outcome != Outcome::Rejected)
+        };
+        let count = former.len();
+        former.retain(is_served);
+        if former.len() == count {
+            break;
+        }
+    }
+    former
 }
 
 /// Compiles those again that were left without something, for another may have given it up in the same change.

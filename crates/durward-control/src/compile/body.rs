@@ -118,6 +118,7 @@ fn entrant<'a>(
             key: held.key,
             shared: held.shared,
             origin: entrant.origin.clone(),
+            age: None,
         })
     };
     let (upstreams, mut used) = match &basis {

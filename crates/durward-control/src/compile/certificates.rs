@@ -229,6 +229,7 @@ impl<'a> Files<'a> {
                     key: identity.key_id,
                     shared: purpose == Purpose::Server { shared: true },
                     origin: report.source().origin(names.place),
+                    age: None,
                 });
                 self.remark(report, &names, field, identity, purpose);
                 Some(Arc::new(names.certificate_of(report, identity, files)))
@@ -416,7 +417,7 @@ impl<'a> Files<'a> {
 
     /// Takes note that the document uses a secret.
     pub(crate) fn use_secret(&mut self, key: KeyId, shared: bool, origin: Origin) {
-        self.used.push(KeyUse { key, shared, origin });
+        self.used.push(KeyUse { key, shared, origin, age: None });
     }
 }
 

@@ -20,7 +20,7 @@ use super::contribution;
 use super::keys::HeldKey;
 use super::names::{self, Doubtful, Named};
 use super::part::Applicant;
-use super::precedence::Precedence;
+use super::precedence::{Age, Precedence};
 use super::report::{Field, Report};
 use super::retained::Restoring;
 use super::scope::Scope;
@@ -152,6 +152,8 @@ pub(crate) struct Entrant<'a> {
     /// Rules that objects add to its own.
     pub(crate) rules: AddedRules,
     pub(crate) past: Past,
+    /// Age of its document, if that is an object.
+    pub(crate) age: Option<Arc<Age>>,
     /// Its findings.
     pub(crate) report: Report<'a>,
     /// Which verdict it is told in.
@@ -240,7 +242,16 @@ impl Entrant<'_> {
 
     /// Returns what its claims are sorted by; `held` says that it had the thing before.
     pub(crate) fn precedence(&self, held: bool) -> Precedence {
-        Precedence::new(held, self.past.created.as_ref(), self.past.seniority)
+        match &self.age {
+            Some(age) => Precedence::Object(Arc::clone(age)),
+            None => Precedence::new(held, self.past.created.as_ref(), self.past.seniority),
+        }
+    }
+
+    /// Returns what a claim is sorted by that an object makes which adds to the tenant: `part` is its age. `None` stands for the tenant's document, and for objects in
+    /// files, which the operator writes as well.
+    pub(crate) fn precedence_as(&self, part: Option<&Arc<Age>>, held: bool) -> Precedence {
+        part.map_or_else(|| self.precedence(held), |age| Precedence::Object(Arc::clone(age)))
     }
 }
 
@@ -317,7 +328,16 @@ impl<'a> Register<'a> {
                 match id {
                     Some(id) => {
                         let created = names::created(&mut report, document, &tenant.metadata);
-                        named.push(Named { at, document: tenant, source, id, created, report });
+                        let age = Age::of(document);
+                        named.push(Named {
+                            at,
+                            document: tenant,
+                            source,
+                            id,
+                            created,
+                            age,
+                            report,
+                        });
                     }
                     None => draft.findings = report.into_findings(),
                 }
@@ -375,6 +395,7 @@ impl<'a> Register<'a> {
             parts: Vec::new(),
             rules: AddedRules::default(),
             past,
+            age: named.age,
             report: named.report,
             verdict: Verdict::Own(named.at),
             origin: named.source.origin(named.document.metadata.name.place),
@@ -402,7 +423,10 @@ impl<'a> Register<'a> {
                 Content::Broken(_) if is_part(document.source.kind) => {}
                 Content::Broken(broken) => {
                     match broken.name.as_deref().and_then(|name| TenantId::new(name).ok()) {
-                        Some(id) => self.keep(&id, &document.source, Verdict::Own(at)),
+                        Some(id) => {
+                            let age = Age::of(document);
+                            self.keep(&id, (&document.source, age), Verdict::Own(at));
+                        }
                         None => nameless.push((&document.source.file, at)),
                     }
                 }
@@ -428,12 +452,17 @@ impl<'a> Register<'a> {
         of_file.sort();
         for id in of_file {
             if !self.taken.contains(id) {
-                self.keep(id, &NOWHERE, Verdict::OfFile(draft));
+                self.keep(id, (&NOWHERE, None), Verdict::OfFile(draft));
             }
         }
     }
 
-    fn keep(&mut self, id: &TenantId, source: &'a Source, verdict: Verdict) {
+    fn keep(
+        &mut self,
+        id: &TenantId,
+        (source, age): (&'a Source, Option<Arc<Age>>),
+        verdict: Verdict,
+    ) {
         let Some(past) = self.past(id) else { return };
         let (Some(served), Some(tenant)) = (&past.served, &past.alone) else { return };
         if !self.taken.insert(id.clone()) {
@@ -447,6 +476,7 @@ impl<'a> Register<'a> {
             parts: Vec::new(),
             rules: AddedRules::default(),
             past: past.clone(),
+            age,
             report: Report::new(source),
             verdict,
             origin: tenant.origin.clone(),

@@ -10,12 +10,12 @@ use durward_model::{Kind, Origin, TenantId};
 use super::{Applicant, Belonging, Part, PartId, Past, Pasts, Read, Reader};
 use crate::cluster::{Owner, Ownerless};
 use crate::compile::names::{Doubtful, created, rank};
-use crate::compile::precedence::winners;
+use crate::compile::precedence::{Age, winners};
 use crate::compile::report::{Field, Report};
 use crate::compile::roster::{Basis, KnownText, NOWHERE, Roster};
 use crate::compile::verdict::Draft;
 use crate::compile::{Input, words};
-use crate::document::{Content, Document, PartHead, Source};
+use crate::document::{Content, Document, PartHead};
 use crate::spec::tenant::Metadata;
 use crate::store::Store;
 
@@ -200,6 +200,7 @@ impl<'a, V: Part> Office<'a, '_, V> {
             text: KnownText::Whole(Arc::clone(&source.text)),
             seniority: seniority.unwrap_or_else(|| roster.newcomer()),
             created,
+            age: Age::of(document),
             shared: V::is_shared(&document.content),
             served: None,
             id,
@@ -242,7 +243,7 @@ impl<'a, V: Part> Office<'a, '_, V> {
         let source = &document.source;
         for id in self.past_in_file(source.kind, &head.metadata.name, &source.file) {
             if may_be(document, &id) {
-                self.keep(&id, draft, false, source);
+                self.keep(&id, (draft, false), Some(document));
             }
         }
     }
@@ -260,7 +261,7 @@ impl<'a, V: Part> Office<'a, '_, V> {
                 (Some(name), true) => {
                     let ids = self.past_in_file(source.kind, name, &source.file).into_iter();
                     for id in ids.filter(|id| may_be(document, id)) {
-                        self.keep(&id, draft, false, source);
+                        self.keep(&id, (draft, false), Some(document));
                     }
                 }
                 (None, _) => nameless.push((&source.file, draft)),
@@ -271,12 +272,18 @@ impl<'a, V: Part> Office<'a, '_, V> {
             let Some(pasts) = self.pasts else { return };
             let of_file = pasts.iter().filter(|(_, past)| Path::new(&*past.file).starts_with(file));
             for id in of_file.map(|(id, _)| id.clone()).collect::<Vec<_>>() {
-                self.keep(&id, draft, true, &NOWHERE);
+                self.keep(&id, (draft, true), None);
             }
         }
     }
 
-    fn keep(&mut self, id: &PartId, draft: usize, of_file: bool, source: &'a Source) {
+    /// Keeps an object as it was. `document` is what is there in the place of its own.
+    fn keep(
+        &mut self,
+        id: &PartId,
+        (draft, of_file): (usize, bool),
+        document: Option<&'a Document>,
+    ) {
         let Some(past) = self.past(id).cloned() else { return };
         let is_live = self.tenants.contains(&id.tenant);
         let Some(former) = past.served.filter(|_| is_live) else { return };
@@ -287,7 +294,7 @@ impl<'a, V: Part> Office<'a, '_, V> {
             id: id.clone(),
             draft,
             of_file,
-            report: Report::new(source),
+            report: Report::new(document.map_or(&*NOWHERE, |document| &document.source)),
             current: None,
             former: Some(former),
             file: past.file,
@@ -297,6 +304,7 @@ impl<'a, V: Part> Office<'a, '_, V> {
             restored: false,
             seniority: past.seniority,
             created: past.created,
+            age: document.and_then(Age::of),
             shared: past.shared,
             served: None,
             read: None,
