@@ -14,7 +14,7 @@ use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
 use std::time::Duration;
 
 use durward_control::reference::Reference;
-use durward_model::Kind;
+use durward_model::{Kind, ResourceId};
 use tokio::task::JoinSet;
 
 use crate::client::Clients;
@@ -102,6 +102,8 @@ pub struct Source {
     services: ServiceWatches,
     secrets: Named,
     config_maps: Named,
+    /// Secrets and `ConfigMap`s that are referred to.
+    named: [Asked; 2],
     namespaces: Namespaces,
     grants: Grants,
     /// True once grants are watched.
@@ -162,6 +164,7 @@ impl Source {
             services: ServiceWatches::new(client.clone(), sources, &gather, &health),
             secrets: named(&SECRETS, &sources.secrets),
             config_maps: named(&CONFIG_MAPS, &sources.config_maps),
+            named: [Asked::new(), Asked::new()],
             namespaces,
             grants,
             grants_begun: false,
@@ -178,49 +181,34 @@ impl Source {
     /// Replaces what documents refer to. References that no API server can answer are left to others. Where a reference comes with the tenant whose document it is in, no tenant
     /// takes all the watches of single objects.
     pub fn want<'a>(&mut self, references: impl IntoIterator<Item = impl Into<Wanted<'a>>>) {
-        let mut services: BTreeMap<ObjectName, BTreeSet<Arc<str>>> = BTreeMap::new();
-        let (mut secrets, mut config_maps) = (Asked::new(), Asked::new());
-        let (mut namespaces, mut granted) = (BTreeSet::new(), BTreeSet::new());
-        let object = |namespace: &Arc<str>, name: &Arc<str>| ObjectName {
-            namespace: Arc::clone(namespace),
-            name: Arc::clone(name),
-        };
-        for Wanted { reference, tenant } in references.into_iter().map(Into::into) {
-            // Of several tenants that name one object the first pays for it.
-            let ask = |asked: &mut Asked, name: ObjectName| {
-                let payer = asked.entry(name).or_insert_with(|| tenant.clone());
-                if tenant.is_some() && (payer.is_none() || tenant < *payer) {
-                    payer.clone_from(&tenant);
-                }
-            };
-            match reference {
-                Reference::Service { namespace, name, port } => {
-                    let ports = services.entry(object(namespace, name)).or_default();
-                    ports.insert(Arc::clone(port));
-                }
-                Reference::Secret { namespace, name } => {
-                    ask(&mut secrets, object(namespace, name));
-                }
-                Reference::ConfigMap { namespace, name } => {
-                    ask(&mut config_maps, object(namespace, name));
-                }
-                Reference::Namespace(name) => {
-                    namespaces.insert(Arc::clone(name));
-                }
-                Reference::Grant(target) => {
-                    granted.insert(target.clone());
-                }
-                Reference::File(_) => {}
-            }
-        }
-        self.services.want(&services);
-        self.secrets.want(&secrets);
-        self.config_maps.want(&config_maps);
-        self.namespaces.want(namespaces);
-        if !granted.is_empty() {
+        self.named = [Asked::new(), Asked::new()];
+        let sorted = Sorted::of(references.into_iter().map(Into::into), &mut self.named);
+        self.services.want(&sorted.services);
+        self.secrets.want(&self.named[0]);
+        self.config_maps.want(&self.named[1]);
+        self.namespaces.want(sorted.namespaces);
+        if !sorted.granted.is_empty() {
             self.begin_grants();
         }
-        self.grants.want(&granted);
+        self.grants.want(&sorted.granted);
+    }
+
+    /// Adds to what documents refer to. Unlike [`Self::want`] it costs what is added, and not what there is; only of Secrets and `ConfigMap`s all are shared out anew if any is added.
+    pub fn want_more<'a>(&mut self, references: impl IntoIterator<Item = impl Into<Wanted<'a>>>) {
+        let before = self.named.each_ref().map(BTreeMap::len);
+        let sorted = Sorted::of(references.into_iter().map(Into::into), &mut self.named);
+        self.services.want_more(&sorted.services);
+        if self.named[0].len() > before[0] {
+            self.secrets.want(&self.named[0]);
+        }
+        if self.named[1].len() > before[1] {
+            self.config_maps.want(&self.named[1]);
+        }
+        self.namespaces.want_more(sorted.namespaces);
+        if !sorted.granted.is_empty() {
+            self.begin_grants();
+            self.grants.want_more(&sorted.granted);
+        }
     }
 
     fn begin_grants(&mut self) {
@@ -280,6 +268,51 @@ impl Source {
     #[must_use]
     pub fn named(&self) -> [NamedReport; 2] {
         [self.secrets.report(), self.config_maps.report()]
+    }
+}
+
+/// References by what they are to; Secrets and `ConfigMap`s apart, with who pays for their watches.
+#[derive(Default)]
+struct Sorted {
+    services: BTreeMap<ObjectName, BTreeSet<Arc<str>>>,
+    namespaces: BTreeSet<Arc<str>>,
+    granted: BTreeSet<ResourceId>,
+}
+
+impl Sorted {
+    /// Sorts references, and adds the Secrets and `ConfigMap`s among them to those that are asked for.
+    fn of<'a>(
+        references: impl Iterator<Item = Wanted<'a>>,
+        [secrets, config_maps]: &mut [Asked; 2],
+    ) -> Self {
+        let mut sorted = Self::default();
+        let object = |namespace: &Arc<str>, name: &Arc<str>| ObjectName {
+            namespace: Arc::clone(namespace),
+            name: Arc::clone(name),
+        };
+        for Wanted { reference, tenant } in references {
+            // Of several tenants that name one object the first pays for it.
+            let ask = |asked: &mut Asked, name: ObjectName| {
+                let payer = asked.entry(name).or_insert_with(|| tenant.clone());
+                if tenant.is_some() && (payer.is_none() || tenant < *payer) {
+                    payer.clone_from(&tenant);
+                }
+            };
+            match reference {
+                Reference::Service { namespace, name, port } => {
+                    let ports = sorted.services.entry(object(namespace, name)).or_default();
+                    ports.insert(Arc::clone(port));
+                }
+                Reference::Secret { namespace, name } => ask(secrets, object(namespace, name)),
+                Reference::ConfigMap { namespace, name } => {
+                    ask(config_maps, object(namespace, name));
+                }
+                Reference::Namespace(name) => drop(sorted.namespaces.insert(Arc::clone(name))),
+                Reference::Grant(target) => drop(sorted.granted.insert(target.clone())),
+                Reference::File(_) => {}
+            }
+        }
+        sorted
     }
 }
 

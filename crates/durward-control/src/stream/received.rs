@@ -52,6 +52,12 @@ impl Received {
         })
     }
 
+    /// Returns whether an object is held.
+    #[must_use]
+    pub fn has_object(&self, id: &ResourceId) -> bool {
+        self.held.contains_key(&ItemKey::Document(id.clone()))
+    }
+
     /// Takes in an item, of which this is the message.
     ///
     /// # Errors

@@ -5,6 +5,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use durward_control::change::Change;
+use durward_control::compile::still_served;
 use durward_control::document::Document;
 use durward_control::reference::Reference;
 use durward_control::stream::ObjectReport;
@@ -29,6 +30,8 @@ use crate::inspect::now;
 const FACTS: Duration = Duration::from_secs(1);
 /// Time in which facts that are known already arrive.
 const KNOWN: Duration = Duration::from_millis(50);
+/// Time after which things are let go that no document names any more.
+const TIDY: Duration = Duration::from_secs(1);
 /// Time for which a start reads the last accepted revisions of broken objects.
 const FORMER: Duration = Duration::from_secs(10);
 
@@ -48,6 +51,10 @@ pub(crate) struct Follower {
     /// A change whose documents wait for what they name, and until when.
     pending: Change,
     deadline: Option<Instant>,
+    /// True if it asks for things that nobody asked for before.
+    asks: bool,
+    /// When things are let go that documents name no more, if there may be any.
+    tidied_at: Option<Instant>,
 }
 
 /// Things to be read, each with the tenant whose document names it, where that is known.
@@ -108,6 +115,8 @@ impl Follower {
             also: Also::new(),
             pending: Change::default(),
             deadline: None,
+            asks: false,
+            tidied_at: None,
         })
     }
 
@@ -120,6 +129,7 @@ impl Follower {
             change.then(self.facts_of(&former).await);
         }
         let former = still_there(former, &self.objects);
+        let former = still_served(&self.store, former, now());
         Begun { change, former }
     }
 
@@ -196,20 +206,46 @@ impl Follower {
         }
     }
 
+    /// Has more things read, at once; those that are named no more are let go a little later.
+    fn follow(&mut self, wants: &Wants) {
+        if !wants.more.is_empty() {
+            let store = &self.store;
+            let more = wants.more.iter();
+            self.source.want_more(
+                more.map(|reference| Wanted { reference, tenant: asking(store, reference) }),
+            );
+        }
+        if wants.less {
+            self.tidied_at.get_or_insert_with(|| Instant::now() + TIDY);
+        }
+    }
+
+    /// Replaces all that is read. Takes time in proportion to that.
     fn want(&mut self) {
+        self.tidied_at = None;
         let beside = wanted_beside(&self.also, &self.routing);
         self.source.want(wanted_of(&self.store).chain(beside));
     }
 
-    /// Waits for a change, and for the things that its documents name. Cancelling the wait loses nothing.
+    /// Waits for a change, and for the things that its documents name anew. Cancelling the wait loses nothing.
     pub(crate) async fn next(&mut self) -> Change {
         let mut asked = false;
         loop {
             // What was asked for and is known already comes at once.
             let patience = if self.source.waiting() > 0 { FACTS } else { KNOWN };
             let observed = match self.deadline {
-                None => self.source.next().await,
-                Some(_) if self.source.waiting() == 0 && !asked => break,
+                None => match self.tidied_at {
+                    None => self.source.next().await,
+                    Some(at) => match timeout_at(at, self.source.next()).await {
+                        Ok(observed) => observed,
+                        Err(_) => {
+                            self.want();
+                            continue;
+                        }
+                    },
+                },
+                // Who asks for nothing new waits for nobody, whatever others could not be told yet.
+                Some(_) if !self.asks || (self.source.waiting() == 0 && !asked) => break,
                 Some(deadline) => {
                     let until = deadline.min(Instant::now() + patience);
                     match timeout_at(until, self.source.next()).await {
@@ -218,27 +254,20 @@ impl Follower {
                     }
                 }
             };
-            // Whose a namespace is, and what is granted, says which objects a document may name.
-            let is_right = |fact: &(Reference, _)| {
-                matches!(fact.0, Reference::Namespace(_) | Reference::Grant(_))
-            };
-            let change = self.take_in(observed);
-            let asks = !change.upserts.is_empty()
-                || !change.deletes.is_empty()
-                || change.facts.iter().any(is_right);
+            let (change, wants) = self.take_in(observed);
+            asked = !wants.more.is_empty();
+            self.asks |= asked;
             self.pending.then(change);
             self.deadline.get_or_insert_with(|| Instant::now() + FACTS);
-            asked = asks;
-            if asks {
-                self.want();
-            }
+            self.follow(&wants);
         }
         self.deadline = None;
+        self.asks = false;
         std::mem::take(&mut self.pending)
     }
 
-    /// Notes what was seen, and returns the change that it is.
-    fn take_in(&mut self, observed: Observed) -> Change {
+    /// Notes what was seen, and returns the change that it is, and whether documents name other things by it.
+    fn take_in(&mut self, observed: Observed) -> (Change, Wants) {
         for object in &observed.upserts {
             self.writers.iter().for_each(|writers| writers.observe(object));
             self.objects.insert(object.id.clone(), object.clone());
@@ -249,8 +278,10 @@ impl Follower {
         }
         let mut change = observed.into_change();
         self.routing.follow(&mut change);
+        let wants = Wants::before(&change, &self.store);
         self.store.apply(change.clone());
-        change
+        let wants = wants.after(&change, &self.store);
+        (change, wants)
     }
 
     /// Returns the last accepted revisions of objects that are broken now.
@@ -283,10 +314,49 @@ impl Follower {
             let patience = if self.source.waiting() > 0 { FACTS } else { KNOWN };
             let until = deadline.min(Instant::now() + patience);
             let Ok(observed) = timeout_at(until, self.source.next()).await else { return change };
-            let more = self.take_in(observed);
+            let (more, _) = self.take_in(observed);
             before.apply(Change { facts: more.facts.clone(), ..Change::default() });
             change.then(more);
         }
+    }
+}
+
+/// What a change means for the things that are read.
+#[derive(Debug, Default)]
+struct Wants {
+    /// Things that are named now and may be read; most of them were before.
+    more: BTreeSet<Reference>,
+    /// True if there may be things that are named no more.
+    less: bool,
+}
+
+impl Wants {
+    /// Compares what the documents of a change name with what they named in the store before it. That they name the same says nothing.
+    fn before(change: &Change, store: &Store) -> Self {
+        let known = |key: &DocumentKey| store.document(key).map(Document::wanted);
+        let mut wants = Self::default();
+        for document in &change.upserts {
+            let (now, before) = (document.wanted(), known(&document.key).unwrap_or_default());
+            wants.less |= !before.is_subset(&now);
+            wants.more.extend(now.difference(&before).cloned());
+        }
+        wants.less |= change.deletes.iter().filter_map(known).any(|before| !before.is_empty());
+        wants
+    }
+
+    /// Completes it with the store after the change: whose a namespace is, and what is granted, says which objects a document may name.
+    fn after(mut self, change: &Change, store: &Store) -> Self {
+        if !self.more.is_empty() {
+            let documents = change.upserts.iter().filter_map(|one| store.document(&one.key));
+            self.more = documents.flat_map(|document| store.wanted_by(document)).collect();
+        }
+        for (reference, _) in &change.facts {
+            if matches!(reference, Reference::Namespace(_) | Reference::Grant(_)) {
+                self.more.extend(store.wanted_with(reference));
+                self.less = true;
+            }
+        }
+        self
     }
 }
 

@@ -4,10 +4,11 @@ use std::sync::{Arc, Weak};
 use std::time::Duration;
 
 use durward_control::Feed;
+use durward_model::ResourceId;
 use tokio::time::{Instant, sleep_until};
 
 use super::mappings::Look;
-use super::reporter::{LOOK, Reporter};
+use super::reporter::{LOOK, Looks, Reporter};
 use super::{
     ApiOptions, Cache, First, Follower, Record, Saver, Served, Serving, Shared, begin, until_taken,
 };
@@ -85,7 +86,7 @@ impl Following {
             Some(gateway) => gateway.changes(),
             None => return,
         };
-        let (mut next_look, mut changed_at) = (Instant::now(), Instant::now());
+        let (mut looks, mut changed_at) = (Looks::new(), Instant::now());
         let mut reporter = Reporter::default();
         loop {
             tokio::select! {
@@ -106,17 +107,20 @@ impl Following {
                         return;
                     }
                     changed_at = Instant::now();
+                    looks.hurry();
+                    continue;
                 }
-                () = sleep_until(next_look) => {}
+                () = sleep_until(looks.next()) => {}
             }
             let Some(gateway) = gateway.upgrade() else { return };
             self.follower.want_also(self.follower.wanted_beside(gateway.wanted_of_cluster()));
-            next_look = Instant::now() + LOOK;
+            let (began, mut pause) = (Instant::now(), LOOK);
             if (self.reports_any || self.keeps)
                 && let Some(served) = Served::by(gateway).await
             {
-                let objects = self.follower.objects().keys();
-                for report in reporter.reports(&served, objects, self.follower.store()) {
+                let objects = self.follower.objects();
+                let known = (|| objects.keys(), |id: &ResourceId| objects.contains_key(id));
+                for report in reporter.reports(&served, known, self.follower.store()) {
                     self.follower.note(&report);
                     if self.keeps {
                         self.record.note(&report);
@@ -125,9 +129,10 @@ impl Following {
                 }
                 let look = self.follower.look_at_foreign(&served);
                 if look == Look::Unsettled && changed_at.elapsed() < CARRIED {
-                    next_look = Instant::now() + SOON;
+                    pause = SOON;
                 }
             }
+            looks.looked(began, pause);
             self.follower.show();
         }
     }

@@ -11,11 +11,12 @@ use durward_control::stream::{
     Frames, FromGateway, ItemDigest, ItemKey, Received, SourceState, ToGateway, VERSION, frame,
 };
 use durward_control::{Cluster, Feed, Store};
+use durward_model::ResourceId;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::UnixStream;
-use tokio::time::timeout;
+use tokio::time::{sleep_until, timeout};
 
-use super::reporter::{LOOK, Reporter};
+use super::reporter::{LOOK, Looks, Reporter};
 use super::{First, Served, Serving, Shared, Status, until_taken};
 use crate::app::local_socket::{Peers, connect};
 use crate::app::{Gateway, sentence};
@@ -144,8 +145,7 @@ impl Receiver {
         sent.map_err(|_| silent())?.map_err(|error| error.to_string())?;
         let (mut frames, mut bytes) = (Frames::default(), vec![0; 64 * 1024]);
         let (mut welcomed, mut reporter) = (false, Reporter::default());
-        let mut looks = tokio::time::interval(LOOK);
-        looks.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
+        let mut looks = Looks::new();
         let mut heard = Instant::now();
         let mut compiled = None;
         loop {
@@ -158,7 +158,7 @@ impl Receiver {
                     None => drop(self.serving.changed().await),
                 }
             };
-            tokio::select! {
+            let is_due = tokio::select! {
                 read = reading.read(&mut bytes) => {
                     let count = read.map_err(|error| error.to_string())?;
                     if count == 0 {
@@ -172,9 +172,15 @@ impl Receiver {
                     }
                     continue;
                 }
-                () = newly_compiled => {}
-                _ = looks.tick() => {}
-            }
+                () = newly_compiled => {
+                    looks.hurry();
+                    false
+                }
+                () = sleep_until(looks.next()) => {
+                    looks.wait(LOOK);
+                    true
+                }
+            };
             if heard.elapsed() > SILENCE {
                 return Err(silent());
             }
@@ -182,11 +188,14 @@ impl Receiver {
             let Some(gateway) = Weak::upgrade(&serving) else { return Ok(()) };
             self.release_waiting().await;
             // Until it has said everything, it does not know the objects that a report is on.
-            if !self.is_complete {
+            if !self.is_complete || !is_due {
                 continue;
             }
+            let began = tokio::time::Instant::now();
             let Some(served) = Served::by(gateway).await else { continue };
-            let reports = reporter.reports(&served, self.received.objects(), &self.store);
+            let received = &self.received;
+            let known = (|| received.objects(), |id: &ResourceId| received.has_object(id));
+            let reports = reporter.reports(&served, known, &self.store);
             for report in reports {
                 let message = frame(&FromGateway::Report(Box::new(report)));
                 let message = message.map_err(|error| sentence(&error))?;
@@ -194,6 +203,7 @@ impl Receiver {
                 let sent = timeout(SILENCE, writing.write_all(&message)).await;
                 sent.map_err(|_| silent())?.map_err(|error| error.to_string())?;
             }
+            looks.looked(began, LOOK);
         }
     }
 
