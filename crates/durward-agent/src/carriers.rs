@@ -246,7 +246,7 @@ impl Shared {
             match told {
                 Some(News::Welcomed) => self.leave(replaced),
                 Some(News::Drain(drain)) if !asked => {
-                    // It may not have come up before: then the one before it waits no longer either.
+                    // A carrier that never came up keeps the one before it from waiting any longer, too.
                     self.leave(replaced);
                     return Carried::Drains { drain, lived: began.elapsed(), carrier };
                 }

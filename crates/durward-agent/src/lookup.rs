@@ -43,7 +43,7 @@ impl Lookups {
             let mut last = name.0.lock().await;
             if let Some((at, found)) = &*last {
                 let is_fresh = found.is_ok() && at.elapsed() < FRESH;
-                // What failed while this one waited counts for it, too.
+                // A lookup that failed while this one waited counts for it, too.
                 if is_fresh || *at >= asked {
                     return found.clone();
                 }

@@ -20,7 +20,7 @@ pub enum PemFault {
     /// It is empty.
     #[error("the file is empty")]
     Empty,
-    /// It is neither PEM nor DER, which begins with a SEQUENCE.
+    /// Neither PEM nor DER, which begins with a SEQUENCE.
     #[error("the file is neither PEM (it has no BEGIN line) nor DER")]
     Neither,
 }

@@ -397,7 +397,7 @@ enum Objection {
     Names(Holder),
     /// A port mapping has its address and port.
     Mapped(Arc<PortMapping>),
-    /// Its socket has another destination mode.
+    /// The socket has another destination mode.
     Mode { holder: Holder, has: String },
     /// Its socket's port belongs to one listener.
     Port(Holder),

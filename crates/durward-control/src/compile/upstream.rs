@@ -110,7 +110,7 @@ pub(crate) fn at_field(
     if report.errors() > before {
         return None;
     }
-    // It is served without endpoints: its former addresses may belong to another Service now.
+    // The upstream is served without endpoints: its former addresses may belong to another Service now.
     if let (Some(fault), Some(service)) = (gone, &spec.service) {
         no_service(report, service, &field.name("service"), &fault);
     }

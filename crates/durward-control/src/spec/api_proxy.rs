@@ -96,7 +96,7 @@ pub struct QuantitiesSpec {
     pub memory: Option<String>,
 }
 
-/// What is installed in a tenant cluster, and the Secrets that are needed for it.
+/// Plan of what is installed in a tenant cluster, and the Secrets that are needed for it.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct ApiProxyPlan {
     /// Secret with a kubeconfig of the tenant cluster.

@@ -141,7 +141,7 @@ impl Reading<'_, '_, '_> {
             UpstreamSpec { service: Some(backend.service.clone()), ..UpstreamSpec::default() };
         let spec = At::new(spec, place);
         let made = hosted_api::carried(self.report, self.files, (spec, name), field)?;
-        // Who its authorities are no object says: an endpoint is good that answers a ClientHello.
+        // No object names its authorities: an endpoint that answers a ClientHello is good.
         let check = HealthCheckSpec::default();
         let check = upstream::paced(self.report, &check, field, Some(Probe::ServerHello))?;
         let idle = Some(hosted_api::IDLE);

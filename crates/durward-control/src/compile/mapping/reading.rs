@@ -52,7 +52,7 @@ impl Reader<PortMapping> for Reading<'_> {
         if report.errors() > before {
             return None;
         }
-        // Its port is served without endpoints: its former endpoints may belong to another Service now.
+        // The port is served without endpoints: its former endpoints may belong to another Service now.
         for (position, fault) in services.gone {
             let Some(service) = &spec.ports[position].service else { continue };
             let list = Field::SPEC.name("ports");
