@@ -88,13 +88,14 @@ pub fn ensure(device: &str, addresses: &[IpAddr]) -> Result<(), DeviceFault> {
     kernel.set_up(link.index).map_err(failed("cannot bring up"))?;
     let held = kernel.addresses().map_err(failed("cannot read the addresses of"))?;
     for address in addresses {
-        if held.iter().any(|it| it.index == link.index && it.net.addr() == *address) {
-            continue;
+        if !held.iter().any(|it| it.index == link.index && it.net.addr() == *address) {
+            let prefix_len = if address.is_ipv4() { 32 } else { 128 };
+            let interface = device.to_owned();
+            let assigned = AssignedAddress { interface, prefix_len, valid: None };
+            let added = kernel.add_address(link.index, *address, &assigned, PROTOCOL);
+            added.map_err(failed("cannot add the address to"))?;
         }
-        let prefix_len = if address.is_ipv4() { 32 } else { 128 };
-        let assigned = AssignedAddress { interface: device.to_owned(), prefix_len, valid: None };
-        let added = kernel.add_address(link.index, *address, &assigned, PROTOCOL);
-        added.map_err(failed("cannot add the address to"))?;
+        kernel.await_local(*address).map_err(failed("no local route to the address of"))?;
     }
     Ok(())
 }

@@ -6,7 +6,7 @@ mod wire;
 
 use std::collections::BTreeMap;
 use std::net::IpAddr;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use ipnet::IpNet;
 use rustix::io::Errno;
@@ -26,6 +26,9 @@ pub(crate) const NEIGHBOURS: u32 = 1 << 2;
 /// Label of routes and rules of nodes that steer traffic to a gateway. Not the gateway's, which removes those with its own label that it does not
 /// know.
 pub(crate) const STEERED: u8 = 158;
+
+/// Time for the kernel to make the local route of an address.
+const LOCAL_ROUTE_PATIENCE: Duration = Duration::from_secs(10);
 
 mod msg {
     pub(super) const NEWLINK: u16 = 16;
@@ -154,7 +157,8 @@ impl Rtnetlink {
         gone(self.socket.request(msg::DELRULE, 0, |to| wire::write_rule(to, rule, protocol)))
     }
 
-    /// Adds an address to an interface, or renews it. It is usable at once.
+    /// Adds an address to an interface, or renews it, without duplicate address detection. The kernel makes the local route of an IPv6 address a moment later: see
+    /// [`Self::await_local`].
     pub(crate) fn add_address(
         &self,
         index: u32,
@@ -167,6 +171,24 @@ impl Rtnetlink {
         self.socket.request(msg::NEWADDR, mode, |to| {
             wire::write_address(to, index, net, assigned.valid, protocol);
         })
+    }
+
+    /// Waits until packets of this host to an address of its own stay on it. An IPv6 address has its local route from a work queue of the kernel; a packet that is sent before
+    /// is looked for on the link, and its connection fails after 3 s with `EHOSTUNREACH`.
+    pub(crate) fn await_local(&self, address: IpAddr) -> Result<(), Errno> {
+        let start = Instant::now();
+        loop {
+            let found = self.socket.get(msg::GETROUTE, |to| wire::write_lookup(to, address));
+            match found {
+                Ok(Some(route)) if wire::is_local(&route) => return Ok(()),
+                Ok(_) | Err(Errno::NETUNREACH | Errno::HOSTUNREACH) => {}
+                Err(error) => return Err(error),
+            }
+            if start.elapsed() > LOCAL_ROUTE_PATIENCE {
+                return Err(Errno::TIMEDOUT);
+            }
+            std::thread::sleep(Duration::from_millis(2));
+        }
     }
 
     /// Removes an address; one that is gone is no error.

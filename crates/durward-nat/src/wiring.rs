@@ -88,6 +88,8 @@ impl Wiring {
             };
             let added = self.route.add_address(index, address.addr(), &assigned, 0);
             added.map_err(refused("an address"))?;
+            let local = self.route.await_local(address.addr());
+            local.map_err(refused("the local route of an address"))?;
         }
         Ok(())
     }

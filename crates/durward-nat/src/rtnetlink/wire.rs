@@ -221,6 +221,18 @@ pub(super) fn write_address(
     }
 }
 
+/// Writes the request for the route to an address.
+pub(super) fn write_lookup(to: &mut Builder, address: IpAddr) {
+    let bytes = octets(address);
+    let bits = if address.is_ipv4() { 32 } else { 128 };
+    to.raw(&[family(address), bits, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0]).bytes_attribute(1, &bytes);
+}
+
+/// Returns whether a route ends at this host (`RTN_LOCAL`).
+pub(super) fn is_local(route: &Message) -> bool {
+    route.payload.get(7) == Some(&2)
+}
+
 const fn family(address: IpAddr) -> u8 {
     if address.is_ipv4() { INET } else { INET6 }
 }
