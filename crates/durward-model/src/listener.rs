@@ -85,6 +85,20 @@ impl DestinationMode {
 }
 
 impl Bind {
+    /// Returns whether clients of all listeners send the first bytes: of TCP without TLS the server may be the first to speak, and whatever a client dials through an
+    /// interception may be such a server.
+    #[must_use]
+    pub fn clients_speak_first(&self) -> bool {
+        let speaks = |service: &Service| match service {
+            Service::Tcp(service) => service.tls.is_some(),
+            Service::Http(_) | Service::PassThrough(_) | Service::Forward(_) | Service::Link(_) => {
+                true
+            }
+        };
+        self.mode != DestinationMode::Anywhere
+            && self.listeners.iter().all(|listener| speaks(&listener.service))
+    }
+
     /// The listener for a connection that was made to `destination` and accepted at `local`, and its position in `listeners`.
     ///
     /// `None` where the destination says nothing of that, and where `local` belongs to tenants that have no listener here. Where the port was rewritten on the way (a load balancer's 443 to our 8443) the address alone decides, if it has one listener here.

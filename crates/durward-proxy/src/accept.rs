@@ -29,8 +29,9 @@ const SHORTEST_PAUSE: Duration = Duration::from_millis(10);
 const LONGEST_PAUSE: Duration = Duration::from_secs(1);
 /// Interval between two log lines of a core about exhausted resources: clients decide how often that happens.
 const COMPLAINT_EVERY: Duration = Duration::from_secs(10);
-/// Time given to TCP handshakes that began before a listening socket was closed; they complete in its accept queue.
-const LAST_HANDSHAKES: Duration = Duration::from_millis(250);
+/// Time given to TCP handshakes that began before a listening socket was closed; they complete in its accept queue. Clients of a deferred socket that have said nothing yet
+/// come into the queue when the kernel repeats its SYN-ACK, a second after the first (RFC 6298 §2.1).
+const LAST_HANDSHAKES: Duration = Duration::from_millis(1250);
 
 /// Accept side of one core: its connections and their count.
 pub(crate) struct Acceptor {

@@ -17,6 +17,7 @@ use tracing::{info, warn};
 use crate::prepared::PreparedBind;
 use crate::present::{PresentAddresses, can_bind};
 use crate::status::{BindReport, BindState};
+use socket::Options;
 
 /// Backlog of a listening socket; the kernel's `net.core.somaxconn` bounds it too.
 pub(crate) const BACKLOG: i32 = 4096;
@@ -36,7 +37,7 @@ pub(crate) struct Listeners {
 }
 
 struct OpenBind {
-    transparent: bool,
+    options: Options,
     /// True if the host had the address at the last [`Listeners::log_moves`].
     present: bool,
     sockets: Vec<Held>,
@@ -75,53 +76,54 @@ impl Listeners {
         self.failed.clear();
         let mut opened = Vec::new();
         for (address, bind) in wanted {
-            let transparent = bind.bind.mode.is_transparent();
-            match self.open_one(*address, transparent) {
+            let options = Options {
+                transparent: bind.bind.mode.is_transparent(),
+                deferred: bind.bind.clients_speak_first(),
+            };
+            match self.open_one(*address, options) {
                 Ok(sockets) => opened.extend(sockets),
                 Err(error) => {
-                    self.failed.insert(*address, describe(*address, transparent, &error));
+                    self.failed.insert(*address, describe(*address, options, &error));
                 }
             }
         }
         opened
     }
 
-    fn open_one(&mut self, address: SocketAddr, transparent: bool) -> io::Result<Option<Opened>> {
+    fn open_one(&mut self, address: SocketAddr, options: Options) -> io::Result<Option<Opened>> {
         if let Some(open) = self.open.get_mut(&address) {
-            if open.transparent != transparent {
-                for socket in &open.sockets {
-                    socket::set_transparent(&socket.socket, address, transparent)?;
-                }
-                open.transparent = transparent;
+            for held in &open.sockets {
+                socket::change(&held.socket, address, open.options, options)?;
             }
+            open.options = options;
             return Ok(None);
         }
-        let sockets = self.sockets(address, transparent)?;
+        let sockets = self.sockets(address, options)?;
         let for_cores: io::Result<Vec<_>> =
             sockets.iter().map(|held| held.socket.try_clone()).collect();
         let opened = Opened { bind: address, sockets: for_cores? };
-        let present = transparent || can_bind(address.ip());
-        self.open.insert(address, OpenBind { transparent, present, sockets });
+        let present = options.transparent || can_bind(address.ip());
+        self.open.insert(address, OpenBind { options, present, sockets });
         Ok(Some(opened))
     }
 
     /// Returns inherited sockets first, and new ones for the remaining cores; if those cannot be opened, cores share the inherited ones.
-    fn sockets(&mut self, address: SocketAddr, transparent: bool) -> io::Result<Vec<Held>> {
+    fn sockets(&mut self, address: SocketAddr, options: Options) -> io::Result<Vec<Held>> {
         let (inherited, others) = std::mem::take(&mut self.inherited)
             .into_iter()
             .partition::<Vec<_>, _>(|inherited| socket::listens_on(inherited, address));
         self.inherited = others;
         for socket in &inherited {
-            socket::adopt(socket, address, transparent)?;
+            socket::adopt(socket, address, options)?;
         }
         let given = inherited.len();
         if given == 0 && !self.shared && !self.may_meet_itself(address) {
-            socket::ensure_free(address, transparent)?;
+            socket::ensure_free(address, options.transparent)?;
         }
         let shared = |socket| Held { socket, alone: false };
         let mut sockets: Vec<_> = inherited.into_iter().map(shared).collect();
         for core in given..self.cores {
-            match socket::open(address, transparent) {
+            match socket::open(address, options) {
                 Ok(socket) => sockets.push(Held { socket, alone: true }),
                 Err(_) if given > 0 => {
                     sockets.push(shared(sockets[core % given].socket.try_clone()?));
@@ -178,7 +180,7 @@ impl Listeners {
     /// Logs each address that this host got or lost since the last call.
     pub(crate) fn log_moves(&mut self) {
         let host = PresentAddresses::now();
-        for (address, open) in self.open.iter_mut().filter(|(_, open)| !open.transparent) {
+        for (address, open) in self.open.iter_mut().filter(|(_, open)| !open.options.transparent) {
             let present = host.has(address.ip());
             match (std::mem::replace(&mut open.present, present), present) {
                 (true, false) => {
@@ -194,7 +196,7 @@ impl Listeners {
     pub(crate) fn reports(&self) -> Vec<BindReport> {
         let host = PresentAddresses::now();
         let open = self.open.iter().map(|(address, open)| {
-            let present = open.transparent || host.has(address.ip());
+            let present = open.options.transparent || host.has(address.ip());
             let state = if present { BindState::Bound } else { BindState::AddressNotLocal };
             (*address, state)
         });
@@ -234,14 +236,14 @@ impl OpenBind {
     }
 }
 
-fn describe(address: SocketAddr, transparent: bool, error: &io::Error) -> String {
+fn describe(address: SocketAddr, options: Options, error: &io::Error) -> String {
     match error.kind() {
         io::ErrorKind::AddrInUse => {
             format!(
                 "another process listens on {address}; stop it, use another port, or share it with another Durward (--share-addresses)"
             )
         }
-        io::ErrorKind::PermissionDenied if transparent => {
+        io::ErrorKind::PermissionDenied if options.transparent => {
             "a transparent socket needs CAP_NET_ADMIN".to_owned()
         }
         io::ErrorKind::PermissionDenied => format!(
