@@ -24,9 +24,15 @@ const MOST: u32 = 4;
 const LONGEST: u32 = 8 * MOST;
 /// Bytes of bodies and streams that are moved in one turn.
 pub(crate) const BYTES: usize = 256 * 1024;
-/// Length of a turn of which the work is not counted in bytes, such as opening and closing connections for many streams, and time after which the runtime
-/// looks at the sockets again while ready connections wait for their round. Each look is a call of the kernel.
-const TIME: Duration = Duration::from_micros(200);
+/// Longest turn of which the work is not counted in bytes, such as opening and closing connections for many streams. A request of another tenant takes two turns or more, so it waits
+/// for all owners that are busy twice.
+const TIME: Duration = Duration::from_micros(100);
+/// Time that one turn pays for; a longer one uses up several, so that all turns of an owner in a round take little more than [`TIME`].
+const PAID: Duration = TIME.checked_div(MOST).unwrap();
+/// Turns that time uses up, at most: it also passes while the kernel runs another process.
+const LATEST: u32 = 2 * MOST;
+/// Time after which the runtime looks at the sockets again while ready connections wait for their round. Each look is a call of the kernel.
+const LOOK: Duration = Duration::from_micros(200);
 /// Length of a turn while one owner has the core to itself. In a shorter one, an HTTP/2 connection with 16 busy streams could not answer all of them with
 /// one write.
 const TIME_ALONE: Duration = Duration::from_millis(1);
@@ -61,6 +67,11 @@ struct Present {
 pub(crate) fn spend(bytes: usize) {
     let spent = |turn: Present| Present { moved: turn.moved.saturating_add(bytes), ..turn };
     PRESENT.set(PRESENT.get().map(spent));
+}
+
+/// Returns true if the present turn has moved bytes. Where only these cost time, the clock need not be asked before.
+pub(crate) fn has_moved() -> bool {
+    PRESENT.get().is_some_and(|turn| turn.moved > 0)
 }
 
 /// Returns true if the present turn has spent its bytes or its time: other ready work waits for the next.
@@ -233,7 +244,7 @@ impl Turns {
             self.next_round();
             // All tasks that are ready now run before the next round begins. Who becomes ready meanwhile is in it only if the runtime has looked at the
             // sockets, which it does by itself after dozens of tasks: a busy tenant's turns may take milliseconds.
-            if looked.elapsed() < TIME {
+            if looked.elapsed() < LOOK {
                 behind_ready_tasks().await;
             } else {
                 tokio::task::yield_now().await;
@@ -397,10 +408,17 @@ impl<F: Future> Future for TakingTurns<F> {
         };
         let until = now + if alone { TIME_ALONE } else { TIME };
         let (polled, moved) = poll(this.future, cx, until);
-        let cost = u32::try_from(moved.div_ceil(BYTES)).unwrap_or(LONGEST);
-        this.entry.queue.borrow().settle(kept, cost.max(1));
+        let bytes = u32::try_from(moved.div_ceil(BYTES)).unwrap_or(LONGEST);
+        let time = if alone { 0 } else { turns_of(now.elapsed()) };
+        this.entry.queue.borrow().settle(kept, bytes.max(time).max(1));
         polled
     }
+}
+
+/// Returns the turns that a poll of this length uses up.
+fn turns_of(time: Duration) -> u32 {
+    let turns = time.as_nanos() / PAID.as_nanos();
+    u32::try_from(turns).unwrap_or(LATEST).min(LATEST)
 }
 
 /// Waits until all tasks have run that are ready now. Unlike `yield_now`, it does not make the runtime look at the sockets.

@@ -62,6 +62,32 @@ async fn a_tenant_with_many_busy_connections_lets_another_wait_for_a_few() {
 }
 
 #[tokio::test]
+async fn a_tenant_whose_turns_take_long_has_fewer_of_them() {
+    let (turns, ran) = (Rc::<Turns>::default(), Rc::<RefCell<Vec<_>>>::default());
+    LocalSet::new()
+        .run_until(async {
+            for _ in 0..MOST * 4 {
+                let (ran, mut left) = (Rc::clone(&ran), 20);
+                spawn_local(QueueEntry::new(turns.of(&tenant("slow"))).run(poll_fn(move |cx| {
+                    std::thread::sleep(TIME);
+                    ran.borrow_mut().push("slow");
+                    left -= 1;
+                    cx.waker().wake_by_ref();
+                    if left == 0 { Poll::Ready(()) } else { Poll::Pending }
+                })));
+            }
+            spawn(&turns, "modest", 100, &ran);
+            until_ran(&ran, 100).await;
+        })
+        .await;
+
+    let ran = ran.borrow();
+    let slow = ran.iter().take(100).filter(|name| **name == "slow").count();
+    // Were turns not paid for by time, it would be half of them.
+    assert!(slow <= 35, "{slow} of the first 100 turns");
+}
+
+#[tokio::test]
 async fn bytes_that_come_while_others_have_long_turns_are_noticed_soon() {
     let (turns, ran) = (Rc::<Turns>::default(), Rc::<RefCell<Vec<_>>>::default());
     let (mut writes, reads) = std::os::unix::net::UnixStream::pair().unwrap();
