@@ -2,6 +2,8 @@
 //!
 //! There is no task per stream: dropping the connection drops its streams, and their upstream work with them.
 
+mod waking;
+
 use std::future::{Future, poll_fn};
 use std::io;
 use std::pin::Pin;
@@ -32,6 +34,7 @@ use crate::server::requests;
 use crate::syntax::Fault;
 use crate::turns::{self, Owner, Queue};
 use crate::watch::{Expired, Watch};
+use waking::Waking;
 
 /// Stream windows that make up the connection's window.
 const WINDOWS: u32 = 4;
@@ -84,6 +87,7 @@ pub(crate) async fn serve(http: &Rc<Http>, watch: &Watch, io: Io, early: &[u8]) 
         wire,
         findings,
         turns,
+        waking: Waking::default(),
         leaving,
         incomplete: None,
         fresh,
@@ -124,6 +128,7 @@ struct Session<'a> {
     findings: Rc<Findings>,
     /// Turns of the connection's tenant.
     turns: Rc<Queue>,
+    waking: Waking,
     /// True once GOAWAY was sent.
     leaving: bool,
     /// True until the first stream begins; a connection that was just made does not count as idle.
@@ -182,13 +187,23 @@ impl Session<'_> {
     }
 
     fn poll(&mut self, cx: &mut Context<'_>) -> Poll<Event> {
+        let waker = self.waking.enter(cx.waker());
+        let polled = self.poll_all(&mut Context::from_waker(&waker));
+        self.waking.leave();
+        polled
+    }
+
+    fn poll_all(&mut self, cx: &mut Context<'_>) -> Poll<Event> {
         let idle = self.streams.is_empty();
         let (mut begun, mut ended) = (0, 0);
+        // True if the last pass was made only to send what streams had written.
+        let mut once_more = false;
         loop {
             if begun == BURST || (begun > 0 && turns::is_over()) {
                 cx.waker().wake_by_ref();
                 break;
             }
+            self.waking.take();
             let accepted = self.connection.poll_accept(cx);
             self.note_rejected();
             if let Some(detail) = self.wire.broken() {
@@ -210,6 +225,7 @@ impl Session<'_> {
                 }
                 Poll::Pending => {}
             }
+            let woken = self.waking.take();
             while let Poll::Ready(Some(())) = self.streams.poll_next_unpin(cx) {
                 ended += 1;
                 moved = true;
@@ -218,9 +234,14 @@ impl Session<'_> {
                 self.leave();
                 moved = true;
             }
-            if !moved {
+            let written = self.waking.woken();
+            if !moved && (once_more || !written || turns::is_over()) {
+                if woken {
+                    cx.waker().wake_by_ref();
+                }
                 break;
             }
+            once_more = !moved;
         }
         // Over HTTP/1 each request would have had turns of its own.
         self.turns.charge((begun + ended) / 2);

@@ -145,7 +145,7 @@ impl State {
         }
         while !self.intake.serve(buf) {
             // Each frame costs time, however small it is.
-            if turns::is_over() {
+            if turns::has_moved() && turns::is_over() {
                 cx.waker().wake_by_ref();
                 return Poll::Pending;
             }
