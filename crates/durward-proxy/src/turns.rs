@@ -196,8 +196,10 @@ impl Turns {
         let queue = Rc::as_ptr(queue);
         if self.last.replace(queue) != queue {
             self.contested.set(now);
+            self.alone.set(false);
+        } else if !self.alone.get() {
+            self.alone.set(now.duration_since(self.contested.get()) >= CALM);
         }
-        self.alone.set(now.duration_since(self.contested.get()) >= CALM);
         self.alone.get()
     }
 
@@ -354,28 +356,21 @@ impl QueueEntry {
         TakingTurns { entry: self, future }
     }
 
-    fn is_alone(&self, now: Instant) -> bool {
-        let queue = self.queue.borrow();
-        queue.turns.upgrade().is_some_and(|turns| turns.note(&queue, now))
-    }
-
-    /// Returns how many turns are kept for the one that begins; `None` while it must wait. `alone` is the present time if nobody else has used the core.
-    fn poll_turn(self: &Rc<Self>, cx: &mut Context<'_>, alone: Option<Instant>) -> Option<u32> {
+    /// Begins a turn at `now`. Returns how many turns are kept for it, and whether nobody else has used the core for a while; `None` while it must wait.
+    fn begin_turn(self: &Rc<Self>, cx: &mut Context<'_>, now: Instant) -> Option<(u32, bool)> {
         let granted = self.granted.replace(0);
+        let queue = self.queue.borrow();
+        let Some(turns) = queue.turns.upgrade() else { return Some((granted.max(1), false)) };
+        let alone = turns.note(&queue, now);
         if granted > 0 {
-            return Some(granted);
+            return Some((granted, alone));
         }
         if self.waits.get() {
             return None;
         }
-        let queue = self.queue.borrow();
-        let Some(turns) = queue.turns.upgrade() else { return Some(1) };
-        if queue.take(turns.round.get()) {
-            return Some(1);
-        }
-        let round_lasts = |now: Instant| now.duration_since(turns.began.get()) < ROUND_ALONE;
-        if alone.is_some_and(round_lasts) {
-            return Some(1);
+        let round_lasts = || now.duration_since(turns.began.get()) < ROUND_ALONE;
+        if queue.take(turns.round.get()) || (alone && round_lasts()) {
+            return Some((1, alone));
         }
         self.waits.set(true);
         let mut waiting = queue.waiting.borrow_mut();
@@ -402,8 +397,7 @@ impl<F: Future> Future for TakingTurns<F> {
     fn poll(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<F::Output> {
         let this = self.project();
         let now = Instant::now();
-        let alone = this.entry.is_alone(now);
-        let Some(kept) = this.entry.poll_turn(cx, alone.then_some(now)) else {
+        let Some((kept, alone)) = this.entry.begin_turn(cx, now) else {
             return Poll::Pending;
         };
         let until = now + if alone { TIME_ALONE } else { TIME };

@@ -139,8 +139,6 @@ struct Session<'a> {
 
 /// Reason to look at the connection again.
 enum Event {
-    /// The first stream began, the last one ended, or a header block was begun or finished.
-    Turned,
     /// The connection has ended.
     Ended,
     /// A budget is exceeded, or there is no memory for what the connection holds.
@@ -153,7 +151,6 @@ impl Session<'_> {
             self.arm();
             let watch = self.watch;
             match watch.guard(poll_fn(|cx| self.poll(cx))).await {
-                Ok(Event::Turned) => {}
                 Ok(Event::Ended) => return,
                 Ok(Event::ThrowOut(refusal)) => return self.throw_out(&refusal).await,
                 Err(Expired::Closing) if self.watch.cut() => return,
@@ -253,10 +250,10 @@ impl Session<'_> {
         }
         let incomplete = self.wire.incomplete();
         let is_other = std::mem::replace(&mut self.incomplete, incomplete) != incomplete;
-        if self.streams.is_empty() == idle && !is_other {
-            return Poll::Pending;
+        if self.streams.is_empty() != idle || is_other {
+            self.arm();
         }
-        Poll::Ready(Event::Turned)
+        Poll::Pending
     }
 
     /// Starts a stream, unless the configuration that admitted the connection has changed: a client that ignores GOAWAY would go on by the old rules.
