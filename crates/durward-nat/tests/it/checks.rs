@@ -100,7 +100,7 @@ fn out_at(nat: &Nat) -> Vec<String> {
 /// Who answers so many new connections.
 fn answers(lab: &Lab, to: (&str, u16), count: usize) -> BTreeSet<String> {
     let source = if to.0.contains(':') { REMOTE_V6 } else { REMOTE };
-    let ask = |_| match connect(&lab.c1, source, to, SOON * 6) {
+    let ask = |_| match connect(&lab.c1, source, to, PATIENCE) {
         Ok((_, name)) => name,
         Err(kind) => kind.to_string(),
     };
@@ -131,7 +131,7 @@ fn a_dead_endpoint_gets_no_new_connections_until_it_is_back_and_the_healthy_ones
         apply(&nat, &wanted);
         assert_eq!(answers(&lab, (EXT1, 8080), 40), p1_and_p2());
         let open = |name: &str| loop {
-            let (stream, said) = connect(&lab.c1, REMOTE, (EXT1, 8080), SOON * 6).unwrap();
+            let (stream, said) = connect(&lab.c1, REMOTE, (EXT1, 8080), PATIENCE).unwrap();
             if said == name {
                 return stream;
             }
@@ -145,8 +145,8 @@ fn a_dead_endpoint_gets_no_new_connections_until_it_is_back_and_the_healthy_ones
         assert_eq!(answers(&lab, (EXT1, 8080), 100), only("p1"));
         assert_eq!(answers(&lab, (EXT1_V6, 8080), 40), only("p1"));
         assert!(out(&nat).iter().all(|one| one.cause.as_deref().unwrap().contains("refused")));
-        assert!(is_alive(&mut healthy, SOON * 6), "the healthy endpoint's connection");
-        assert!(is_alive(&mut dying, SOON * 6), "a connection that exists is not cut");
+        assert!(is_alive(&mut healthy, PATIENCE), "the healthy endpoint's connection");
+        assert!(is_alive(&mut dying, PATIENCE), "a connection that exists is not cut");
         assert_eq!(nat.ejections().get(&tenant("acme")), Some(&2));
         let (_, difference) = nat.preview(&wanted).unwrap();
         assert!(difference.is_empty(), "it is as it should be: {difference}");
@@ -154,7 +154,7 @@ fn a_dead_endpoint_gets_no_new_connections_until_it_is_back_and_the_healthy_ones
         let _p2 = Server::start(&lab.p2, "p2", 9000);
         eventually("p2 is back", || out(&nat).is_empty());
         eventually("p2 gets its share", || answers(&lab, (EXT1, 8080), 40) == p1_and_p2());
-        assert!(is_alive(&mut healthy, SOON * 6) && is_alive(&mut dying, SOON * 6));
+        assert!(is_alive(&mut healthy, PATIENCE) && is_alive(&mut dying, PATIENCE));
         nat.cleanup().unwrap();
     });
 }
@@ -174,13 +174,13 @@ fn a_mapping_whose_endpoints_all_fail_refuses_and_its_udp_goes_on() {
 
         eventually("both are out", || out(&nat).len() == 2);
         // The pods refuse as well, so the kernel's own count says who did.
-        let refused = || connect(&lab.c1, REMOTE, (EXT1, 8080), SOON * 6).map(|_| ()).unwrap_err();
+        let refused = || connect(&lab.c1, REMOTE, (EXT1, 8080), PATIENCE).map(|_| ()).unwrap_err();
         eventually("the gateway refuses", || {
             assert_eq!(refused(), ErrorKind::ConnectionRefused);
             nat.counters().unwrap().refused["no_endpoint"].packets > 0
         });
 
-        let said = udp(&lab.c1, REMOTE, (EXT1, 8080), SOON * 4).unwrap();
+        let said = udp(&lab.c1, REMOTE, (EXT1, 8080), PATIENCE).unwrap();
         assert_eq!(said, format!("p1 {REMOTE}"));
         nat.cleanup().unwrap();
     });

@@ -8,8 +8,8 @@ use durward_nat::report::Rejection;
 use durward_testkit::netns::{Namespace, in_namespace};
 
 use crate::lab::{
-    EXT1, EXT1_V6, EXT2, EXT2_V6, Lab, P1, P1_V6, P2, P2_V6, REMOTE, REMOTE_V6, SOON, apply,
-    egress, model, options, ping, tcp, tcp_soon, tenant, udp,
+    EXT1, EXT1_V6, EXT2, EXT2_V6, Lab, P1, P1_V6, P2, P2_V6, PATIENCE, REMOTE, REMOTE_V6, SOON,
+    apply, egress, model, options, ping, tcp, tcp_soon, tenant, udp,
 };
 
 // S5.27 S5.74+ S2.3+ S2.57
@@ -34,11 +34,11 @@ fn pods_leave_by_their_tenants_address_and_its_interface() {
         for (pod, source, to, seen) in cases {
             assert_eq!(tcp(pod, source, (to, 443)).as_ref(), Ok(&seen), "tcp from {source}");
             assert_eq!(
-                udp(pod, source, (to, 443), SOON * 4).as_ref(),
+                udp(pod, source, (to, 443), PATIENCE).as_ref(),
                 Ok(&seen),
                 "udp from {source}"
             );
-            assert_eq!(ping(pod, source, to, SOON * 4), Ok(()), "ping from {source}");
+            assert_eq!(ping(pod, source, to, PATIENCE), Ok(()), "ping from {source}");
         }
     });
 }
@@ -133,7 +133,7 @@ fn an_exhausted_address_drops_and_counts_and_never_leaks() {
             },
             per_second: 1000,
             model: None,
-            timeout: SOON * 10,
+            timeout: PATIENCE,
         };
         let mut tracer = durward_nat::trace::Tracer::start(options).unwrap();
         // … so that nothing is left for another.
@@ -149,7 +149,7 @@ fn an_exhausted_address_drops_and_counts_and_never_leaks() {
         assert!(heard.iter().all(|peer| peer.ip().to_string() == EXT1), "{heard:?}");
         let leaving = &nat.leaving().unwrap()[&EXT1.parse().unwrap()];
         assert_eq!((leaving.ports, leaving.tenant.as_ref()), (64_512, Some(&tenant("acme"))));
-        let packet = tracer.next(std::time::Instant::now() + SOON * 10).unwrap().unwrap();
+        let packet = tracer.next(std::time::Instant::now() + PATIENCE).unwrap().unwrap();
         let durward_nat::trace::End::Vanished { why, .. } = packet.end else {
             panic!("{packet:?}")
         };

@@ -12,8 +12,8 @@ use durward_testkit::netns::{Capture, in_namespace, ip};
 use durward_testkit::process::eventually_blocking;
 
 use crate::lab::{
-    EXT1, EXT1_V6, EXT2, Lab, P1, P1_V6, P2, REMOTE, REMOTE_V6, SOON, apply, ask, at, both,
-    connect, egress, is_alive, mapping, model, options, sources, tenant,
+    EXT1, EXT1_V6, EXT2, Lab, P1, P1_V6, P2, PATIENCE, REMOTE, REMOTE_V6, SOON, apply, ask, at,
+    both, connect, egress, is_alive, mapping, model, options, sources, tenant,
 };
 
 fn open(lab: &Lab, source: &str, to: (&str, u16)) -> TcpStream {
@@ -47,8 +47,8 @@ fn tightened_sources_cut_those_who_are_out_and_nobody_else() {
 
         assert_eq!(report.connections_cut, 1);
         assert!(!is_alive(&mut goes, SOON));
-        assert!(is_alive(&mut stays, SOON * 4) && is_alive(&mut stays_v6, SOON * 4));
-        assert!(is_alive(&mut others, SOON * 4));
+        assert!(is_alive(&mut stays, PATIENCE) && is_alive(&mut stays_v6, PATIENCE));
+        assert!(is_alive(&mut others, PATIENCE));
     });
 }
 
@@ -75,7 +75,7 @@ fn a_removed_port_address_or_mapping_takes_its_connections_along() {
 
         assert_eq!(report.connections_cut, 3);
         assert!(goes.iter_mut().all(|stream| !is_alive(stream, SOON)));
-        assert!(is_alive(&mut stays, SOON * 4));
+        assert!(is_alive(&mut stays, PATIENCE));
     });
 }
 
@@ -90,7 +90,7 @@ fn endpoints_come_and_go_and_zero_refuses() {
             model(vec![mapping("web", &[EXT1], both(8080, endpoints))], vec![])
         };
         let names = || -> BTreeSet<String> {
-            let ask = |_| connect(&lab.c1, REMOTE, (EXT1, 8080), SOON * 6).unwrap().1;
+            let ask = |_| connect(&lab.c1, REMOTE, (EXT1, 8080), PATIENCE).unwrap().1;
             (0..40).map(ask).collect()
         };
         let said = |names: &[&str]| names.iter().map(|name| format!("{name} {REMOTE}")).collect();
@@ -103,7 +103,7 @@ fn endpoints_come_and_go_and_zero_refuses() {
         apply(&nat, &set(&[&second]));
         assert_eq!(names(), said(&["p2"]));
         apply(&nat, &set(&[]));
-        let refused = connect(&lab.c1, REMOTE, (EXT1, 8080), SOON * 6).unwrap_err();
+        let refused = connect(&lab.c1, REMOTE, (EXT1, 8080), PATIENCE).unwrap_err();
         assert_eq!(refused, std::io::ErrorKind::ConnectionRefused);
     });
 }
@@ -130,7 +130,7 @@ fn connections_to_an_endpoint_that_is_gone_may_finish_within_the_drain_time() {
             let begin = Instant::now();
 
             assert!(is_alive(&mut old, SOON * 2), "it may finish");
-            let new = connect(&lab.c1, REMOTE, (EXT1, 8080), SOON * 4).unwrap().1;
+            let new = connect(&lab.c1, REMOTE, (EXT1, 8080), PATIENCE).unwrap().1;
             assert_eq!(new, format!("p2 {REMOTE}"));
             while is_alive(&mut old, SOON * 2) {
                 assert!(begin.elapsed() < drain * 4, "it was never cut");
@@ -159,7 +159,7 @@ fn long_udp_flows_follow_the_endpoints() {
             lab.c1.run(|| (0..24).map(|_| UdpSocket::bind((REMOTE, 0)).unwrap()).collect());
         let answers = || -> Vec<String> {
             let to = format!("{EXT1}:8080").parse().unwrap();
-            sockets.iter().map(|socket| ask(socket, to, SOON * 4).unwrap()).collect()
+            sockets.iter().map(|socket| ask(socket, to, PATIENCE).unwrap()).collect()
         };
         assert!(answers().iter().all(|said| said.starts_with("p1 ")));
 
@@ -191,7 +191,7 @@ fn a_client_with_affinity_keeps_its_endpoint() {
         let mut endpoints = BTreeSet::new();
         for client in &clients {
             let names: BTreeSet<String> = (0..4)
-                .map(|_| connect(&lab.c1, client, (EXT1, 8080), SOON * 6).unwrap().1)
+                .map(|_| connect(&lab.c1, client, (EXT1, 8080), PATIENCE).unwrap().1)
                 .collect();
             assert_eq!(names.len(), 1, "{client} saw {names:?}");
             endpoints.extend(names.into_iter().map(|name| name[..2].to_owned()));
@@ -211,7 +211,7 @@ fn egress_connections_go_when_their_address_or_rule_goes() {
         let pods = [format!("{P1}/32")];
         let out = |addresses: &[&str]| model(vec![], vec![egress(&pods, addresses)]);
         let nat = Nat::start(options()).unwrap();
-        let from_pod = || connect(&lab.p1, P1, (REMOTE, 443), SOON * 4).unwrap();
+        let from_pod = || connect(&lab.p1, P1, (REMOTE, 443), PATIENCE).unwrap();
         apply(&nat, &out(&[EXT1]));
         let (mut first, _) = from_pod();
 

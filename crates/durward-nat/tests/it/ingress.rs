@@ -8,8 +8,8 @@ use durward_nat::{Nat, Options};
 use durward_testkit::netns::in_namespace;
 
 use crate::lab::{
-    EXT1, EXT1_V6, EXT2, EXT2_V6, Lab, P1, P1_V6, P2, P2_V6, REMOTE, REMOTE_V6, SOON, apply, at,
-    both, mapping, model, options, port, sources, tcp, tcp_soon, udp,
+    EXT1, EXT1_V6, EXT2, EXT2_V6, Lab, P1, P1_V6, P2, P2_V6, PATIENCE, REMOTE, REMOTE_V6, SOON,
+    apply, at, both, mapping, model, options, port, sources, tcp, tcp_soon, udp,
 };
 
 // S5.10 S5.38 S5.39 S5.40 S5.41 S5.49 S5.59 S5.65 S5.66 S5.74 S5.26
@@ -35,7 +35,7 @@ fn clients_of_both_worlds_reach_pods_and_get_answers() {
                 for (port, seen) in [(8080, source), (8081, inner)] {
                     let said = [
                         tcp(world, source, (target, port)),
-                        udp(world, source, (target, port), SOON * 4),
+                        udp(world, source, (target, port), PATIENCE),
                     ];
                     for said in said {
                         let right =
@@ -72,7 +72,7 @@ fn sources_that_are_not_allowed_are_dropped_and_so_are_unmapped_ports() {
             let allowed = [
                 tcp(c1, REMOTE, (EXT1, 8080)),
                 tcp(c1, REMOTE_V6, (EXT1_V6, 8080)),
-                udp(c1, REMOTE, (EXT1, 8080), SOON * 4),
+                udp(c1, REMOTE, (EXT1, 8080), PATIENCE),
             ];
             let denied = [
                 tcp_soon(c1, "203.0.113.254", (EXT1, 8080)),
@@ -138,7 +138,7 @@ fn without_an_address_of_its_own_endpoints_see_the_interfaces() {
             (&lab.p2, P2, EXT1, "p1 10.244.0.1"),
         ] {
             assert_eq!(tcp(world, from, (to, 8081)).as_deref(), Ok(seen), "{to}");
-            assert_eq!(udp(world, from, (to, 8081), SOON * 4).as_deref(), Ok(seen), "{to}");
+            assert_eq!(udp(world, from, (to, 8081), PATIENCE).as_deref(), Ok(seen), "{to}");
         }
     });
 }

@@ -9,8 +9,8 @@ use durward_nat::{Nat, Options};
 use durward_testkit::netns::{Namespace, add_address, in_namespace, ip, sysctl, veth};
 
 use crate::lab::{
-    EXT1, EXT2, Lab, P1, REMOTE, SOON, apply, at, both, connect, mapping, model, options, port,
-    serve, sources, tcp, tcp_soon,
+    EXT1, EXT2, Lab, P1, PATIENCE, REMOTE, SOON, apply, at, both, connect, mapping, model, options,
+    port, serve, sources, tcp, tcp_soon,
 };
 
 fn within(limit: Duration, mut holds: impl FnMut() -> bool) -> bool {
@@ -40,18 +40,16 @@ fn an_address_that_comes_or_goes_is_noticed_within_a_second() {
         add_address("ext2", &format!("{late}/32"));
         // The rule by which the address's own packets leave is the last thing to be set.
         let rule = |present: bool| {
-            within(Duration::from_secs(1), || {
-                ip("rule").contains(&format!("from {late}")) == present
-            })
+            within(PATIENCE, || ip("rule").contains(&format!("from {late}")) == present)
         };
         let noticed = rule(true);
         let answered = tcp(&lab.c2, REMOTE, (late, 8080));
         // One that is not mapped comes and goes.
         add_address("ext2", "198.51.100.88/24");
         let other = || ip("rule").contains("from 198.51.100.88");
-        let came = within(Duration::from_secs(1), other);
+        let came = within(PATIENCE, other);
         ip("address del 198.51.100.88/24 dev ext2");
-        let went = within(Duration::from_secs(1), || !other());
+        let went = within(PATIENCE, || !other());
 
         assert!(noticed && came && went, "{noticed} {came} {went}");
         assert_eq!(answered, Ok(format!("p1 {REMOTE}")));
@@ -77,7 +75,7 @@ fn an_interface_that_comes_anew_has_its_slot_and_works_again() {
         lab.c2.ip(&format!("-4 route add default via {EXT2}"));
 
         let works = || tcp_soon(&lab.c2, REMOTE, (EXT2, 8080)).is_ok();
-        assert!(within(Duration::from_secs(5), works));
+        assert!(within(PATIENCE, works));
         assert!(ip("rule").contains("fwmark 0x200/0xff00 lookup 10102"), "{}", ip("rule"));
     });
 }
@@ -115,9 +113,9 @@ fn three_interfaces_in_one_network_each_answer_for_their_own_addresses() {
                         lan.ip("neigh flush all");
                         let before = sent(nics.map(|(nic, _, _)| nic));
                         let (mut stream, said) =
-                            connect(&lan, client, (address, 8080), SOON * 6).unwrap();
+                            connect(&lan, client, (address, 8080), PATIENCE).unwrap();
                         for _ in 0..30 {
-                            assert!(crate::lab::is_alive(&mut stream, SOON * 4));
+                            assert!(crate::lab::is_alive(&mut stream, PATIENCE));
                         }
                         let after = sent(nics.map(|(nic, _, _)| nic));
                         assert_eq!(said, format!("p1 {client}"));
@@ -252,7 +250,7 @@ fn addresses_are_put_on_announced_and_taken_away_by_the_kernel_when_nobody_renew
             let mac =
                 mac.split("link/ether ").nth(1).unwrap().split(' ').next().unwrap().to_owned();
             let told = || lab.c1.ip(&format!("neigh show {leased}")).contains(&mac);
-            assert!(within(Duration::from_secs(2), told), "no gratuitous ARP was believed");
+            assert!(within(PATIENCE, told), "no gratuitous ARP was believed");
             assert!(tcp(&lab.c1, REMOTE, (leased, 8080)).is_ok());
 
             // Renewed, it stays; not renewed, the kernel takes it away although nobody does anything.
@@ -263,10 +261,10 @@ fn addresses_are_put_on_announced_and_taken_away_by_the_kernel_when_nobody_renew
                 assert!(has(leased));
                 std::thread::sleep(Duration::from_millis(500));
             }
-            assert!(within(Duration::from_secs(6), || !has(leased)), "still there");
+            assert!(within(PATIENCE, || !has(leased)), "still there");
             assert!(has(kept));
             ip(&format!("address del {kept}/24 dev ext1"));
-            assert!(within(Duration::from_secs(2), || has(kept)), "not put back");
+            assert!(within(PATIENCE, || has(kept)), "not put back");
             nat.assign(BTreeMap::new()).unwrap();
             assert!(!has(kept));
             assert!(has(EXT1), "the admin's own is never touched");
@@ -328,7 +326,7 @@ fn announced(lab: &Lab) -> Nat {
     let addresses = [on(ANNOUNCED[0], 24), on(ANNOUNCED[1], 64)].into();
     let nat = Nat::start(Options { addresses, ..options() }).unwrap();
     apply(&nat, &model(vec![], vec![]));
-    assert!(within(Duration::from_secs(20), || all_know(lab, &mac())), "at first");
+    assert!(within(PATIENCE, || all_know(lab, &mac())), "at first");
     // The repeats of the first announcement would hide that there is no second one.
     std::thread::sleep(Duration::from_secs(3));
     nat
@@ -356,13 +354,10 @@ fn addresses_are_announced_again_when_the_link_was_down() {
 
         ip("link set ext1 down");
         // IPv6 addresses go with the link, and are put back with it.
-        assert!(within(Duration::from_secs(20), || !lab
-            .c1
-            .ip("neigh show dev wan")
-            .contains(&mac())));
+        assert!(within(PATIENCE, || !lab.c1.ip("neigh show dev wan").contains(&mac())));
         ip("link set ext1 up");
 
-        let told = within(Duration::from_secs(20), || all_know(&lab, &mac()));
+        let told = within(PATIENCE, || all_know(&lab, &mac()));
         assert!(told, "{}", lab.c1.ip("neigh show dev wan"));
     });
 }
@@ -377,7 +372,7 @@ fn addresses_are_announced_again_with_another_hardware_address() {
 
         ip(&format!("link set ext1 address {new}"));
 
-        let told = within(Duration::from_secs(20), || all_know(&lab, new));
+        let told = within(PATIENCE, || all_know(&lab, new));
         assert!(told, "{}", lab.c1.ip("neigh show dev wan"));
     });
 }

@@ -13,8 +13,8 @@ use durward_nat::{Nat, Options};
 use durward_testkit::netns::{in_namespace, ip};
 
 use crate::lab::{
-    EXT1, EXT1_V6, EXT2, Lab, P1, P1_V6, P2, REMOTE, REMOTE_V6, SOON, apply, at, both, connect,
-    egress, is_alive, mapping, model, options, tcp, tcp_soon, tenant,
+    EXT1, EXT1_V6, EXT2, Lab, P1, P1_V6, P2, PATIENCE, REMOTE, REMOTE_V6, SOON, apply, at, both,
+    connect, egress, is_alive, mapping, model, options, tcp, tcp_soon, tenant,
 };
 
 fn web(lab: &Lab) -> Arc<NatModel> {
@@ -54,21 +54,21 @@ fn forwarding_outlives_the_daemon_and_a_restart_adopts_without_loss() {
             let gone = web("goes", 8081);
             let first = Nat::start(options()).unwrap();
             apply(&first, &model(vec![banks.clone(), gone], vec![]));
-            let open = |port| connect(&lab.c2, REMOTE, (EXT2, port), SOON * 6).unwrap().0;
+            let open = |port| connect(&lab.c2, REMOTE, (EXT2, port), PATIENCE).unwrap().0;
             let (mut stays, mut goes) = (open(8080), open(8081));
             drop(first);
 
-            assert!(is_alive(&mut stays, SOON * 4), "an established connection goes on");
+            assert!(is_alive(&mut stays, PATIENCE), "an established connection goes on");
             assert!(tcp(&lab.c2, REMOTE, (EXT2, 8080)).is_ok(), "a new one is made");
             let second = Nat::start(options()).unwrap();
-            assert!(is_alive(&mut stays, SOON * 4), "a start changes nothing");
+            assert!(is_alive(&mut stays, PATIENCE), "a start changes nothing");
             // Another process may count tenants differently; connections keep their numbers.
             let mut next = NatModel::clone(&model(vec![banks], vec![]));
             next.tenants = [(tenant("bank"), 1), (tenant("club"), 2)].into();
             let report = apply(&second, &Arc::new(next));
 
             assert_eq!(report.connections_cut, 1, "of the mapping that is gone");
-            assert!(is_alive(&mut stays, SOON * 4));
+            assert!(is_alive(&mut stays, PATIENCE));
             assert!(!is_alive(&mut goes, SOON));
             assert!(tcp_soon(&lab.c2, REMOTE, (EXT2, 8081)).is_err());
         },
@@ -100,7 +100,7 @@ fn what_others_change_is_undone() {
         for (what, tamper) in tamper {
             tamper();
             let begin = Instant::now();
-            assert!(within(Duration::from_secs(8), || works(&lab)), "{what}: not repaired");
+            assert!(within(PATIENCE, || works(&lab)), "{what}: not repaired");
             println!("{what}: repaired within {:?}", begin.elapsed());
         }
         assert!(nat.counters().unwrap().repairs >= 2);
@@ -161,7 +161,7 @@ fn cleanup_ends_connections_that_were_translated() {
         let lab = Lab::new();
         let nat = Nat::start(options()).unwrap();
         apply(&nat, &web(&lab));
-        let mut open = connect(&lab.c1, REMOTE, (EXT1, 8080), SOON * 6).unwrap().0;
+        let mut open = connect(&lab.c1, REMOTE, (EXT1, 8080), PATIENCE).unwrap().0;
 
         nat.cleanup().unwrap();
 

@@ -10,8 +10,8 @@ use durward_testkit::netns::{Namespace, in_namespace, ip};
 use rustix::net::sockopt::{self, Ipv4PathMtuDiscovery, Ipv6PathMtuDiscovery};
 
 use crate::lab::{
-    EXT1, EXT1_V6, EXT2, EXT2_V6, Lab, P1, P1_V6, P2, P2_V6, REMOTE, REMOTE_V6, SOON, apply, at,
-    both, egress, mapping, model, options, ping, tcp, udp,
+    EXT1, EXT1_V6, EXT2, EXT2_V6, Lab, P1, P1_V6, P2, P2_V6, PATIENCE, REMOTE, REMOTE_V6, apply,
+    at, both, egress, mapping, model, options, ping, tcp, udp,
 };
 
 // S5.51
@@ -44,7 +44,7 @@ fn pods_and_the_host_reach_external_addresses_without_leaving() {
             for (who, from) in [("endpoint", &lab.p1), ("pod", &lab.p2), ("host", &here)] {
                 for port in [8080, 8081] {
                     for said in
-                        [tcp(from, any, (address, port)), udp(from, any, (address, port), SOON * 4)]
+                        [tcp(from, any, (address, port)), udp(from, any, (address, port), PATIENCE)]
                     {
                         if said.as_deref() != Ok(inner(address)) {
                             wrong.push(format!("{who} to {address} {port}: {said:?}"));
@@ -72,14 +72,14 @@ fn errors_of_pods_reach_clients_as_from_the_external_address() {
             tcp(&lab.c1, REMOTE, (EXT1, 8080)),
             tcp(&lab.c1, REMOTE_V6, (EXT1_V6, 8080)),
             tcp(&lab.c2, REMOTE, (EXT2, 8080)),
-            udp(&lab.c1, REMOTE, (EXT1, 8080), SOON * 4),
-            udp(&lab.c1, REMOTE_V6, (EXT1_V6, 8080), SOON * 4),
-            udp(&lab.c2, REMOTE, (EXT2, 8080), SOON * 4),
+            udp(&lab.c1, REMOTE, (EXT1, 8080), PATIENCE),
+            udp(&lab.c1, REMOTE_V6, (EXT1_V6, 8080), PATIENCE),
+            udp(&lab.c2, REMOTE, (EXT2, 8080), PATIENCE),
         ];
         let pings = [
-            ping(&lab.c1, REMOTE, EXT1, SOON * 4),
-            ping(&lab.c1, REMOTE_V6, EXT1_V6, SOON * 4),
-            ping(&lab.c2, REMOTE, EXT2, SOON * 4),
+            ping(&lab.c1, REMOTE, EXT1, PATIENCE),
+            ping(&lab.c1, REMOTE_V6, EXT1_V6, PATIENCE),
+            ping(&lab.c2, REMOTE, EXT2, PATIENCE),
         ];
 
         let refused: Vec<Result<String, ErrorKind>> = vec![Err(ErrorKind::ConnectionRefused); 6];
@@ -138,7 +138,7 @@ pub(crate) fn path_mtu_below(limit: u32, from: &Namespace, source: &str, to: (&s
             if known < limit {
                 return known;
             }
-            assert!(begin.elapsed() < Duration::from_secs(10), "nothing learned");
+            assert!(begin.elapsed() < PATIENCE, "nothing learned");
             std::thread::sleep(Duration::from_millis(50));
         }
     })

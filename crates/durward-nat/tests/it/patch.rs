@@ -19,8 +19,8 @@ use proptest::prelude::*;
 use proptest::sample::select;
 
 use crate::lab::{
-    EXT1, EXT1_V6, EXT2, Lab, P1, P1_V6, P2, REMOTE, SOON, at, connect, is_alive, mapping, model,
-    options, port, sources, tenant,
+    EXT1, EXT1_V6, EXT2, Lab, P1, P1_V6, P2, PATIENCE, REMOTE, SOON, at, connect, is_alive,
+    mapping, model, options, port, sources, tenant,
 };
 
 fn host() -> Interfaces {
@@ -230,10 +230,7 @@ fn in_the_kernel_a_changed_mapping_is_as_if_all_had_been_computed_and_its_connec
             lab.serve(80);
             let nat = Nat::start(options()).unwrap();
             nat.apply(model(three(), vec![])).unwrap();
-            let open = |number| {
-                let far = Duration::from_secs(5);
-                connect(&lab.c1, REMOTE, (EXT1, number), far)
-            };
+            let open = |number| connect(&lab.c1, REMOTE, (EXT1, number), PATIENCE);
             let (mut moved, said) = open(81).unwrap();
             let (mut kept, _) = open(82).unwrap();
             assert!(said.starts_with("p2 "), "{said}");

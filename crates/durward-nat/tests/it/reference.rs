@@ -15,7 +15,8 @@ use proptest::prelude::*;
 use proptest::test_runner::{Config, RngAlgorithm, TestRng, TestRunner};
 
 use crate::lab::{
-    EXT1, EXT1_V6, Lab, P1, P1_V6, P2, P2_V6, REMOTE, REMOTE_V6, mapping, model, options, sources,
+    EXT1, EXT1_V6, Lab, P1, P1_V6, P2, P2_V6, PATIENCE, REMOTE, REMOTE_V6, mapping, model, options,
+    sources,
 };
 
 const ADDRESSES: [&str; 4] = [EXT1, "203.0.113.9", EXT1_V6, "2001:db8:1::9"];
@@ -236,7 +237,7 @@ fn probe(
                 .iter()
                 .any(|(client, to, _, heard)| *heard == Heard::Nothing && loud(*client, *to));
             calm += usize::from(!waiting);
-            if calm > 10 || begin.elapsed() > Duration::from_secs(8) {
+            if calm > 10 || begin.elapsed() > PATIENCE {
                 break;
             }
             std::thread::sleep(Duration::from_millis(10));

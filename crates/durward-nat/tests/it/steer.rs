@@ -11,7 +11,9 @@ use std::net::{SocketAddr, UdpSocket};
 use durward_nat::steer::counter;
 use durward_testkit::netns::{Namespace, in_namespace, ip};
 
-use crate::lab::{EXT1, REMOTE, REMOTE_V6, SOON, both, connect, mapping, model, ping, tcp, udp};
+use crate::lab::{
+    EXT1, PATIENCE, REMOTE, REMOTE_V6, both, connect, mapping, model, ping, tcp, udp,
+};
 use crate::near::{path_mtu, path_mtu_below};
 use lab::{
     ENROLLED, EXT, EXT_V6, GATEWAY, Lab, NODE, NODE_WAN, NODE_WAN_V6, OTHER, OTHER_V6, POD, POD_V6,
@@ -35,8 +37,8 @@ fn pods_leave_by_the_gateway_although_their_node_masquerades_them() {
         for (pod, source, to, seen) in cases {
             let seen = Ok(format!("world {seen}"));
             assert_eq!(tcp(pod, source, (to, 443)), seen, "tcp from {source}");
-            assert_eq!(udp(pod, source, (to, 443), SOON * 4), seen, "udp from {source}");
-            assert_eq!(ping(pod, source, to, SOON * 4), Ok(()), "ping from {source}");
+            assert_eq!(udp(pod, source, (to, 443), PATIENCE), seen, "udp from {source}");
+            assert_eq!(ping(pod, source, to, PATIENCE), Ok(()), "ping from {source}");
         }
         let all: Vec<_> = std::thread::scope(|scope| {
             let one = || tcp(&lab.pod, POD, (REMOTE, 443));
@@ -116,10 +118,10 @@ fn tcp_fits_the_tunnel_although_nobody_is_told_anything() {
         }
 
         for (source, to, header) in [(POD, REMOTE, 20), (POD_V6, REMOTE_V6, 40)] {
-            let (mut stream, _) = connect(&lab.pod, source, (to, 443), SOON * 8).unwrap();
+            let (mut stream, _) = connect(&lab.pod, source, (to, 443), PATIENCE).unwrap();
             let segment = socket2::SockRef::from(&stream).tcp_mss().unwrap();
-            stream.set_read_timeout(Some(SOON * 8)).unwrap();
-            stream.set_write_timeout(Some(SOON * 8)).unwrap();
+            stream.set_read_timeout(Some(PATIENCE)).unwrap();
+            stream.set_write_timeout(Some(PATIENCE)).unwrap();
             let mut back = vec![0; 100_000];
             let mut writer = stream.try_clone().unwrap();
             let sending = std::thread::spawn(move || writer.write_all(&vec![7; 100_000]));
@@ -170,7 +172,7 @@ fn a_tunnel_hears_its_own_ends_only() {
                 UdpSocket::bind("0.0.0.0:0").unwrap().send_to(&frame, (GATEWAY, 4789)).unwrap()
             });
             // What was sent before has arrived when this has.
-            assert_eq!(ping(&lab.pod, POD, REMOTE, SOON * 4), Ok(()));
+            assert_eq!(ping(&lab.pod, POD, REMOTE, PATIENCE), Ok(()));
             heard()
         };
 
@@ -198,7 +200,7 @@ fn the_gateway_believes_no_source_that_is_no_pods() {
         let frame = [&[8, 0, 0, 0, 0, 0, 157, 0][..], &datagram("10.244.99.5")].concat();
 
         UdpSocket::bind("0.0.0.0:0").unwrap().send_to(&frame, (GATEWAY, 4789)).unwrap();
-        assert_eq!(ping(&lab.pod, POD, REMOTE, SOON * 4), Ok(()));
+        assert_eq!(ping(&lab.pod, POD, REMOTE, PATIENCE), Ok(()));
 
         assert_eq!(heard(), Vec::<SocketAddr>::new());
         let counted = lab.far_end.as_ref().unwrap().counters().unwrap();

@@ -15,7 +15,7 @@ use crate::lab::{EXT1, Lab, P1, P2, REMOTE, SOON, apply, egress, model, options}
 const TCP: u8 = 6;
 const UDP: u8 = 17;
 const ICMP: u8 = 1;
-const PATIENCE: Duration = Duration::from_secs(10);
+const PATIENCE: Duration = Duration::from_secs(60);
 
 fn v4(text: &str) -> Ipv4Addr {
     text.parse().unwrap()

@@ -8,7 +8,9 @@ use durward_nat::options::{AssignedAddress, GatewayRule};
 use durward_nat::{Nat, Options};
 use durward_testkit::netns::{Namespace, in_namespace, ip, sysctl};
 
-use crate::lab::{apply, at, both, connect, egress, is_alive, mapping, model, serve, serve_on};
+use crate::lab::{
+    PATIENCE, apply, at, both, connect, egress, is_alive, mapping, model, serve, serve_on,
+};
 
 const VIP: [&str; 2] = ["203.0.113.1", "2001:db8:1::1"];
 const INNER: [&str; 2] = ["10.244.0.1", "fd00:244::1"];
@@ -110,7 +112,7 @@ fn established_connections_survive_the_gateway() {
         pod.ip(&format!("-6 route add default via {}", INNER[1]));
         let [first, second] = [1, 2].map(Gateway::new);
         first.take();
-        let patience = Duration::from_secs(5);
+        let patience = PATIENCE;
         let mut open: Vec<(String, TcpStream)> = Vec::new();
         for family in [0, 1] {
             let (stream, said) =

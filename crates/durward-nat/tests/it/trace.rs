@@ -16,7 +16,7 @@ use crate::lab::{
     model, options, ping, sources, tcp, tcp_soon, udp,
 };
 
-const PATIENCE: Duration = Duration::from_secs(10);
+const PATIENCE: Duration = Duration::from_secs(60);
 
 fn tracer(filter: Filter, model: Option<&Arc<NatModel>>) -> Tracer {
     let options = Options {
@@ -70,7 +70,7 @@ fn a_packets_way_is_told_with_its_end_its_tenant_and_its_mapping() {
         tcp(&lab.c1, REMOTE, (EXT1, 8080)).unwrap();
         let in4 = next(&mut in4);
         let mut in6 = tracer(to(EXT1_V6, 8080), None);
-        udp(&lab.c1, REMOTE_V6, (EXT1_V6, 8080), SOON * 4).unwrap();
+        udp(&lab.c1, REMOTE_V6, (EXT1_V6, 8080), PATIENCE).unwrap();
         let in6 = next(&mut in6);
         let from_pod = Filter {
             client: Some(format!("{P1}/32").parse().unwrap()),
@@ -198,7 +198,7 @@ fn answers_are_told_where_they_are_asked_for() {
 
         let both = Filter { client, protocol: Some(17), answers: true, ..Filter::default() };
         let mut both = tracer(both, None);
-        udp(&lab.c1, REMOTE, (EXT1, 8080), SOON * 4).unwrap();
+        udp(&lab.c1, REMOTE, (EXT1, 8080), PATIENCE).unwrap();
         let (question, answer) = (next(&mut both), next(&mut both));
 
         assert_eq!(question.first.destination.to_string(), at(EXT1, 8080));

@@ -13,8 +13,9 @@ use durward_testkit::process::eventually_blocking;
 use socket2::{Domain, Protocol, Socket, Type};
 
 use crate::lab::{
-    EXT1, EXT1_V6, EXT2, EXT2_V6, Lab, P1, P1_V6, P2, P2_V6, REMOTE, REMOTE_V6, SOON, apply, at,
-    connect, egress, is_alive, model, options, ping, serve_on, tcp, tcp_soon, tenant, udp,
+    EXT1, EXT1_V6, EXT2, EXT2_V6, Lab, P1, P1_V6, P2, P2_V6, PATIENCE, REMOTE, REMOTE_V6, SOON,
+    apply, at, connect, egress, is_alive, model, options, ping, serve_on, tcp, tcp_soon, tenant,
+    udp,
 };
 
 fn proxied(mut rule: KernelEgress, others: Others) -> KernelEgress {
@@ -119,8 +120,8 @@ fn the_proxy_gets_its_ports_and_the_rest_goes_as_the_tenant_says() {
             for (source, to, seen) in [(P2, REMOTE, EXT2), (P2_V6, REMOTE_V6, EXT2_V6)] {
                 let seen = Ok(format!("c2 {seen}"));
                 assert_eq!(tcp(&lab.p2, source, (to, 22)), seen);
-                assert_eq!(udp(&lab.p2, source, (to, 22), SOON * 4), seen);
-                assert_eq!(ping(&lab.p2, source, to, SOON * 4), Ok(()));
+                assert_eq!(udp(&lab.p2, source, (to, 22), PATIENCE), seen);
+                assert_eq!(ping(&lab.p2, source, to, PATIENCE), Ok(()));
             }
             let refused = nat.counters().unwrap().refused;
             assert!(
@@ -175,8 +176,8 @@ fn without_a_proxy_nothing_leaves() {
         let nat = Nat::start(options()).unwrap();
         apply(&nat, &both());
         let proxy = Proxy::start();
-        let (mut open, _) = connect(&lab.p1, P1, (REMOTE, 443), SOON * 4).unwrap();
-        assert!(is_alive(&mut open, SOON * 4));
+        let (mut open, _) = connect(&lab.p1, P1, (REMOTE, 443), PATIENCE).unwrap();
+        assert!(is_alive(&mut open, PATIENCE));
 
         drop(proxy);
 
@@ -205,18 +206,18 @@ fn connections_change_sides_with_the_configuration() {
         let _proxy = Proxy::start();
         let nat = Nat::start(options()).unwrap();
         apply(&nat, &model(vec![], vec![plain.clone()]));
-        let open = |port| connect(&lab.p1, P1, (REMOTE, port), SOON * 4).unwrap().0;
+        let open = |port| connect(&lab.p1, P1, (REMOTE, port), PATIENCE).unwrap().0;
         let (mut tls, mut other) = (open(443), open(22));
 
         let report = apply(&nat, &of(Others::Translate));
         assert_eq!(report.connections_cut, 1);
         assert!(!is_alive(&mut tls, SOON), "it goes past the proxy");
-        assert!(is_alive(&mut other, SOON * 4));
+        assert!(is_alive(&mut other, PATIENCE));
         let mut taken = open(443);
         let report = apply(&nat, &of(Others::Deny));
         assert_eq!(report.connections_cut, 1);
         assert!(!is_alive(&mut other, SOON));
-        assert!(is_alive(&mut taken, SOON * 4), "the proxy's stays the proxy's");
+        assert!(is_alive(&mut taken, PATIENCE), "the proxy's stays the proxy's");
         apply(&nat, &model(vec![], vec![plain.clone()]));
 
         assert!(!is_alive(&mut taken, SOON), "it is nobody's now");
@@ -232,13 +233,13 @@ fn errors_about_what_the_proxy_sends_arrive() {
         let nat = Nat::start(options()).unwrap();
         apply(&nat, &both());
         let _proxy = Proxy::start();
-        let (open, _) = connect(&lab.p1, P1, (REMOTE, 443), SOON * 4).unwrap();
+        let (open, _) = connect(&lab.p1, P1, (REMOTE, 443), PATIENCE).unwrap();
         let before = errors_out_of_order();
 
         lab.p1.run(|| too_big(open.peer_addr().unwrap(), open.local_addr().unwrap()));
 
         let arrived = || errors_out_of_order() == before + 1;
-        assert!(eventually_blocking(SOON * 10, arrived), "{}", errors_out_of_order());
+        assert!(eventually_blocking(PATIENCE, arrived), "{}", errors_out_of_order());
         assert_eq!(nat.counters().unwrap().refused["no_proxy"].packets, 0);
     });
 }

@@ -12,7 +12,7 @@ use durward_nat::steer::{Options, Side};
 use durward_nat::{Nat, Steer};
 use durward_testkit::netns::{Namespace, add_address, add_route, ip, link_up, sysctl, veth};
 
-use crate::lab::{self, REMOTE, REMOTE_V6, SOON, model, serve_on};
+use crate::lab::{self, PATIENCE, REMOTE, REMOTE_V6, SOON, model, serve_on};
 
 pub(crate) const NODE: &str = "192.168.50.21";
 pub(crate) const NODE_WAN: &str = "198.51.100.21";
@@ -219,7 +219,7 @@ fn plugin() -> Ruleset {
 
 /// Somebody else's table.
 pub(crate) fn put(name: &str, ruleset: &Ruleset) {
-    Table::open(name, Ownership::Shared, SOON * 10).unwrap().bring_to(ruleset).unwrap();
+    Table::open(name, Ownership::Shared, PATIENCE).unwrap().bring_to(ruleset).unwrap();
 }
 
 /// A table of somebody else's that drops what is forwarded out of an interface.

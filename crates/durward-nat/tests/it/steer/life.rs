@@ -9,7 +9,7 @@ use durward_nat::steer::{self, counter};
 use durward_testkit::netns::{in_namespace, ip};
 
 use super::lab::{ENROLLED, EXT, Lab, NODE_WAN, POD, node, options, put, wall};
-use crate::lab::{REMOTE, SOON, connect, is_alive, ping, tcp_soon};
+use crate::lab::{PATIENCE, REMOTE, SOON, connect, is_alive, ping, tcp_soon};
 
 fn within(limit: Duration, mut holds: impl FnMut() -> bool) -> bool {
     let begin = Instant::now();
@@ -72,7 +72,7 @@ fn a_hundred_new_pods_never_have_the_nodes_address_from_their_first_packet_on() 
                     socket.send_to(b"?", (REMOTE, 99)).unwrap();
                 }
             });
-            assert_eq!(ping(&lab.pod, "10.244.3.119", REMOTE, SOON * 4), Ok(()));
+            assert_eq!(ping(&lab.pod, "10.244.3.119", REMOTE, PATIENCE), Ok(()));
 
             assert_eq!(heard(), [SocketAddr::new(EXT.parse::<IpAddr>().unwrap(), 0)]);
         },
@@ -108,11 +108,11 @@ fn steering_outlives_its_process_and_a_restart_adopts_without_loss() {
         || {
             let lab = Lab::new();
             let first = lab.steer();
-            let (mut open, said) = connect(&lab.pod, POD, (REMOTE, 443), SOON * 6).unwrap();
+            let (mut open, said) = connect(&lab.pod, POD, (REMOTE, 443), PATIENCE).unwrap();
             let link = ip("-o link show durward0");
 
             drop(first);
-            let after_end = (is_alive(&mut open, SOON * 4), lab.is_steered());
+            let after_end = (is_alive(&mut open, PATIENCE), lab.is_steered());
             let second = Steer::start(options()).unwrap();
             let pending = second.preview(&node(&ENROLLED)).unwrap();
             second.apply(node(&ENROLLED)).unwrap();
@@ -120,7 +120,7 @@ fn steering_outlives_its_process_and_a_restart_adopts_without_loss() {
             assert_eq!(said, format!("world {EXT}"));
             assert_eq!(after_end, (true, true));
             assert_eq!(pending, "");
-            assert!(is_alive(&mut open, SOON * 4));
+            assert!(is_alive(&mut open, PATIENCE));
             assert!(lab.is_steered());
             assert_eq!(ip("-o link show durward0"), link, "the same link");
         },
@@ -138,17 +138,17 @@ fn enrolment_cuts_what_went_another_way_and_its_end_does_too() {
         let send = || lab.pod.run(|| socket.send_to(b"?", (REMOTE, 99)).unwrap());
 
         send();
-        assert!(within(SOON * 6, || flows_to_99() == 1), "it went with the node's address");
+        assert!(within(PATIENCE, || flows_to_99() == 1), "it went with the node's address");
         let first = heard();
         steer.apply(node(&ENROLLED)).unwrap();
         let heard = crate::egress::listen(&lab.world, REMOTE, 99);
         send();
-        assert_eq!(ping(&lab.pod, POD, REMOTE, SOON * 4), Ok(()));
+        assert_eq!(ping(&lab.pod, POD, REMOTE, PATIENCE), Ok(()));
         let second = heard();
         steer.apply(node(&[])).unwrap();
         let heard = crate::egress::listen(&lab.world, REMOTE, 99);
         send();
-        assert_eq!(ping(&lab.pod, POD, REMOTE, SOON * 4), Ok(()));
+        assert_eq!(ping(&lab.pod, POD, REMOTE, PATIENCE), Ok(()));
         let third = heard();
 
         let from = |ip: &str| vec![SocketAddr::new(ip.parse().unwrap(), 0)];
@@ -158,7 +158,7 @@ fn enrolment_cuts_what_went_another_way_and_its_end_does_too() {
 
 /// Connections to port 99 the node knows.
 fn flows_to_99() -> usize {
-    let conntrack = durward_nat::conntrack::Conntrack::open(SOON * 10).unwrap();
+    let conntrack = durward_nat::conntrack::Conntrack::open(PATIENCE).unwrap();
     let flows = conntrack.flows(0, 0).unwrap();
     flows.iter().filter(|flow| flow.destination.port() == 99).count()
 }
@@ -192,7 +192,7 @@ fn what_others_change_of_link_routes_and_neighbours_is_undone() {
                     && ip("link show durward0").contains("mtu 1450")
                     && sound()
             };
-            assert!(within(SOON * 10, repaired), "after ip {change}");
+            assert!(within(PATIENCE, repaired), "after ip {change}");
         }
     });
 }
@@ -215,7 +215,7 @@ fn cleanup_leaves_the_node_as_it_was() {
         let steer = lab.steer();
         assert!(lab.is_steered());
         assert_ne!(state().3, before.3, "the comparison sees what it is about");
-        let (mut open, _) = connect(&lab.pod, POD, (REMOTE, 443), SOON * 6).unwrap();
+        let (mut open, _) = connect(&lab.pod, POD, (REMOTE, 443), PATIENCE).unwrap();
         drop(steer);
 
         steer::cleanup(&options()).unwrap();

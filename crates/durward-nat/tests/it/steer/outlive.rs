@@ -17,7 +17,9 @@ use super::lab::{
     ENROLLED, EXT, EXT_V6, GATEWAY, Lab, NODE, NODE_WAN, NODE_WAN_V6, OTHER, OTHER_V6, POD, POD_V6,
     node, options,
 };
-use crate::lab::{REMOTE, REMOTE_V6, SOON, connect, is_alive, serve, serve_on, tcp, tcp_soon};
+use crate::lab::{
+    PATIENCE, REMOTE, REMOTE_V6, SOON, connect, is_alive, serve, serve_on, tcp, tcp_soon,
+};
 
 /// The node's own addresses towards its pods.
 const BRIDGE: [&str; 2] = ["10.244.3.1", "fd00:244:3::1"];
@@ -25,7 +27,7 @@ const REMOTES: [&str; 2] = ["192.0.2.101", "2001:db8:ffff::101"];
 
 /// Takes the table away, as `nft flush ruleset` does.
 fn take_away() {
-    Table::open("durward-steer", Ownership::Shared, SOON * 10).unwrap().delete().unwrap();
+    Table::open("durward-steer", Ownership::Shared, PATIENCE).unwrap().delete().unwrap();
 }
 
 /// What goes by the node's own ways, and what each says: pods to pods, the node and other nodes, and the node's probes.
@@ -128,14 +130,13 @@ fn a_shared_table_flushed_again_and_again_lets_no_pod_out() {
             // Every second time nobody is there who would undo it at once.
             if round % 2 == 0 {
                 drop(steer);
-                let _ =
-                    Table::open("durward-steer", Ownership::Shared, SOON * 10).unwrap().delete();
+                let _ = Table::open("durward-steer", Ownership::Shared, PATIENCE).unwrap().delete();
                 traffic.flows(200);
                 steer = start();
             }
         }
 
-        let works = eventually_blocking(SOON * 20, || lab.is_steered());
+        let works = eventually_blocking(PATIENCE, || lab.is_steered());
         traffic.assert_nothing_foreign("a node's table taken away");
         assert!(works);
         drop(steer);
@@ -200,7 +201,7 @@ fn pods_that_are_steered_no_more_do_not_send_with_their_own_address() {
         || {
             let lab = Lab::new();
             let steer = lab.steer();
-            let (mut open, said) = connect(&lab.pod, POD, (REMOTE, 443), SOON * 6).unwrap();
+            let (mut open, said) = connect(&lab.pod, POD, (REMOTE, 443), PATIENCE).unwrap();
             let seen = Capture::start(&lab.world);
             let stop = Arc::new(AtomicBool::new(false));
             let stopped = Arc::clone(&stop);
@@ -221,7 +222,7 @@ fn pods_that_are_steered_no_more_do_not_send_with_their_own_address() {
             };
             let both = |addresses: [&str; 2]| addresses.map(|one| one.parse::<IpAddr>().unwrap());
             let [tenants, nodes] = [both([EXT, EXT_V6]), both([NODE_WAN, NODE_WAN_V6])];
-            assert!(eventually_blocking(SOON * 20, || tenants
+            assert!(eventually_blocking(PATIENCE, || tenants
                 .iter()
                 .all(|one| sources().contains(one))));
 
@@ -233,7 +234,7 @@ fn pods_that_are_steered_no_more_do_not_send_with_their_own_address() {
                 steer.apply(node(&[])).unwrap();
                 std::thread::sleep(std::time::Duration::from_millis(20));
             }
-            assert!(eventually_blocking(SOON * 20, || nodes
+            assert!(eventually_blocking(PATIENCE, || nodes
                 .iter()
                 .all(|one| sources().contains(one))));
             stop.store(true, Relaxed);
