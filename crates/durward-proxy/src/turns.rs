@@ -1,7 +1,7 @@
 //! Run time of one core, shared out among tenants.
 //!
 //! Ready tasks of a core run in the order in which they became ready, so a tenant with a thousand busy connections would make all others wait for all
-//! of them. A round is one pass over the ready tasks: in it the connections of one tenant run [`MOST`] times, and later ones wait for the next round
+//! of them. A round is one pass over the ready tasks: in it the connections of one tenant use up [`MOST`] shares, and later ones wait for the next round
 //! without having run. The work of one turn is bounded by its task. While all turns of a core belong to one tenant there is nobody to be kept waiting, and
 //! turns and rounds are longer.
 
@@ -18,18 +18,20 @@ use std::time::{Duration, Instant};
 use durward_model::TenantId;
 use pin_project_lite::pin_project;
 
-/// Turns of one tenant per round.
-const MOST: u32 = 4;
-/// Turns that may be used up in advance.
+/// Shares of a round that one owner has. A turn uses up at least one.
+const MOST: u32 = 16;
+/// Shares that may be used up in advance.
 const LONGEST: u32 = 8 * MOST;
 /// Bytes of bodies and streams that are moved in one turn.
 pub(crate) const BYTES: usize = 256 * 1024;
 /// Longest turn of which the work is not counted in bytes, such as opening and closing connections for many streams. A request of another tenant takes two turns or more, so it waits
 /// for all owners that are busy twice.
 const TIME: Duration = Duration::from_micros(100);
-/// Time that one turn pays for; a longer one uses up several, so that all turns of an owner in a round take little more than [`TIME`].
-const PAID: Duration = TIME.checked_div(MOST).unwrap();
-/// Turns that time uses up, at most: it also passes while the kernel runs another process.
+/// Time of one share: all turns of an owner in a round take little more than [`TIME`].
+const SHARE: Duration = TIME.checked_div(MOST).unwrap();
+/// Bytes of one share.
+const SHARE_BYTES: usize = 4 * BYTES / MOST as usize;
+/// Shares that time uses up, at most: it also passes while the kernel runs another process.
 const LATEST: u32 = 2 * MOST;
 /// Time after which the runtime looks at the sockets again while ready connections wait for their round. Each look is a call of the kernel.
 const LOOK: Duration = Duration::from_micros(200);
@@ -158,9 +160,9 @@ pub(crate) struct Queue {
     turns: Weak<Turns>,
     /// Round that `used` belongs to.
     round: Cell<u64>,
-    /// Turns used up in it. Those of more than a round are taken from the rounds after it.
+    /// Shares used up in it. Those of more than a round are taken from the rounds after it.
     used: Cell<u32>,
-    /// Turns that the last connection used up at once, which the next one is expected to use, too.
+    /// Shares that the last turn used up, which the next one is expected to use, too.
     price: Cell<u32>,
     waiting: RefCell<VecDeque<(Rc<QueueEntry>, Waker)>>,
 }
@@ -169,7 +171,7 @@ pub(crate) struct Queue {
 pub(crate) struct QueueEntry {
     queue: RefCell<Rc<Queue>>,
     waits: Cell<bool>,
-    /// Turns of this round that are kept for it, after it has waited.
+    /// Shares of this round that are kept for it, after it has waited.
     granted: Cell<u32>,
 }
 
@@ -303,14 +305,7 @@ impl Queue {
         woken
     }
 
-    /// Uses up more turns: the present one has done the work of several.
-    pub(crate) fn charge(&self, turns: u32) {
-        let Some(all) = self.turns.upgrade() else { return };
-        self.begin(all.round.get());
-        self.used.set((self.used.get() + turns).min(LONGEST));
-    }
-
-    /// Takes a turn of this round; false if all are used up.
+    /// Takes a share of this round; false if all are used up.
     fn take(&self, round: u64) -> bool {
         self.begin(round);
         let used = self.used.get();
@@ -318,14 +313,10 @@ impl Queue {
         used < MOST
     }
 
-    /// Settles what a turn has cost that so many turns were kept for.
+    /// Settles what a turn has cost that so many shares were kept for.
     fn settle(&self, kept: u32, cost: u32) {
         self.price.set(cost.clamp(1, MOST));
-        match cost.checked_sub(kept) {
-            Some(0) => {}
-            Some(more) => self.charge(more),
-            None => self.used.set(self.used.get().saturating_sub(kept - cost)),
-        }
+        self.used.set((self.used.get() + cost).saturating_sub(kept).min(LONGEST));
     }
 }
 
@@ -356,7 +347,7 @@ impl QueueEntry {
         TakingTurns { entry: self, future }
     }
 
-    /// Begins a turn at `now`. Returns how many turns are kept for it, and whether nobody else has used the core for a while; `None` while it must wait.
+    /// Begins a turn at `now`. Returns how many shares are kept for it, and whether nobody else has used the core for a while; `None` while it must wait.
     fn begin_turn(self: &Rc<Self>, cx: &mut Context<'_>, now: Instant) -> Option<(u32, bool)> {
         let granted = self.granted.replace(0);
         let queue = self.queue.borrow();
@@ -402,17 +393,17 @@ impl<F: Future> Future for TakingTurns<F> {
         };
         let until = now + if alone { TIME_ALONE } else { TIME };
         let (polled, moved) = poll(this.future, cx, until);
-        let bytes = u32::try_from(moved.div_ceil(BYTES)).unwrap_or(LONGEST);
-        let time = if alone { 0 } else { turns_of(now.elapsed()) };
+        let bytes = u32::try_from(moved / SHARE_BYTES).unwrap_or(LONGEST);
+        let time = if alone { 0 } else { shares_of(now.elapsed()) };
         this.entry.queue.borrow().settle(kept, bytes.max(time).max(1));
         polled
     }
 }
 
-/// Returns the turns that a poll of this length uses up.
-fn turns_of(time: Duration) -> u32 {
-    let turns = time.as_nanos() / PAID.as_nanos();
-    u32::try_from(turns).unwrap_or(LATEST).min(LATEST)
+/// Returns the shares that a turn of this length uses up.
+fn shares_of(time: Duration) -> u32 {
+    let shares = time.as_nanos() / SHARE.as_nanos();
+    u32::try_from(shares).unwrap_or(LATEST).min(LATEST)
 }
 
 /// Waits until all tasks have run that are ready now. Unlike `yield_now`, it does not make the runtime look at the sockets.

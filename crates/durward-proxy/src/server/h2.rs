@@ -32,7 +32,7 @@ use crate::refusal::Refusal;
 use crate::server::linger::discard;
 use crate::server::requests;
 use crate::syntax::Fault;
-use crate::turns::{self, Owner, Queue};
+use crate::turns;
 use crate::watch::{Expired, Watch};
 use waking::Waking;
 
@@ -77,7 +77,6 @@ pub(crate) async fn serve(http: &Rc<Http>, watch: &Watch, io: Io, early: &[u8]) 
     let (leaving, fresh) = (false, true);
     let http = Rc::clone(http);
     let findings = wire.findings();
-    let turns = http.core.turns.of(&Owner::Tenant(http.view.tenant().tenant.id.clone()));
     let mut session = Session {
         http,
         watch,
@@ -86,7 +85,6 @@ pub(crate) async fn serve(http: &Rc<Http>, watch: &Watch, io: Io, early: &[u8]) 
         accounts,
         wire,
         findings,
-        turns,
         waking: Waking::default(),
         leaving,
         incomplete: None,
@@ -126,8 +124,6 @@ struct Session<'a> {
     accounts: Streams,
     wire: Wire,
     findings: Rc<Findings>,
-    /// Turns of the connection's tenant.
-    turns: Rc<Queue>,
     waking: Waking,
     /// True once GOAWAY was sent.
     leaving: bool,
@@ -192,7 +188,7 @@ impl Session<'_> {
 
     fn poll_all(&mut self, cx: &mut Context<'_>) -> Poll<Event> {
         let idle = self.streams.is_empty();
-        let (mut begun, mut ended) = (0, 0);
+        let mut begun = 0;
         // True if the last pass was made only to send what streams had written.
         let mut once_more = false;
         loop {
@@ -224,7 +220,6 @@ impl Session<'_> {
             }
             let woken = self.waking.take();
             while let Poll::Ready(Some(())) = self.streams.poll_next_unpin(cx) {
-                ended += 1;
                 moved = true;
             }
             if !self.leaving && self.watch.closing() {
@@ -240,8 +235,6 @@ impl Session<'_> {
             }
             once_more = !moved;
         }
-        // Over HTTP/1 each request would have had turns of its own.
-        self.turns.charge((begun + ended) / 2);
         if let Poll::Ready(Err(_)) = self.wire.poll_send(cx) {
             return Poll::Ready(Event::Ended);
         }

@@ -164,7 +164,7 @@ async fn a_tls_connection_is_pooled_and_dropped_once_the_peer_closes() {
         super::support::until(|| origin.open_connections() == 0).await;
         origin.restart();
         yield_now().await;
-        tokio::time::sleep(std::time::Duration::from_millis(20)).await;
+        tokio::time::sleep(std::time::Duration::from_secs(1)).await;
 
         assert!(!take_io(&core, &view).await.1.reused);
     })
