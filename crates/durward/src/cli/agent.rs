@@ -18,8 +18,10 @@ pub(crate) struct Agent {
 pub(crate) enum AgentWhat {
     /// Dial out to the gateway and connect its streams to the backends of the file's routes
     Run(AgentRun),
-    /// Show a running agent's carriers, routes and last error
+    /// Show a running agent's carriers, routes and last error, or the way of one host's requests
     Status(AgentStatus),
+    /// Make a token for an agent, and the digest of it for the tenant's document
+    Token(AgentToken),
 }
 
 /// `durward agent run`
@@ -42,9 +44,22 @@ pub(crate) struct AgentRun {
 /// `durward agent status`
 #[derive(Args, Debug)]
 pub(crate) struct AgentStatus {
+    /// Show the way of requests for this host from the Ingress to the backend, and name the first broken piece
+    #[arg(value_name = "HOST")]
+    pub(crate) host: Option<String>,
+    /// Path of the requests
+    #[arg(long, value_name = "PATH", default_value = "/", requires = "host")]
+    pub(crate) path: String,
     /// Admin listener of the agent
     #[arg(long, value_name = "ADDRESS:PORT", default_value = "127.0.0.1:9441", value_parser = parse_admin)]
     pub(crate) admin: Admin,
+    #[command(flatten)]
+    pub(crate) output: OutputArgs,
+}
+
+/// `durward agent token`
+#[derive(Args, Debug)]
+pub(crate) struct AgentToken {
     #[command(flatten)]
     pub(crate) output: OutputArgs,
 }

@@ -3,6 +3,8 @@
 mod admin;
 mod run;
 mod status;
+mod sync;
+mod token;
 
 use crate::cli::{Agent, AgentWhat, LogFormat};
 use crate::failure::{Exit, Failure};
@@ -12,5 +14,6 @@ pub(crate) fn agent(arguments: &Agent, log: LogFormat) -> Result<Exit, Failure> 
     match &arguments.what {
         AgentWhat::Run(arguments) => run::run(arguments, log),
         AgentWhat::Status(arguments) => status::status(arguments),
+        AgentWhat::Token(arguments) => token::token(arguments),
     }
 }
