@@ -2,6 +2,8 @@
 //!
 //! What a link cannot carry as an Ingress asks for it is not registered, with a reason; nothing is served in a weaker way than was asked for.
 
+mod hosts;
+
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
@@ -13,6 +15,8 @@ use durward_control::foreign::objects::{Ingress, Service};
 use durward_control::foreign::{Surroundings, extract};
 use durward_link::route::ROUTES;
 use durward_link::{Route, Target};
+
+pub use hosts::{HostTls, IngressHosts, hosts};
 
 /// Namespace and name of an object.
 pub type Name = (Arc<str>, Arc<str>);

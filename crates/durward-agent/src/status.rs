@@ -12,6 +12,7 @@ use durward_link::session::agent::Declined;
 use serde::{Deserialize, Serialize};
 
 use crate::carriers::printable;
+use crate::ingress::IngressHosts;
 
 /// State of an agent; counters only rise.
 #[derive(Debug, Default)]
@@ -34,6 +35,7 @@ pub struct Status {
     /// What of the cluster's Ingresses is not registered.
     left_out: Mutex<Vec<LeftOut>>,
     cluster: Mutex<Option<&'static str>>,
+    ingresses: Mutex<Arc<Vec<IngressHosts>>>,
 }
 
 #[derive(Debug, Default)]
@@ -183,6 +185,17 @@ impl Status {
     /// Takes note of what of the cluster's Ingresses is not registered.
     pub fn left_out(&self, left_out: Vec<LeftOut>) {
         *lock(&self.left_out) = left_out;
+    }
+
+    /// Takes note of the hosts of the cluster's Ingresses.
+    pub fn set_ingresses(&self, hosts: Vec<IngressHosts>) {
+        *lock(&self.ingresses) = Arc::new(hosts);
+    }
+
+    /// Returns the hosts of the cluster's Ingresses.
+    #[must_use]
+    pub fn ingresses(&self) -> Arc<Vec<IngressHosts>> {
+        Arc::clone(&lock(&self.ingresses))
     }
 
     /// Takes note of whether the cluster is reached from outside: `private` or `public`.

@@ -230,3 +230,24 @@ fn a_cluster_is_public_if_a_controller_has_an_address_that_others_reach() {
     let balanced = [(other, vec!["203.0.113.9".to_owned()])].into();
     assert_eq!(public_endpoint(&Objects { balanced, ..Objects::default() }), None, "no controller");
 }
+
+// S3.67+
+#[test]
+fn hosts_without_tls_and_rules_without_a_host_are_known() {
+    let ingress = json!({
+        "metadata": {"namespace": "shop", "name": "a"},
+        "spec": {
+            "rules": [{"host": "a.example"}, {"host": "b.example"}, {"host": "x.w.example"}, {}],
+            "tls": [{"hosts": ["A.example", "*.w.example"]}],
+        },
+    });
+    let all = json!({"metadata": {"namespace": "shop", "name": "b"},
+        "spec": {"rules": [{"host": "c.example"}], "tls": [{"secretName": "s"}]}});
+
+    let found = hosts(&objects(&[ingress, all], &[]));
+
+    let tls = |at: usize| found[at].hosts.iter().map(|one| one.tls).collect::<Vec<_>>();
+    assert_eq!((tls(0), found[0].without_host), (vec![true, false, true], 1));
+    assert_eq!((tls(1), found[1].without_host), (vec![true], 0));
+    assert_eq!(found[0].ingress, "shop/a");
+}

@@ -1,5 +1,6 @@
 //! Arguments of `durward agent`.
 
+use std::net::IpAddr;
 use std::path::PathBuf;
 
 use clap::{Args, Subcommand};
@@ -20,6 +21,8 @@ pub(crate) enum AgentWhat {
     Run(AgentRun),
     /// Show a running agent's carriers, routes and last error, or the way of one host's requests
     Status(AgentStatus),
+    /// Show what is worth mending in the Ingresses that a running agent registers: host names, TLS, DNS, number of routes
+    Lint(AgentLint),
     /// Make a token for an agent, and the digest of it for the tenant's document
     Token(AgentToken),
 }
@@ -50,6 +53,22 @@ pub(crate) struct AgentStatus {
     /// Path of the requests
     #[arg(long, value_name = "PATH", default_value = "/", requires = "host")]
     pub(crate) path: String,
+    /// Admin listener of the agent
+    #[arg(long, value_name = "ADDRESS:PORT", default_value = "127.0.0.1:9441", value_parser = parse_admin)]
+    pub(crate) admin: Admin,
+    #[command(flatten)]
+    pub(crate) output: OutputArgs,
+}
+
+/// `durward agent lint`
+#[derive(Args, Debug)]
+pub(crate) struct AgentLint {
+    /// Address of the tenant's listener, to which DNS should lead; repeatable. Default: the addresses that the agent dials
+    #[arg(long = "address", value_name = "ADDRESS")]
+    pub(crate) addresses: Vec<IpAddr>,
+    /// Look no host up in DNS
+    #[arg(long)]
+    pub(crate) no_dns: bool,
     /// Admin listener of the agent
     #[arg(long, value_name = "ADDRESS:PORT", default_value = "127.0.0.1:9441", value_parser = parse_admin)]
     pub(crate) admin: Admin,

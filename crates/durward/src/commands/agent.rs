@@ -1,6 +1,7 @@
 //! `durward agent`: the agent of a link, in a private cluster.
 
 mod admin;
+mod lint;
 mod run;
 mod status;
 mod sync;
@@ -14,6 +15,7 @@ pub(crate) fn agent(arguments: &Agent, log: LogFormat) -> Result<Exit, Failure> 
     match &arguments.what {
         AgentWhat::Run(arguments) => run::run(arguments, log),
         AgentWhat::Status(arguments) => status::status(arguments),
+        AgentWhat::Lint(arguments) => lint::lint(arguments),
         AgentWhat::Token(arguments) => token::token(arguments),
     }
 }

@@ -75,7 +75,7 @@ impl Shared {
             drop(work);
             let faults = self.write(&batch);
             work = self.work();
-            let failed = work.finish(batch, faults);
+            let failed = work.finish(batch, &faults);
             self.changed.notify_all();
             if failed && work.ends {
                 return;
@@ -115,7 +115,7 @@ impl Shared {
 
 impl Work {
     /// Takes note of what was written; what failed waits again, unless something newer does. Returns true if anything failed.
-    fn finish(&mut self, batch: Contents, faults: BTreeMap<LinkId, String>) -> bool {
+    fn finish(&mut self, batch: Contents, faults: &BTreeMap<LinkId, String>) -> bool {
         self.writing.clear();
         for (id, contents) in batch {
             let Some(fault) = faults.get(&id) else {

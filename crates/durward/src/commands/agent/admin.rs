@@ -7,6 +7,7 @@ use axum::http::StatusCode;
 use axum::routing::get;
 use axum::{Json, Router};
 use durward_agent::Settings;
+use durward_agent::ingress::IngressHosts;
 use durward_agent::status::{Report, Status};
 use durward_agent::way::{Piece, way};
 use durward_link::RouteSet;
@@ -40,6 +41,7 @@ pub(super) async fn serve(listener: TcpListener, shown: Shown, stopped: Cancella
         .route("/metrics", get(metrics))
         .route("/status", get(report))
         .route("/way", get(pieces))
+        .route("/ingresses", get(ingresses))
         .with_state(shown);
     connections::accept(listener, router, stopped.cancelled()).await;
 }
@@ -57,6 +59,10 @@ async fn metrics(State(shown): State<Shown>) -> String {
 
 async fn report(State(shown): State<Shown>) -> Json<Report> {
     Json(shown.status.report())
+}
+
+async fn ingresses(State(shown): State<Shown>) -> Json<Arc<Vec<IngressHosts>>> {
+    Json(shown.status.ingresses())
 }
 
 async fn pieces(State(shown): State<Shown>, Query(asked): Query<Asked>) -> Json<Vec<Piece>> {

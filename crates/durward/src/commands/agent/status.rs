@@ -18,9 +18,7 @@ const PATIENCE: Duration = Duration::from_secs(15);
 
 /// Asks and prints; an agent without a carrier is a failed check.
 pub(crate) fn status(arguments: &AgentStatus) -> Result<Exit, Failure> {
-    let Admin::At(address) = arguments.admin else {
-        return Err(Failure::usage("--admin names the agent's admin listener: it cannot be off"));
-    };
+    let address = admin(arguments.admin)?;
     if let Some(host) = &arguments.host {
         return way(arguments, address, host);
     }
@@ -33,8 +31,18 @@ pub(crate) fn status(arguments: &AgentStatus) -> Result<Exit, Failure> {
     Ok(if report.ready { Exit::Ok } else { Exit::FailedCheck })
 }
 
+/// Returns the address of an agent's admin listener.
+pub(super) fn admin(admin: Admin) -> Result<SocketAddr, Failure> {
+    match admin {
+        Admin::At(address) => Ok(address),
+        Admin::Off => {
+            Err(Failure::usage("--admin names the agent's admin listener: it cannot be off"))
+        }
+    }
+}
+
 /// Fetches a page of the agent's admin listener.
-fn ask<T: DeserializeOwned>(address: SocketAddr, page: &str) -> Result<T, Failure> {
+pub(super) fn ask<T: DeserializeOwned>(address: SocketAddr, page: &str) -> Result<T, Failure> {
     let unreachable = |why: String| Failure::Unreachable {
         message: format!(
             "no agent answers at {address} ({why}): name its admin listener with --admin"

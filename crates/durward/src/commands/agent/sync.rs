@@ -113,6 +113,7 @@ pub(super) async fn follow(
         let found = ingress::found(&objects);
         report(before.as_ref(), &found);
         status.left_out(left_out(&found));
+        status.set_ingresses(ingress::hosts(&objects));
         registered.set_cluster(found.clone());
         if before.replace(found).is_none() {
             tracing::info!("Gateway proxy ingress watcher started successfully");

@@ -117,7 +117,7 @@ async fn double(test: &str) -> Option<TestEnv> {
     Some(env)
 }
 
-// S3.3 S3.26+ S3.42 S3.43 S3.44 S3.46 S3.54+ S3.74
+// S3.3 S3.26+ S3.67 S3.42 S3.43 S3.44 S3.46 S3.54+ S3.74
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn an_ingress_of_a_private_cluster_is_served_at_its_tenants_address_as_long_as_it_is_there() {
     let Some(env) = double("ingresses of an agent").await else { return };
@@ -163,6 +163,11 @@ async fn an_ingress_of_a_private_cluster_is_served_at_its_tenants_address_as_lon
     cluster.becomes("a.example.com", 404).await;
     cluster.becomes("shared.example.com", 200).await;
 
+    shows_what_is_served(&cluster).await;
+}
+
+/// Looks at metrics, commands and the log of an agent that serves `renamed.example.com` and `shared.example.com`.
+async fn shows_what_is_served(cluster: &Cluster) {
     let admin = cluster.admin.to_string();
     let ask = |path: &'static str| {
         let address = cluster.admin;
@@ -173,6 +178,11 @@ async fn an_ingress_of_a_private_cluster_is_served_at_its_tenants_address_as_lon
     assert!(metrics.contains("gateway_cluster_type{type=\"private\"} 1"), "{metrics}");
     let shown = blocking(move || stdout(&output(&["agent", "status", "--admin", &admin]))).await;
     assert!(shown.contains("cluster: private, routing mode: tunnel, routes served: 2"), "{shown}");
+    let admin = cluster.admin.to_string();
+    let linted = blocking(move || output(&["agent", "lint", "--no-dns", "--admin", &admin])).await;
+    let text = stdout(&linted);
+    assert_eq!(linted.status.code(), Some(1), "{text}");
+    assert!(text.contains("renamed.example.com is not in spec.tls"), "{text}");
     let log = cluster.agent.output();
     let phrases = [
         "Initializing gateway proxy detection...",

@@ -12,7 +12,9 @@ use rustix::process::Signal;
 use serde_json::{Value, json};
 
 use super::world::{HTTP, LINK};
-use crate::support::{DEADLINE, HERE, admin_address, durward, request, spawn, status};
+use crate::support::{
+    DEADLINE, HERE, admin_address, durward, output, request, spawn, status, stdout,
+};
 
 /// A link of a tenant, by token.
 pub(super) struct Link {
@@ -64,7 +66,7 @@ impl Registering {
         for link in links {
             let address = SocketAddr::new(unique_loopback().into(), HTTP);
             let identity = servers.issue(&CertSpec::new().ip(address.ip()).server());
-            identity.write(&dir.join("documents"), &format!("{}-link", link.tenant));
+            identity.write(dir.join("documents"), &format!("{}-link", link.tenant));
             let text = document(link, address, &[link.token]);
             std::fs::write(dir.join(format!("documents/{}.yaml", link.tenant)), text).unwrap();
             addresses.push(address);
@@ -336,7 +338,7 @@ fn a_disk_that_fails_and_a_damaged_file_cost_no_served_route_and_no_other_link()
     assert_eq!(gateway.served(0, "a.example.com"), Some(503));
 }
 
-// S3.73+
+// S3.56+ S3.73+
 #[test]
 fn what_an_agent_said_is_registered_once_the_document_grants_it() {
     let gateway = Registering::start(&[Link { hosts: "", ..ACME }]);
@@ -359,6 +361,16 @@ fn what_an_agent_said_is_registered_once_the_document_grants_it() {
     gateway.write(&ACME, 0, &[ACME.token]);
 
     gateway.becomes(0, "a.example.com", 200);
+    let explain = || {
+        let (running, at) = (format!("--running={}", gateway.admin), gateway.address(0));
+        stdout(&output(&["explain", &running, &at.to_string(), "--host", "a.example.com"]))
+    };
+    let explained = explain();
+    assert!(explained.contains("SERVED") && explained.contains("onprem is up"), "{explained}");
+    drop(agent);
+    let says = || explain().contains("onprem has no carrier: run `durward agent status`");
+    assert!(eventually_blocking(DEADLINE, says), "{}", explain());
+    assert!(explain().contains("REFUSED link_absent"), "{}", explain());
 }
 
 // S3.83+
