@@ -76,7 +76,8 @@ async fn connect(
         return Err(forbidden(Denied::NotRegistered(target.clone())));
     }
     settings.policy.judge_name(target).map_err(forbidden)?;
-    let connecting = reach(&settings.policy, lookups, target);
+    let known = settings.addresses.borrow().get(target).copied();
+    let connecting = reach(&settings.policy, lookups, target, known);
     match tokio::time::timeout(settings.connect_timeout, connecting).await {
         Ok(reached) => reached,
         Err(_) => {
@@ -86,11 +87,33 @@ async fn connect(
     }
 }
 
-/// Looks the target up, judges each address, and connects to the first that is allowed and answers.
-async fn reach(policy: &Policy, lookups: &Lookups, target: &Target) -> Result<TcpStream, Declined> {
+/// Connects to a target as for a stream, and returns the address that answered.
+pub(crate) async fn probe(
+    settings: &Settings,
+    routes: &RouteSet,
+    lookups: &Lookups,
+    target: &Target,
+) -> Result<SocketAddr, Declined> {
+    let connected = connect(settings, routes, lookups, target).await?;
+    let peer = connected.peer_addr();
+    peer.map_err(|error| Declined::Unreachable(format!("{target}: {error}")))
+}
+
+/// Looks the target up unless its address is known, judges each address, and connects to the first that is allowed and answers.
+async fn reach(
+    policy: &Policy,
+    lookups: &Lookups,
+    target: &Target,
+    known: Option<SocketAddr>,
+) -> Result<TcpStream, Declined> {
     let unreachable = |error: io::Error| Declined::Unreachable(format!("{target}: {error}"));
-    let found = lookups.find(target.host()).await.map_err(unreachable)?;
-    let addresses = found.iter().map(|ip| SocketAddr::new(*ip, target.port()));
+    let addresses: Vec<SocketAddr> = match known {
+        Some(known) => vec![known],
+        None => {
+            let found = lookups.find(target.host()).await.map_err(unreachable)?;
+            found.iter().map(|ip| SocketAddr::new(*ip, target.port())).collect()
+        }
+    };
     let (mut denied, mut failed) = (None, None);
     for address in addresses {
         if let Err(why) = policy.judge(address) {

@@ -10,7 +10,7 @@ use aws_lc_rs::rand;
 use durward_link::RouteSet;
 use durward_link::backoff::Backoff;
 use durward_link::carrier::{DialError, Dialled, GatewayUrl};
-use durward_link::control::{AgentEvent, DRAIN, Drain, Hello, Purpose, ROUTES, Versions};
+use durward_link::control::{AgentEvent, DRAIN, Drain, Hello, Purpose, ROUTES, VERDICTS, Versions};
 use durward_link::session::SessionError;
 use durward_link::session::agent::{self, Opening, Setup};
 use durward_link::session::pace::{Paced, Portion};
@@ -302,6 +302,10 @@ impl agent::Host for Host {
                 self.tell(News::Welcomed);
             }
             AgentEvent::RoutesHeld(routes) => self.shared.status.held(routes.clone()),
+            AgentEvent::Verdicts(verdicts) => {
+                let routes = Arc::clone(&self.shared.routes.borrow());
+                self.shared.status.judged(&routes, verdicts);
+            }
             AgentEvent::Drain(drain) => {
                 self.counted.drains();
                 self.tell(News::Drain(drain.clone()));
@@ -327,13 +331,21 @@ async fn serve(
 ) {
     let Running { drain, cut } = carrier;
     let began = Instant::now();
+    let token = shared.settings.token.as_ref().and_then(|source| match source.read() {
+        Ok(token) => Some(token),
+        Err(error) => {
+            tracing::error!(error, "the token cannot be read");
+            None
+        }
+    });
     let hello = Hello {
         versions: Versions::OURS,
-        capabilities: [ROUTES, DRAIN].map(str::to_owned).into(),
+        capabilities: [ROUTES, VERDICTS, DRAIN].map(str::to_owned).into(),
         link: shared.settings.link.clone(),
         instance: shared.instance.clone(),
         purpose,
         agent: env!("CARGO_PKG_VERSION").to_owned(),
+        token,
     };
     let setup =
         Setup { bounds: shared.settings.bounds, hello, routes: shared.routes.clone(), drain };
@@ -351,7 +363,12 @@ async fn serve(
         }
         Err(error) => {
             let why = chain(&error);
-            tracing::warn!(gateway = %url, ?purpose, error = %why, "a carrier ended");
+            if matches!(error, SessionError::Refused(_)) {
+                // In the words of the original, by which people look for it.
+                tracing::warn!(gateway = %url, ?purpose, status = 401, error = %why, "API request failed: the gateway refused the agent");
+            } else {
+                tracing::warn!(gateway = %url, ?purpose, error = %why, "a carrier ended");
+            }
             shared.status.error(why);
             match error {
                 SessionError::Refused(refused) => {

@@ -6,6 +6,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use durward_link::carrier::{Dialler, GatewayUrl, HttpProxy};
+use durward_link::control::Token;
 use durward_link::route::{PATH, ROUTES};
 use durward_link::{Bounds, Route, RouteSet, Target};
 use ipnet::IpNet;
@@ -13,10 +14,11 @@ use rustls::{ClientConfig, RootCertStore};
 use rustls_pki_types::CertificateDer;
 use rustls_pki_types::pem::PemObject;
 use serde::Deserialize;
+use tokio::sync::watch;
 
-use crate::Settings;
 use crate::identity::Identity;
 use crate::policy::Policy;
+use crate::{Settings, TokenSource};
 
 /// Data carriers at most where the file does not say.
 const CARRIERS: u32 = 8;
@@ -27,7 +29,8 @@ const CARRIERS: u32 = 8;
 pub struct AgentFile {
     /// Name of the link within its tenant.
     pub link: String,
-    /// Addresses of the gateway: `tls://HOST[:PORT]` or `wss://HOST[:PORT]`, in the order in which they are tried.
+    /// Addresses of the gateway: `tls://HOST[:PORT]` or `wss://HOST[:PORT]`, in the order in which they are tried. Default: `PIPEOPS_API_URL`.
+    #[serde(default)]
     pub gateways: Vec<String>,
     /// Name or address that the gateway's certificate must carry. Default: the host of its address.
     #[serde(default)]
@@ -36,9 +39,26 @@ pub struct AgentFile {
     #[serde(default)]
     pub ca_file: Option<PathBuf>,
     /// Client certificate with its chain, PEM.
-    pub certificate_file: PathBuf,
+    #[serde(default)]
+    pub certificate_file: Option<PathBuf>,
     /// Private key of the certificate, PEM.
-    pub key_file: PathBuf,
+    #[serde(default)]
+    pub key_file: Option<PathBuf>,
+    /// File with a token in place of a client certificate. Default: the token in `DURWARD_AGENT_TOKEN` or `PIPEOPS_TOKEN`.
+    #[serde(default)]
+    pub token_file: Option<PathBuf>,
+    /// Whether the cluster's Ingresses are registered. Default: false; `ENABLE_INGRESS_SYNC` comes before it.
+    #[serde(default)]
+    pub enable_ingress_sync: Option<bool>,
+    /// The same in the form of a `ConfigMap` for PipeOps' agent.
+    #[serde(default)]
+    pub agent: Option<AgentSection>,
+    /// Whether anything is registered, in the form of PipeOps' values. Default: true.
+    #[serde(default)]
+    pub gateway: Option<GatewaySection>,
+    /// A kubeconfig for the cluster whose Ingresses are registered. Default: the pod's service account, or `KUBECONFIG`.
+    #[serde(default)]
+    pub kubeconfig: Option<PathBuf>,
     /// Routes.
     #[serde(default)]
     pub routes: Vec<RouteSpec>,
@@ -54,6 +74,24 @@ pub struct AgentFile {
     /// Seconds that streams have to finish when the agent ends, up to 86400. Default: 30.
     #[serde(default)]
     pub drain_grace_seconds: Option<u64>,
+}
+
+/// `agent` of PipeOps' configuration.
+#[derive(Clone, Debug, Default, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct AgentSection {
+    /// Whether the cluster's Ingresses are registered.
+    #[serde(default)]
+    pub enable_ingress_sync: Option<bool>,
+}
+
+/// `gateway` of PipeOps' configuration.
+#[derive(Clone, Debug, Default, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct GatewaySection {
+    /// False to register no Ingress.
+    #[serde(default)]
+    pub enabled: Option<bool>,
 }
 
 /// One route of the file.
@@ -115,6 +153,12 @@ pub struct Environment {
     pub https_proxy: Option<String>,
     /// `KUBERNETES_SERVICE_HOST`.
     pub api_server: Option<String>,
+    /// `DURWARD_AGENT_TOKEN`, or `PIPEOPS_TOKEN`.
+    pub token: Option<Token>,
+    /// `PIPEOPS_API_URL`.
+    pub api_url: Option<String>,
+    /// `ENABLE_INGRESS_SYNC`.
+    pub ingress_sync: Option<String>,
 }
 
 impl Environment {
@@ -125,6 +169,9 @@ impl Environment {
         Self {
             https_proxy: of("HTTPS_PROXY").or_else(|| of("https_proxy")),
             api_server: of("KUBERNETES_SERVICE_HOST"),
+            token: of("DURWARD_AGENT_TOKEN").or_else(|| of("PIPEOPS_TOKEN")).map(Token::new),
+            api_url: of("PIPEOPS_API_URL"),
+            ingress_sync: of("ENABLE_INGRESS_SYNC"),
         }
     }
 }
@@ -168,7 +215,8 @@ impl AgentFile {
                 let written: String = path.chars().take(60).collect();
                 return Err(bad(&field, &written, &format!("is longer than {PATH} bytes")));
             }
-            Ok(Route { host: format!("{wildcard}{}", named.host()), path, target })
+            let host = format!("{wildcard}{}", named.host());
+            Ok(Route { host, path, exact: false, target, ingress: String::new() })
         };
         if self.routes.len() > ROUTES {
             let fault = format!("is more than {ROUTES} routes: split them among several links");
@@ -187,31 +235,10 @@ impl AgentFile {
         directory: &Path,
         environment: &Environment,
     ) -> Result<Settings, ConfigError> {
-        if self.gateways.is_empty() {
-            return Err(bad(
-                "gateways",
-                "",
-                "is empty: add an address such as wss://gateway.example",
-            ));
-        }
         if self.link.is_empty() || self.link.len() > 63 {
             return Err(bad("link", &self.link, "is not a name of 1 to 63 characters"));
         }
-        let gateways: Result<Vec<_>, _> = self
-            .gateways
-            .iter()
-            .enumerate()
-            .map(|(at, url)| {
-                url.parse::<GatewayUrl>().map_err(|_| {
-                    bad(
-                        &format!("gateways[{at}]"),
-                        url,
-                        "is not tls://HOST[:PORT] or wss://HOST[:PORT]",
-                    )
-                })
-            })
-            .collect();
-        let gateways = gateways?;
+        let gateways = self.gateway_urls(environment)?;
         let proxy = environment.https_proxy.as_deref().map(HttpProxy::parse).transpose();
         let proxy = proxy.map_err(|error| bad("HTTPS_PROXY", "(not shown)", &error.to_string()))?;
         let tls = self.tls(directory)?;
@@ -224,9 +251,16 @@ impl AgentFile {
                 "is not a number from 1 to 64",
             ));
         }
+        let token = self.token_source(directory, environment)?;
+        if token.is_none() && self.certificate_file.is_none() {
+            let fault = "is not given, and there is no token: name a client certificate or tokenFile, or set DURWARD_AGENT_TOKEN or PIPEOPS_TOKEN";
+            return Err(bad("certificateFile", "", fault));
+        }
         Ok(Settings {
             link: self.link.clone(),
             gateways,
+            token,
+            addresses: watch::channel(Arc::default()).1,
             dialler: Dialler::new(&tls, self.server_name.clone(), proxy, timeout),
             policy: self.policy(environment)?,
             bounds: Bounds::default(),
@@ -238,6 +272,68 @@ impl AgentFile {
             )?,
             grace: seconds("drainGraceSeconds", self.drain_grace_seconds, (86_400, 30))?,
         })
+    }
+
+    /// Returns the addresses of the gateway, in the order in which they are tried.
+    fn gateway_urls(&self, environment: &Environment) -> Result<Vec<GatewayUrl>, ConfigError> {
+        let written = match &environment.api_url {
+            Some(url) if self.gateways.is_empty() => vec![websocket(url)],
+            _ => self.gateways.clone(),
+        };
+        if written.is_empty() {
+            return Err(bad(
+                "gateways",
+                "",
+                "is empty: add an address such as wss://gateway.example, or set PIPEOPS_API_URL",
+            ));
+        }
+        written
+            .iter()
+            .enumerate()
+            .map(|(at, url)| {
+                url.parse::<GatewayUrl>().map_err(|_| {
+                    bad(
+                        &format!("gateways[{at}]"),
+                        url,
+                        "is not tls://HOST[:PORT] or wss://HOST[:PORT]",
+                    )
+                })
+            })
+            .collect()
+    }
+
+    /// Returns whether the cluster's Ingresses are registered.
+    ///
+    /// # Errors
+    /// Fails if `ENABLE_INGRESS_SYNC` is neither true nor false.
+    pub fn ingress_sync(&self, environment: &Environment) -> Result<bool, ConfigError> {
+        if self.gateway.as_ref().is_some_and(|gateway| gateway.enabled == Some(false)) {
+            return Ok(false);
+        }
+        let of_agent = self.agent.as_ref().and_then(|agent| agent.enable_ingress_sync);
+        match environment.ingress_sync.as_deref().map(str::to_ascii_lowercase).as_deref() {
+            None => Ok(self.enable_ingress_sync.or(of_agent).unwrap_or(false)),
+            Some("true" | "1" | "yes" | "on") => Ok(true),
+            Some("false" | "0" | "no" | "off") => Ok(false),
+            Some(other) => Err(bad("ENABLE_INGRESS_SYNC", other, "is neither true nor false")),
+        }
+    }
+
+    fn token_source(
+        &self,
+        directory: &Path,
+        environment: &Environment,
+    ) -> Result<Option<TokenSource>, ConfigError> {
+        let Some(file) = &self.token_file else {
+            return Ok(environment.token.clone().map(TokenSource::Given));
+        };
+        let path = directory.join(file);
+        let text = String::from_utf8_lossy(&read(&path)?).into_owned();
+        if token(&text).is_none() {
+            let fault = "holds no token: write it there in one line".to_owned();
+            return Err(ConfigError::Certificate { path, fault });
+        }
+        Ok(Some(TokenSource::File(path)))
     }
 
     fn policy(&self, environment: &Environment) -> Result<Policy, ConfigError> {
@@ -280,17 +376,33 @@ impl AgentFile {
                 "is not given and this host has no trusted roots: name a file",
             ));
         }
-        let (chain, key) = (directory.join(&self.certificate_file), directory.join(&self.key_file));
         let provider = Arc::new(rustls::crypto::aws_lc_rs::default_provider());
-        let identity = Identity::new(chain.clone(), key, Arc::clone(&provider))?;
-        ClientConfig::builder_with_provider(provider)
+        let builder = ClientConfig::builder_with_provider(Arc::clone(&provider))
             .with_safe_default_protocol_versions()
-            .map(|builder| {
-                let builder = builder.with_root_certificates(roots);
-                builder.with_client_cert_resolver(Arc::new(identity))
-            })
-            .map_err(|error| fault(&chain, error.to_string()))
+            .map_err(|error| bad("caFile", "", &error.to_string()))?
+            .with_root_certificates(roots);
+        let (chain, key) = match (&self.certificate_file, &self.key_file) {
+            (Some(chain), Some(key)) => (directory.join(chain), directory.join(key)),
+            (None, None) => return Ok(builder.with_no_client_auth()),
+            (Some(_), None) => return Err(bad("keyFile", "", "is missing beside certificateFile")),
+            (None, Some(_)) => return Err(bad("certificateFile", "", "is missing beside keyFile")),
+        };
+        let identity = Identity::new(chain, key, provider)?;
+        Ok(builder.with_client_cert_resolver(Arc::new(identity)))
     }
+}
+
+/// Returns the token in a text of one line.
+pub(crate) fn token(text: &str) -> Option<Token> {
+    let text = text.trim();
+    let is_one = !text.is_empty() && text.bytes().all(|byte| byte.is_ascii_graphic());
+    is_one.then(|| Token::new(text.to_owned()))
+}
+
+/// Returns the address of a carrier for the URL of an API: `https://HOST` is reached by `wss://HOST`.
+fn websocket(url: &str) -> String {
+    let url = url.trim_end_matches('/');
+    url.strip_prefix("https://").map_or_else(|| url.to_owned(), |host| format!("wss://{host}"))
 }
 
 /// Returns the name and the addresses of the API server. Without them streams could not be kept from it, so nothing starts.

@@ -1,21 +1,27 @@
 //! The agent in a private cluster: it dials out to a gateway, and connects the streams that the gateway opens to the cluster's backends.
 //!
-//! Nothing is listened on, and nothing is connected to that the agent's own configuration does not name. Deliberately absent: Kubernetes; routes come from
-//! a file.
+//! Nothing is listened on, and nothing is connected to that the agent's own configuration, or an Ingress that it may serve, does not name. Deliberately absent: watching an
+//! API server; [`ingress`] reads objects that are given.
 
 mod backend;
 mod carriers;
 pub mod config;
 mod identity;
+pub mod ingress;
 mod lookup;
 pub mod policy;
 pub mod status;
+pub mod way;
 
+use std::collections::BTreeMap;
+use std::net::SocketAddr;
+use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
 use durward_link::carrier::{Dialler, GatewayUrl};
-use durward_link::{Bounds, RouteSet};
+use durward_link::control::Token;
+use durward_link::{Bounds, RouteSet, Target};
 use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
 
@@ -31,6 +37,10 @@ pub struct Settings {
     pub gateways: Vec<GatewayUrl>,
     /// Dials them.
     pub dialler: Dialler,
+    /// Token that stands for a client certificate.
+    pub token: Option<TokenSource>,
+    /// Addresses of targets that are not looked up.
+    pub addresses: watch::Receiver<Arc<Addresses>>,
     /// Targets that may be connected to.
     pub policy: Policy,
     /// Bounds of a carrier.
@@ -41,6 +51,36 @@ pub struct Settings {
     pub connect_timeout: Duration,
     /// Time that streams have to finish when the agent ends.
     pub grace: Duration,
+}
+
+/// Addresses of targets, where their names are not looked up.
+pub type Addresses = BTreeMap<Target, SocketAddr>;
+
+/// Place of a token.
+#[derive(Clone, Debug)]
+pub enum TokenSource {
+    /// The token itself, from the environment.
+    Given(Token),
+    /// A file, which is read for each carrier, so that a token can be replaced.
+    File(PathBuf),
+}
+
+impl TokenSource {
+    /// Reads the token.
+    ///
+    /// # Errors
+    /// Fails with a phrase if the file cannot be read or holds no token.
+    pub fn read(&self) -> Result<Token, String> {
+        match self {
+            Self::Given(token) => Ok(token.clone()),
+            Self::File(path) => {
+                let text = std::fs::read_to_string(path);
+                let text = text.map_err(|error| format!("{}: {error}", path.display()))?;
+                let token = config::token(&text);
+                token.ok_or_else(|| format!("{}: holds no token of one line", path.display()))
+            }
+        }
+    }
 }
 
 /// Runs an agent until `stopped`, and then until its last stream has ended or the grace is over.

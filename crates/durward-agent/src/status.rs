@@ -1,15 +1,18 @@
 //! Status of an agent, for `durward agent status` and metrics.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::fmt::Write;
 use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
-use durward_link::control::Purpose;
-use durward_link::route::RoutesId;
+use durward_link::control::{Purpose, Rejected, Verdicts};
+use durward_link::route::{Route, RouteSet, RoutesId};
 use durward_link::session::agent::Declined;
 use serde::{Deserialize, Serialize};
+
+use crate::carriers::printable;
+use crate::ingress::IngressHosts;
 
 /// State of an agent; counters only rise.
 #[derive(Debug, Default)]
@@ -26,6 +29,45 @@ pub struct Status {
     received: AtomicU64,
     dials: AtomicU64,
     failed_dials: AtomicU64,
+    /// Routes as the gateway judged them last.
+    judged: Mutex<Judged>,
+    registered: AtomicU64,
+    /// What of the cluster's Ingresses is not registered.
+    left_out: Mutex<Vec<LeftOut>>,
+    cluster: Mutex<Option<&'static str>>,
+    ingresses: Mutex<Arc<Vec<IngressHosts>>>,
+}
+
+#[derive(Debug, Default)]
+struct Judged {
+    served: BTreeSet<Route>,
+    /// Number of routes that are served; those named may be fewer.
+    count: usize,
+    rejected: Vec<Rejected>,
+}
+
+/// Writes one family of samples.
+fn family(text: &mut String, (name, kind, help): (&str, &str, &str), samples: &[(&str, u64)]) {
+    // A string takes all that is written.
+    let _ = writeln!(text, "# HELP {name} {help}\n# TYPE {name} {kind}");
+    for (labels, value) in samples {
+        let _ = writeln!(text, "{name}{labels} {value}");
+    }
+}
+
+/// Returns what the gateway said of a route, as it may be shown.
+fn shown(one: &Rejected) -> Rejected {
+    let Rejected { host, path, reason } = one;
+    Rejected { host: printable(host), path: printable(path), reason: printable(reason) }
+}
+
+/// A part of an Ingress that is not registered.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct LeftOut {
+    /// The Ingress, as `NAMESPACE/NAME`.
+    pub ingress: String,
+    /// What is not registered, and why.
+    pub reason: String,
 }
 
 #[derive(Debug)]
@@ -69,6 +111,18 @@ pub struct Report {
     pub streams_forbidden: u64,
     /// Streams declined because the backend could not be reached.
     pub streams_unreachable: u64,
+    /// Number of routes that the gateway serves, if it said so.
+    #[serde(default)]
+    pub routes_served: usize,
+    /// Routes that the gateway does not serve.
+    #[serde(default)]
+    pub routes_rejected: Vec<Rejected>,
+    /// What of the cluster's Ingresses is not registered.
+    #[serde(default)]
+    pub left_out: Vec<LeftOut>,
+    /// `private` or `public`, where Ingresses are read.
+    #[serde(default)]
+    pub cluster: Option<String>,
     /// Last reason for which a carrier ended or could not be dialled.
     pub last_error: Option<String>,
 }
@@ -94,6 +148,10 @@ impl Status {
     /// Returns the present state.
     #[must_use]
     pub fn report(&self) -> Report {
+        let (routes_served, routes_rejected) = {
+            let judged = lock(&self.judged);
+            (judged.count, judged.rejected.clone())
+        };
         let shown = |entry: &Entry| CarrierReport {
             purpose: entry.purpose,
             gateway: entry.gateway.clone(),
@@ -116,8 +174,72 @@ impl Status {
             streams_opened: self.opened.load(Relaxed),
             streams_forbidden: self.forbidden.load(Relaxed),
             streams_unreachable: self.unreachable.load(Relaxed),
+            routes_served,
+            routes_rejected,
+            left_out: lock(&self.left_out).clone(),
+            cluster: lock(&self.cluster).map(str::to_owned),
             last_error: lock(&self.last_error).clone(),
         }
+    }
+
+    /// Takes note of what of the cluster's Ingresses is not registered.
+    pub fn left_out(&self, left_out: Vec<LeftOut>) {
+        *lock(&self.left_out) = left_out;
+    }
+
+    /// Takes note of the hosts of the cluster's Ingresses.
+    pub fn set_ingresses(&self, hosts: Vec<IngressHosts>) {
+        *lock(&self.ingresses) = Arc::new(hosts);
+    }
+
+    /// Returns the hosts of the cluster's Ingresses.
+    #[must_use]
+    pub fn ingresses(&self) -> Arc<Vec<IngressHosts>> {
+        Arc::clone(&lock(&self.ingresses))
+    }
+
+    /// Takes note of whether the cluster is reached from outside: `private` or `public`.
+    pub fn cluster(&self, kind: &'static str) {
+        *lock(&self.cluster) = Some(kind);
+    }
+
+    /// Takes note of what the gateway said of a set of routes.
+    pub(crate) fn judged(&self, routes: &RouteSet, verdicts: &Verdicts) {
+        if routes.revision != verdicts.revision {
+            return;
+        }
+        let is_served = |route: &&Route| {
+            let is_it = |one: &Rejected| one.host == route.host && one.path == route.path;
+            !verdicts.rejected.iter().any(is_it)
+        };
+        let mut served: BTreeSet<Route> = routes.routes.iter().filter(is_served).cloned().collect();
+        let mut judged = lock(&self.judged);
+        let count = verdicts.served as usize;
+        if served.len() > count {
+            // Some that are not served are not named, so nothing is known of those that are new.
+            served.retain(|route| judged.served.contains(route));
+        }
+        let rejected: Vec<Rejected> = verdicts.rejected.iter().map(shown).collect();
+        for route in served.difference(&judged.served) {
+            self.registered.fetch_add(1, Relaxed);
+            tracing::info!(
+                hostname = route.host,
+                path = route.path,
+                "Route registered successfully"
+            );
+        }
+        for route in judged.served.difference(&served) {
+            tracing::info!(hostname = route.host, path = route.path, "Route unregistered");
+        }
+        for one in rejected.iter().filter(|one| !judged.rejected.contains(one)) {
+            tracing::warn!(
+                hostname = one.host,
+                path = one.path,
+                reason = one.reason,
+                "the gateway does not serve a route"
+            );
+        }
+        *judged = Judged { served, count, rejected };
     }
 
     /// Writes counters and gauges in the text format of Prometheus.
@@ -130,11 +252,7 @@ impl Status {
         };
         let mut text = String::new();
         let mut family = |name: &str, kind: &str, help: &str, samples: &[(&str, u64)]| {
-            // A string takes all that is written.
-            let _ = writeln!(text, "# HELP {name} {help}\n# TYPE {name} {kind}");
-            for (labels, value) in samples {
-                let _ = writeln!(text, "{name}{labels} {value}");
-            }
+            family(&mut text, (name, kind, help), samples);
         };
         family(
             "durward_agent_carriers",
@@ -174,7 +292,38 @@ impl Status {
                 (r#"{outcome="failed"}"#, self.failed_dials.load(Relaxed)),
             ],
         );
+        self.route_metrics(&report, &mut text);
         text
+    }
+
+    fn route_metrics(&self, report: &Report, text: &mut String) {
+        let mut family = |name: &str, kind: &str, help: &str, samples: &[(&str, u64)]| {
+            family(text, (name, kind, help), samples);
+        };
+        let served = report.routes_served as u64;
+        let registered = self.registered.load(Relaxed);
+        family(
+            "gateway_routes_registered_total",
+            "counter",
+            "Routes that the gateway began to serve.",
+            &[("", registered)],
+        );
+        family(
+            "gateway_routes_active",
+            "gauge",
+            "Routes that the gateway serves.",
+            &[("", served)],
+        );
+        let kinds = ["private", "public"].map(|kind| {
+            (format!("{{type=\"{kind}\"}}"), u64::from(report.cluster.as_deref() == Some(kind)))
+        });
+        let kinds = kinds.each_ref().map(|(labels, value)| (labels.as_str(), *value));
+        family(
+            "gateway_cluster_type",
+            "gauge",
+            "1 for the type of the cluster, by the address of its ingress controller.",
+            &kinds,
+        );
     }
 
     pub(crate) fn carrier(self: &Arc<Self>, purpose: Purpose, gateway: String) -> Counted {
@@ -245,4 +394,41 @@ impl Drop for Counted {
 
 fn lock<T>(of: &Mutex<T>) -> MutexGuard<'_, T> {
     of.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn routes(hosts: &[&str]) -> RouteSet {
+        let route = |host: &&str| Route {
+            host: (*host).to_owned(),
+            path: "/".to_owned(),
+            exact: false,
+            target: "app:80".parse().unwrap(),
+            ingress: String::new(),
+        };
+        RouteSet::new(1, hosts.iter().map(route).collect())
+    }
+
+    #[test]
+    fn a_route_counts_as_registered_only_if_the_gateway_says_so_and_its_words_are_no_terminals() {
+        let (status, routes) =
+            (Status::default(), routes(&["a.example", "b.example", "c.example"]));
+        let rejected = Rejected {
+            host: "a.example".to_owned(),
+            path: "/".to_owned(),
+            reason: "\x1b]0;owned\x07".to_owned(),
+        };
+        let verdicts = Verdicts { revision: 1, served: 1, rejected: vec![rejected] };
+
+        status.judged(&routes, &verdicts);
+        let while_one_is_not_named = status.report();
+        let counted_then = status.registered.load(Relaxed);
+        status.judged(&routes, &Verdicts { served: 2, ..verdicts });
+
+        assert_eq!((while_one_is_not_named.routes_served, counted_then), (1, 0));
+        assert_eq!(while_one_is_not_named.routes_rejected[0].reason, "\\u{1b}]0;owned\\u{7}");
+        assert_eq!((status.report().routes_served, status.registered.load(Relaxed)), (2, 2));
+    }
 }

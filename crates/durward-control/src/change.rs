@@ -10,6 +10,7 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 pub use durward_model::DocumentKey;
+use durward_model::link::LinkRoute;
 
 use crate::document::Document;
 use crate::named_file::{FileBytes, MISSING, NamedFile};
@@ -32,6 +33,8 @@ pub enum Fact {
     Labels(BTreeMap<Arc<str>, Arc<str>>),
     /// The resources of other namespaces that may refer to a resource.
     Grants(BTreeSet<Grantee>),
+    /// Registered routes of a link, in order.
+    LinkRoutes(Arc<[LinkRoute]>),
     /// It does not exist.
     Missing,
     /// It cannot be read, with the reason as a lower-case phrase.
@@ -157,6 +160,7 @@ impl fmt::Debug for Fact {
                 f.debug_tuple("WithoutEndpoints").field(reason).finish()
             }
             Self::Grants(grantees) => f.debug_tuple("Grants").field(grantees).finish(),
+            Self::LinkRoutes(routes) => f.debug_tuple("LinkRoutes").field(&routes.len()).finish(),
             Self::Labels(labels) => f.debug_tuple("Labels").field(labels).finish(),
             Self::Missing => f.write_str("Missing"),
             Self::Unreadable(reason) => f.debug_tuple("Unreadable").field(reason).finish(),

@@ -133,7 +133,10 @@ impl Target {
             Reference::Service { namespace, name, port } => {
                 Some(of(Kind::Service, namespace, name, Some(port)))
             }
-            Reference::File(_) | Reference::Namespace(_) | Reference::Grant(_) => None,
+            Reference::File(_)
+            | Reference::Namespace(_)
+            | Reference::Grant(_)
+            | Reference::LinkRoutes { .. } => None,
         }
     }
 }

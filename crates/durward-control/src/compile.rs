@@ -20,6 +20,7 @@ mod keys;
 mod last_good;
 mod limits;
 mod link;
+mod link_routes;
 mod listen;
 mod listener;
 mod mapping;

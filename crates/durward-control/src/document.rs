@@ -145,6 +145,7 @@ impl Document {
         let files = self.references().into_iter().map(|(_, path)| Reference::File(path));
         let mut wanted: BTreeSet<Reference> = files.collect();
         wanted.extend(self.namespace().cloned().map(Reference::Namespace));
+        wanted.extend(self.link_routes());
         let Ok(viewpoint) = self.viewpoint() else { return wanted };
         for target in self.targets(&viewpoint) {
             wanted.insert(Reference::Namespace(Arc::clone(target.namespace())));
@@ -155,6 +156,16 @@ impl Document {
             wanted.insert(target.reference());
         }
         wanted
+    }
+
+    /// Returns the registered routes that a tenant's listeners serve.
+    fn link_routes(&self) -> Vec<Reference> {
+        let (Content::Tenant(document), Some(tenant)) = (&self.content, self.tenant()) else {
+            return Vec::new();
+        };
+        let links = document.spec.ingress.iter().flat_map(|entry| &entry.link_routes);
+        let tenant: Arc<str> = Arc::from(tenant.as_str());
+        links.map(|link| link_routes_of(&tenant, link)).collect()
     }
 
     /// Returns whether it is an object that belongs to the tenant of its namespace: whoever may write there wrote it.
@@ -257,6 +268,11 @@ impl Document {
         let issued = issued.map(|path| (FileKind::Certificate, path));
         names.flat_map(candidates).chain(issued).collect()
     }
+}
+
+/// Returns the reference to the registered routes of a tenant's link.
+pub(crate) fn link_routes_of(tenant: &Arc<str>, link: &str) -> Reference {
+    Reference::LinkRoutes { tenant: Arc::clone(tenant), link: Arc::from(link) }
 }
 
 /// Returns the namespace from which the names in a tenant's document are looked up.

@@ -21,6 +21,7 @@ pub mod place;
 pub mod publish;
 pub mod quantity;
 pub mod reference;
+pub mod registry;
 pub mod source;
 pub mod spec;
 pub mod state;

@@ -38,6 +38,13 @@ pub enum Reference {
     Namespace(Arc<str>),
     /// A grant that lets other namespaces refer to a resource.
     Grant(ResourceId),
+    /// The routes that agents of a link have registered.
+    LinkRoutes {
+        /// The tenant of the link.
+        tenant: Arc<str>,
+        /// Name of the link within the tenant.
+        link: Arc<str>,
+    },
 }
 
 /// Resources that a grant lets refer to another namespace: those of a kind in a namespace.

@@ -85,6 +85,16 @@ pub(crate) fn host_pattern(text: &str) -> Result<HostPattern, String> {
     }
 }
 
+/// A host name or a wildcard that routes are registered for; no address, which names no host.
+pub(crate) fn route_host(text: &str) -> Result<HostPattern, String> {
+    match host_pattern(text)? {
+        HostPattern::Exact(_) if address(text).is_ok() => {
+            Err("is an address: write a host name".to_owned())
+        }
+        pattern => Ok(pattern),
+    }
+}
+
 /// A name of an upstream.
 pub(crate) fn upstream_name(text: &str) -> Result<(), String> {
     let inner = |byte: u8| byte.is_ascii_alphanumeric() || b"-_.".contains(&byte);

@@ -11,6 +11,7 @@ pub mod crds;
 mod endpoints;
 pub mod events;
 pub mod health;
+pub mod ingress_watch;
 pub mod lease;
 pub mod load_balancers;
 pub mod metrics;

@@ -75,6 +75,14 @@ pub const SERVICES: ResourceType = core("Service", "services", true);
 pub const SECRETS: ResourceType = core("Secret", "secrets", true);
 /// `ConfigMap`s.
 pub const CONFIG_MAPS: ResourceType = core("ConfigMap", "configmaps", true);
+/// Ingresses.
+pub const INGRESSES: ResourceType = ResourceType {
+    group: "networking.k8s.io",
+    versions: &["v1"],
+    kind: "Ingress",
+    plural: "ingresses",
+    namespaced: true,
+};
 /// Endpoints of Services in the older form.
 pub const ENDPOINTS: ResourceType = core("Endpoints", "endpoints", true);
 /// Endpoints of Services.

@@ -218,7 +218,7 @@ impl Source {
                 Reference::Grant(target) => {
                     granted.insert(target.clone());
                 }
-                Reference::File(_) => {}
+                Reference::File(_) | Reference::LinkRoutes { .. } => {}
             }
         }
         self.services.want(&services);

@@ -15,7 +15,8 @@ pub use agent::{AgentControl, AgentEvent};
 pub use codec::{BadMessage, Decoder, LONG, Message, SHORT, encode};
 pub use gateway::{GatewayControl, GatewayEvent};
 pub use message::{
-    DRAIN, Drain, Hello, Purpose, ROUTES, Refused, ToAgent, ToGateway, Versions, Welcome,
+    DRAIN, Drain, Hello, Purpose, REJECTED, ROUTES, Refused, Rejected, ToAgent, ToGateway, Token,
+    VERDICTS, Verdicts, Versions, Welcome,
 };
 
 /// Time in which the first message of the other end must come.

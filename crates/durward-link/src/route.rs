@@ -23,8 +23,14 @@ pub struct Route {
     /// Prefix of the path. Default: `/`.
     #[serde(default = "root")]
     pub path: String,
+    /// True if the path is meant alone, without what lies below.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub exact: bool,
     /// Backend.
     pub target: Target,
+    /// Ingress that asks for the route, as `NAMESPACE/NAME`; empty for one of the agent's file.
+    #[serde(default, skip_serializing_if = "String::is_empty")]
+    pub ingress: String,
 }
 
 fn root() -> String {
@@ -94,9 +100,10 @@ impl RouteSet {
     #[must_use]
     pub fn id(&self) -> RoutesId {
         let mut context = digest::Context::new(&digest::SHA256);
-        for Route { host, path, target } in &self.routes {
+        for Route { host, path, exact, target, ingress } in &self.routes {
+            let exact = if *exact { "=" } else { "" };
             // A NUL is in none of the parts, so no two different routes give the same bytes.
-            for part in [host.as_str(), path.as_str(), &target.to_string()] {
+            for part in [host.as_str(), path.as_str(), exact, &target.to_string(), ingress] {
                 context.update(part.as_bytes());
                 context.update(b"\0");
             }
@@ -117,7 +124,8 @@ mod tests {
     use super::*;
 
     fn route(host: &str, target: &str) -> Route {
-        Route { host: host.to_owned(), path: root(), target: target.parse().unwrap() }
+        let target = target.parse().unwrap();
+        Route { host: host.to_owned(), path: root(), exact: false, target, ingress: String::new() }
     }
 
     #[test]

@@ -277,7 +277,13 @@ impl Trail {
 
     fn agents(&mut self, service: &LinkService) -> Ending {
         for link in &service.links {
-            let sentence = format!("agents with a certificate for {}", list(&link.holders));
+            let sentence = match link.holders.as_slice() {
+                [] => "agents with a token".to_owned(),
+                holders if link.tokens.is_empty() => {
+                    format!("agents with a certificate for {}", list(holders))
+                }
+                holders => format!("agents with a token or a certificate for {}", list(holders)),
+            };
             self.note("link", Some(&link.origin), format!("{}: {sentence}", link.name));
         }
         let condition = "the client is the agent of a link".to_owned();

@@ -70,6 +70,17 @@ impl HostPattern {
         }
     }
 
+    /// Returns true if one of these patterns is for every name that this one is for.
+    #[must_use]
+    pub fn is_granted(&self, granted: &[Self]) -> bool {
+        granted.iter().any(|granted| match self {
+            Self::Exact(name) => granted.matches(name),
+            Self::Wildcard(parent) => {
+                granted == self || (matches!(granted, Self::Wildcard(_)) && granted.matches(parent))
+            }
+        })
+    }
+
     /// Returns the specificity of the pattern; greater wins.
     #[must_use]
     pub fn rank(&self) -> (bool, usize) {

@@ -1,18 +1,22 @@
-//! Agents of links: serves the connection that an agent dialled, so that the tenant's upstreams can take streams of it.
+//! Agents of links: serves the connection that an agent dialled, so that the tenant's upstreams can take streams of it, and registrations over REST.
 
+mod credential;
+mod rest;
+mod said;
+
+use std::cell::OnceCell;
 use std::net::SocketAddr;
 use std::rc::Rc;
 use std::sync::Arc;
 use std::time::Duration;
 
 use durward_link::carrier::websocket;
-use durward_link::control::{Hello, Refused, Violation};
+use durward_link::control::{Hello, Refused, Verdicts, Violation};
 use durward_link::session::SessionError;
 use durward_link::session::gateway::{self, Admission, Carrier};
 use durward_link::session::pace::{Budget, Paced};
 use durward_link::{Bounds, RouteSet, bounds};
 use durward_model::Service;
-use durward_model::link::LinkService;
 use durward_model::server_tls::Alpn;
 
 use crate::admitted::Admitted;
@@ -27,6 +31,8 @@ use crate::turns;
 use crate::upstream::link::Place;
 use crate::upstream::{Attached, LinkState};
 use crate::watch::Watch;
+use credential::{AdmittedAgent, Shown};
+use said::Said;
 
 /// Data carriers wanted of an agent at most; beyond, cores share them.
 const CARRIERS: u32 = 8;
@@ -34,6 +40,8 @@ const CARRIERS: u32 = 8;
 const REFUSED: Duration = Duration::from_secs(30);
 /// Time that an agent may stay once it was asked to leave and has another carrier: requests under way may still open streams.
 const LEAVE: Duration = Duration::from_secs(1);
+/// Interval at which a carrier looks whether its agent is still admitted.
+const RECHECK: Duration = Duration::from_secs(1);
 /// Bytes charged for a carrier: HTTP/2, and messages of the control stream that wait in either direction.
 const CARRIER: usize = HTTP2_CONNECTION + 128 * 1024;
 /// Bytes of memory per byte of a long message at most: what was received, and the routes that are read from it.
@@ -42,20 +50,24 @@ const EXPANSION: usize = 3;
 /// Serves a connection of an agent to its end.
 pub(crate) async fn serve(admitted: Admitted) {
     let view = admitted.view.clone();
-    let Service::Link(service) = &view.listener().service else { return };
+    if !matches!(view.listener().service, Service::Link(_)) {
+        return;
+    }
     let Admitted { io, facts, watch, core, .. } = admitted;
     let ends = (facts.peer, facts.destination.0);
     let mut agent = Agent {
         core: &core,
         view: &view,
-        service,
         facts: &facts,
         ends,
         carrier: None,
         link: None,
+        admitted: Rc::default(),
+        said: Said::default(),
         _place: None,
         instance: Arc::default(),
         memory: core.shared.memory.hold(&view.tenant().usage, Kind::Clients),
+        message: 0,
         denied: None,
     };
     watch.arm(None, false);
@@ -87,19 +99,52 @@ async fn carry(agent: &mut Agent<'_>, mut io: Io, watch: &Watch) -> Result<(), R
         (LEAVE, Vec::new())
     };
     let most = Bounds::default();
-    let ended = if io.alpn() == Some(Alpn::Link.id()) {
-        gateway::serve(Paced::of_server(io, Turn), most, agent, drain).await
-    } else {
-        let patience = agent.view.tenant().tenant.limits.timeouts.header;
-        let socket = match tokio::time::timeout(patience, websocket::accept(io)).await {
-            Ok(accepted) => accepted.map_err(|error| {
-                tracing::debug!(%error, "no carrier of a link");
-                Refusal::BadRequest { detail: "not a WebSocket of a link" }
-            })?,
-            Err(_) => return Err(Refusal::ClientTimeout { phase: "head" }),
-        };
-        gateway::serve(Paced::of_server(socket, Turn), most, agent, drain).await
+    let revoked = revoked(agent);
+    if io.alpn() == Some(Alpn::Link.id()) {
+        tokio::select! {
+            ended = gateway::serve(Paced::of_server(io, Turn), most, agent, drain) => return of_session(ended),
+            refusal = revoked => return Err(refusal),
+        }
+    }
+    let patience = agent.view.tenant().tenant.limits.timeouts.header;
+    let timeout = || Refusal::ClientTimeout { phase: "head" };
+    let foreign = |error: &dyn std::error::Error| {
+        tracing::debug!(%error, "no carrier of a link");
+        Refusal::BadRequest { detail: "not a WebSocket of a link" }
     };
+    let request = tokio::time::timeout(patience, websocket::Request::read(&mut io)).await;
+    let request = request.map_err(|_| timeout())?.map_err(|error| foreign(&error))?;
+    if let Some(operation) = rest::operation(&request) {
+        let operation = operation.to_owned();
+        return rest::serve(agent, io, &request, &operation).await;
+    }
+    let accepted = tokio::time::timeout(patience, websocket::accept_request(io, request)).await;
+    let socket = accepted.map_err(|_| timeout())?.map_err(|error| foreign(&error))?;
+    tokio::select! {
+        ended = gateway::serve(Paced::of_server(socket, Turn), most, agent, drain) => of_session(ended),
+        refusal = revoked => Err(refusal),
+    }
+}
+
+/// Completes when the configuration of that moment does not admit the agent any more.
+fn revoked(agent: &Agent<'_>) -> impl Future<Output = Refusal> + use<> {
+    let (admitted, view) = (Rc::clone(&agent.admitted), agent.view.clone());
+    let (core, client) = (Rc::clone(agent.core), agent.facts.client.0.ip());
+    async move {
+        loop {
+            tokio::time::sleep(RECHECK).await;
+            let Some(admitted) = admitted.get() else { continue };
+            // Without a listener of its tenant the connection ends by itself.
+            let Some(now) = view.renewed(&core.shared.prepared.load(), client) else { continue };
+            if admitted.link(&now).is_none() {
+                let link = admitted.name().to_owned();
+                return Refusal::LinkDenied { link, detail: "it is admitted no longer" };
+            }
+        }
+    }
+}
+
+fn of_session(ended: Result<(), SessionError>) -> Result<(), Refusal> {
     ended.or_else(|error| match error {
         // Agents come and go; what they had open is counted where it broke.
         SessionError::Http2(_) | SessionError::ControlEnded => Ok(()),
@@ -130,7 +175,6 @@ impl Budget for Turn {
 struct Agent<'a> {
     core: &'a Rc<Core>,
     view: &'a TenantView,
-    service: &'a LinkService,
     facts: &'a Rc<ConnectionFacts>,
     /// Addresses of the socket: the agent's and ours.
     ends: (SocketAddr, SocketAddr),
@@ -138,12 +182,18 @@ struct Agent<'a> {
     carrier: Option<Arc<Carrier>>,
     /// Link that the agent is of, once it was admitted.
     link: Option<Arc<LinkState>>,
+    /// What it was admitted by.
+    admitted: Rc<OnceCell<AdmittedAgent>>,
+    /// Routes that the agent said.
+    said: Said,
     /// Its place among the carriers of the link.
     _place: Option<Place>,
     /// Text that the agent's process chose for itself.
     instance: Arc<str>,
-    /// Memory of the carrier and of the message that it receives.
+    /// Memory of the carrier, of the message that it receives, and of the agent's routes.
     memory: Hold,
+    /// Bytes of the long message that is under way.
+    message: usize,
     denied: Option<Refusal>,
 }
 
@@ -151,7 +201,7 @@ impl Agent<'_> {
     /// Refuses an agent that is none of the link's, and counts that.
     fn deny(&mut self, link: &str, detail: &'static str) -> Refused {
         // The reason is the same, so that unknown clients cannot find out which links exist.
-        self.refuse(link, detail, "this certificate is for no such link")
+        self.refuse(link, detail, "this certificate or token is for no such link")
     }
 
     fn refuse(&mut self, link: &str, detail: &'static str, reason: &str) -> Refused {
@@ -161,26 +211,53 @@ impl Agent<'_> {
         let retry_after_ms = u64::try_from(REFUSED.as_millis()).unwrap_or(u64::MAX);
         Refused { reason: reason.to_owned(), retry_after_ms }
     }
+
+    /// Charges the tenant for what is held now.
+    fn charge(&mut self) -> Result<(), Refusal> {
+        self.memory.resize(CARRIER + self.message.saturating_mul(EXPANSION) + self.said.bytes())
+    }
+
+    /// Returns the listener as the configuration of this moment has it.
+    fn renewed(&self) -> Option<TenantView> {
+        let prepared = self.core.shared.prepared.load();
+        self.view.renewed(&prepared, self.facts.client.0.ip())
+    }
+
+    /// Begins to register the agent's routes, as the configuration of this moment allows.
+    fn register(&mut self) {
+        let registry = self.core.shared.registry.clone();
+        let caller = || self.admitted.get()?.caller(&self.renewed()?, self.facts);
+        match registry.zip(caller()) {
+            Some((registry, caller)) => self.said.register(registry, caller),
+            // The connection ends, or nothing is registered here.
+            None => self.said.stop(),
+        }
+    }
 }
 
 impl gateway::Host for Agent<'_> {
     fn admit(&mut self, hello: &Hello) -> Result<Admission, Refused> {
-        let certificate = self.facts.tls.as_ref().and_then(|tls| tls.client_certificate.as_ref());
-        let Some(certificate) = certificate else {
-            return Err(self.deny(&hello.link, "no client certificate"));
+        let shown = Shown::by(self.facts, hello.token.as_ref());
+        let Some(shown) = shown else {
+            return Err(self.deny(&hello.link, "neither a client certificate nor a token"));
         };
-        let Some(link) = self.service.link(&hello.link, certificate.names()) else {
-            return Err(self.deny(&hello.link, "the certificate is for no such link"));
+        let agent = AdmittedAgent::new(&hello.link, shown);
+        // The configuration may have changed since the connection began.
+        let now = self.renewed();
+        let link = now.as_ref().and_then(|view| agent.link(view));
+        let Some(name) = link.map(|link| Arc::clone(&link.name)) else {
+            return Err(self.deny(&hello.link, "the certificate or token is for no such link"));
         };
-        let state = self.view.tenant().links.named(&link.name);
+        let state = self.view.tenant().links.named(&name);
         let Some(place) = state.admit() else {
             let detail = "the link has as many carriers as it may";
             return Err(self.refuse(&hello.link, detail, detail));
         };
+        let _ = self.admitted.set(agent);
         (self.link, self._place) = (Some(state), Some(place));
         self.instance = hello.instance.chars().take(64).collect::<String>().into();
         tracing::info!(
-            tenant = %self.view.tenant().tenant.id, link = %link.name, client = %self.facts.client, purpose = ?hello.purpose,
+            tenant = %self.view.tenant().tenant.id, link = %name, client = %self.facts.client, purpose = ?hello.purpose,
             instance = hello.instance.chars().take(32).collect::<String>(), "an agent's carrier is up"
         );
         let cores = u32::try_from(self.core.shared.files.cores()).unwrap_or(CARRIERS);
@@ -201,12 +278,29 @@ impl gateway::Host for Agent<'_> {
     }
 
     fn hold(&mut self, bytes: usize) -> bool {
-        self.memory.resize(CARRIER + bytes.saturating_mul(EXPANSION)).is_ok()
+        self.message = bytes;
+        self.charge().is_ok()
     }
 
     fn routes(&mut self, routes: RouteSet) {
         if let Some(link) = &self.link {
-            link.register(&routes);
+            self.said.say(routes, link);
+            // The message of the same routes was charged with more.
+            let _ = self.charge();
+        }
+    }
+
+    async fn registered(&mut self) -> Verdicts {
+        loop {
+            if self.said.is_running() {
+                if let Some(verdicts) = self.said.finish().await {
+                    return verdicts;
+                }
+                continue;
+            }
+            let Some(due) = self.said.due() else { return std::future::pending().await };
+            tokio::time::sleep_until(due).await;
+            self.register();
         }
     }
 

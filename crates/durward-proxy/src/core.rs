@@ -17,6 +17,7 @@ use crate::metrics::Metrics;
 use crate::prepared::Prepared;
 use crate::present::host::HostAddresses;
 use crate::random::Random;
+use crate::registry::Registry;
 use crate::status::SinkStatus;
 use crate::turns::Turns;
 use crate::unidentified::Unidentified;
@@ -45,6 +46,8 @@ pub(crate) struct Shared {
     pub(crate) unidentified: Arc<Usage>,
     /// Names to addresses, cached for their TTL.
     pub(crate) resolver: Resolver,
+    /// Registry of agents' routes; `None` where nothing is registered.
+    pub(crate) registry: Option<Arc<dyn Registry>>,
 }
 
 impl Shared {

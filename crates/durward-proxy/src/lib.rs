@@ -39,6 +39,7 @@ pub mod present;
 pub mod proxy;
 mod random;
 pub mod refusal;
+pub mod registry;
 mod regular;
 mod reject;
 mod relay;

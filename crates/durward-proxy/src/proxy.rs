@@ -26,8 +26,10 @@ use crate::metrics::openmetrics::Text;
 use crate::prepared::Prepared;
 use crate::prepared::build::{Built, build};
 use crate::present::host::HostAddresses;
+use crate::registry::Registry;
 use crate::status::Closing;
 pub use crate::status::{BindReport, BindState, Problem, SinkStatus};
+use crate::upstream::LinkReport;
 use crate::upstream::report::UpstreamReport;
 use crate::upstream::resolve::Resolver;
 pub use served::Served;
@@ -49,6 +51,8 @@ pub struct Options {
     pub memory: Option<usize>,
     /// Grace of a drain when the proxy is dropped without [`Proxy::drain`].
     pub drain_grace: Duration,
+    /// Registry of the routes that agents serve; `None` to take none.
+    pub registry: Option<Arc<dyn Registry>>,
 }
 
 /// Result of applying a snapshot.
@@ -128,6 +132,7 @@ impl Proxy {
             memory: Arc::clone(&memory),
             unidentified: Arc::default(),
             resolver: Resolver::default(),
+            registry: options.registry,
         });
         let workers: io::Result<Vec<_>> =
             (0..cores).map(|id| Worker::start(id, Arc::clone(&shared))).collect();
@@ -179,6 +184,13 @@ impl Proxy {
             self.hand_out(opened);
         }
         listeners.log_moves();
+    }
+
+    /// Returns the state of the links of a tenant.
+    #[must_use]
+    pub fn links(&self, tenant: &TenantId) -> Vec<LinkReport> {
+        let prepared = self.shared.prepared.load();
+        prepared.tenants.get(tenant).map_or_else(Vec::new, |runtime| runtime.link_reports())
     }
 
     /// Returns the current state; changes nothing.

@@ -10,6 +10,7 @@ mod gateway;
 pub(crate) mod health;
 pub(crate) mod kernel;
 mod kube;
+mod links;
 pub(crate) mod local_socket;
 mod log;
 mod logs;

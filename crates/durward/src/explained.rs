@@ -1,8 +1,9 @@
 //! An explanation with its source, files or a running gateway, and the documents that are not in it.
 
-use durward_model::explain::{self, Explanation, Question};
+use durward_model::explain::{self, Ending, Explanation, Question, Step};
 use durward_model::verdict::Outcome;
-use durward_model::{Snapshot, Verdicts};
+use durward_model::{Snapshot, TenantId, Verdicts};
+use durward_proxy::LinkReport;
 use serde::{Deserialize, Serialize};
 
 use crate::app::health::why;
@@ -55,5 +56,35 @@ impl Explained {
             not_accepted: named.collect(),
             more_not_accepted: bad.len().saturating_sub(NAMED),
         }
+    }
+
+    /// Adds the state of the link that the upstream is behind; without a carrier requests are refused.
+    pub(crate) fn with_links(
+        mut self,
+        snapshot: &Snapshot,
+        links: impl FnOnce(&TenantId) -> Vec<LinkReport>,
+    ) -> Self {
+        let answer = &mut self.explanation;
+        let (Ending::Served { upstream } | Ending::ServedIf { upstream, .. }) = &answer.ending
+        else {
+            return self;
+        };
+        let tenant = answer.tenant.as_deref().and_then(|name| TenantId::new(name).ok());
+        let tenant = tenant.and_then(|id| snapshot.tenants.get(&id));
+        let link = tenant.and_then(|tenant| {
+            let upstream = tenant.upstreams.iter().find(|one| one.name == *upstream)?;
+            Some((&tenant.id, upstream.link.as_ref()?))
+        });
+        let Some((tenant, link)) = link else { return self };
+        let report = links(tenant).into_iter().find(|report| report.name == *link);
+        let carriers = report.map_or(0, |report| report.carriers);
+        let sentence = if carriers > 0 {
+            format!("{link} is up, with {carriers} carriers")
+        } else {
+            answer.ending = Ending::Refused { reason: "link_absent".into() };
+            format!("{link} has no carrier: run `durward agent status` in its cluster")
+        };
+        answer.steps.push(Step { stage: "link".into(), sentence, origin: None });
+        self
     }
 }

@@ -51,6 +51,9 @@ pub(crate) struct Handed {
     pub(crate) state: State,
     /// Configuration that the older process would serve from the files as they are now.
     pub(crate) served: Served,
+    /// Claims of links, as JSON; `None` from a process that keeps none.
+    #[serde(default)]
+    pub(crate) links: Option<Vec<String>>,
 }
 
 /// Process that hands over to this one.

@@ -32,7 +32,9 @@ async fn an_agent_comes_back_to_a_gateway_that_crashed_or_to_the_next_with_the_r
     let route = Route {
         host: "b.example".to_owned(),
         path: "/".to_owned(),
+        exact: false,
         target: "b:80".parse().unwrap(),
+        ingress: String::new(),
     };
     let changed = RouteSet::new(2, vec![route]);
     agent.routes.send(Arc::new(changed.clone())).unwrap();

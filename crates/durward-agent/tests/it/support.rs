@@ -9,7 +9,7 @@ use std::time::Duration;
 use durward_agent::config::{AgentFile, Environment};
 use durward_agent::status::Status;
 use durward_link::carrier::{ALPN, websocket};
-use durward_link::control::{Hello, Refused};
+use durward_link::control::{Hello, Refused, Verdicts};
 use durward_link::session::gateway::{self, Admission, Carrier};
 use durward_link::{Bounds, RouteSet};
 use durward_testkit::certificates::{Authority, CertSpec, Identity, server_config};
@@ -68,6 +68,10 @@ impl gateway::Host for Host {
 
     fn routes(&mut self, routes: RouteSet) {
         self.0.routes.lock().unwrap().push(routes);
+    }
+
+    async fn registered(&mut self) -> Verdicts {
+        std::future::pending().await
     }
 
     fn closed(&mut self, carrier: &Arc<Carrier>) {

@@ -14,6 +14,7 @@ use super::certificates::Files;
 use super::contribution;
 use super::contribution::merge::{self, Added};
 use super::keys::{KeyUse, Keys};
+use super::link_routes::LinkGrants;
 use super::listener::{self, Outward, Workshop};
 use super::outward;
 use super::report::{Field, Report};
@@ -187,6 +188,8 @@ fn document<'a>(
     let (ingress_field, egress_field) = (Field::SPEC.name("ingress"), Field::SPEC.name("egress"));
     let proxy_field = egress_field.name("proxy");
     let doors = Doors::of(&body.spec.ingress);
+    let sources = entrant.egress.clone();
+    let links = LinkGrants::of(&body.spec.ingress, &sources);
     let entries = body.spec.ingress.iter().enumerate().map(|(at, spec)| (List::Ingress, at, spec));
     let exits = proxies.iter().enumerate().map(|(at, spec)| (List::Proxy, at, spec));
     for (list, position, spec) in entries.chain(exits) {
@@ -209,6 +212,7 @@ fn document<'a>(
             outward,
             doors: &doors,
             acme: Acme::default(),
+            links: &links,
         };
         match workshop.listener(spec, &field.index(position)) {
             Some((listener, mode)) => candidates.push(Candidate {

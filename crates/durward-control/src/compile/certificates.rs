@@ -12,7 +12,8 @@ use std::sync::Arc;
 
 use durward_model::certificate::{ends_soon, span_text};
 use durward_model::egress::NameList;
-use durward_model::{Certificate, Origin, SharedMap};
+use durward_model::link::LinkRoute;
+use durward_model::{Certificate, Origin, SharedMap, TenantId};
 
 use super::keys::{Denied, KeyId, KeyUse};
 use super::name_list::{self, ListFault};
@@ -20,6 +21,8 @@ use super::report::{Field, Report};
 use crate::certificate::authority::{self, AuthorityFault};
 use crate::certificate::identity::{self, IdentityFault};
 use crate::certificate::{Authority, Identity, Revocations};
+use crate::change::Fact;
+use crate::document::link_routes_of;
 use crate::named_file::Digest;
 use crate::place::{At, Place};
 use crate::reference::Reference;
@@ -159,6 +162,19 @@ impl<'a> Files<'a> {
         let fresh = Certificates::default();
         let (used, denied) = (Vec::new(), Denied::new());
         Self { store, old, fresh, now, used, denied, asker: None, is_denied: false }
+    }
+
+    /// Returns the routes that agents of a tenant's link have registered.
+    pub(crate) fn link_routes(
+        &self,
+        tenant: &TenantId,
+        link: &str,
+    ) -> Option<&'a Arc<[LinkRoute]>> {
+        let reference = link_routes_of(&Arc::from(tenant.as_str()), link);
+        match self.store.fact(&reference)? {
+            Fact::LinkRoutes(routes) => Some(routes),
+            _ => None,
+        }
     }
 
     /// Refuses these keys from now on.

@@ -6,7 +6,7 @@ use std::sync::Arc;
 
 use durward_model::ClientAuth;
 use durward_model::client_auth::HolderMatch;
-use durward_model::link::{Link, LinkService};
+use durward_model::link::{Link, LinkService, MOST_ROUTES, TokenDigest};
 
 use super::listener::Workshop;
 use super::outward::holder;
@@ -14,6 +14,10 @@ use super::report::{Field, Report};
 use crate::place::At;
 use crate::spec::ingress::{IngressSpec, LinkSpec};
 use crate::spec::upstream::UpstreamSpec;
+use crate::words;
+
+/// Routes that a document may let a link register.
+const ROUTES: u32 = 10_000;
 
 impl Workshop<'_, '_, '_, '_> {
     /// The service of a listener for agents, or `None` after an error.
@@ -25,11 +29,15 @@ impl Workshop<'_, '_, '_, '_> {
     ) -> Option<LinkService> {
         let before = self.report.errors();
         let tls = self.tls(spec, address, field);
+        let by_certificate = spec.links.iter().any(|link| link.tokens.is_empty());
+        let is_fitting = |auth: &ClientAuth| match auth {
+            ClientAuth::Required(_) => true,
+            ClientAuth::Optional(_) | ClientAuth::Off => !by_certificate,
+        };
         if let Some(tls) = &tls
-            && !matches!(tls.client_auth, ClientAuth::Required(_))
+            && !is_fitting(&tls.client_auth)
         {
-            let sentence =
-                "must be required, with authorities: an agent is known by its certificate";
+            let sentence = "must be required, with authorities: an agent is known by its certificate, unless every link has tokens";
             let place = spec.client_certificates.as_ref().map_or(spec.place, |at| at.place);
             let field = field.name("clientCertificates");
             self.report.error("ClientCertificateNotRequired", place, &field, sentence);
@@ -58,8 +66,8 @@ impl Workshop<'_, '_, '_, '_> {
     fn one_link(&mut self, link: &At<LinkSpec>, field: &Field<'_>) -> Option<Link> {
         self.report.check("BadName", &link.name, &field.name("name"), link_name);
         let names = field.name("certificateNames");
-        if link.certificate_names.is_empty() {
-            let sentence = "is empty: write a name that the agent's certificate carries";
+        if link.certificate_names.is_empty() && link.tokens.is_empty() {
+            let sentence = "is empty: write a name that the agent's certificate carries, or tokens";
             self.report.error("NoName", link.place, &names, sentence);
         }
         let holders: Vec<HolderMatch> = link
@@ -68,14 +76,69 @@ impl Workshop<'_, '_, '_, '_> {
             .enumerate()
             .filter_map(|(at, name)| self.report.check("BadName", name, &names.index(at), holder))
             .collect();
+        let tokens = self.tokens(link, field);
+        let hosts = field.name("hosts");
+        let hosts = link.hosts.iter().enumerate().filter_map(|(at, host)| {
+            self.report.check("BadHost", host, &hosts.index(at), words::route_host)
+        });
+        let hosts = hosts.collect();
+        let cluster = link.cluster.as_ref();
+        let cluster = self.report.check_optional(
+            "BadCluster",
+            cluster,
+            &field.name("cluster"),
+            cluster_id,
+        )?;
+        let most_routes = self.report.number(
+            link.max_routes,
+            &field.name("maxRoutes"),
+            (1, ROUTES),
+            MOST_ROUTES,
+        )?;
         let origin = self.report.source().origin(link.place);
-        (!holders.is_empty()).then(|| Link { name: Arc::from(link.name.as_str()), holders, origin })
+        let name = Arc::from(link.name.as_str());
+        (!holders.is_empty() || !tokens.is_empty()).then_some(Link {
+            name,
+            holders,
+            tokens,
+            cluster,
+            hosts,
+            most_routes,
+            origin,
+        })
+    }
+
+    /// Reads digests of tokens. No text is repeated in a finding: what is no digest may be the token itself.
+    fn tokens(&mut self, link: &LinkSpec, field: &Field<'_>) -> Vec<TokenDigest> {
+        let list = field.name("tokens");
+        let mut tokens = Vec::with_capacity(link.tokens.len());
+        for (at, written) in link.tokens.iter().enumerate() {
+            match written.strip_prefix("sha256:").and_then(TokenDigest::from_hex) {
+                Some(digest) => tokens.push(digest),
+                None => {
+                    let sentence = "is not sha256: and 64 hexadecimal digits, the SHA-256 of a token as `durward agent token` prints it; if it is the token itself, take that out of use";
+                    self.report.error("BadToken", written.place, &list.index(at), sentence);
+                }
+            }
+        }
+        tokens
+    }
+}
+
+/// An identifier as agents send it.
+fn cluster_id(text: &str) -> Result<Arc<str>, String> {
+    let fits = |byte: u8| byte.is_ascii_alphanumeric() || b"-_.".contains(&byte);
+    if (1..=63).contains(&text.len()) && text.bytes().all(fits) {
+        Ok(Arc::from(text))
+    } else {
+        Err("is no identifier of a cluster: use 1 to 63 letters, digits, '-', '_' or '.'"
+            .to_owned())
     }
 }
 
 /// A name of a link: as that of an upstream.
 fn link_name(text: &str) -> Result<(), String> {
-    super::words::upstream_name(text).map_err(|fault| fault.replace("an upstream", "a link"))
+    words::upstream_name(text).map_err(|fault| fault.replace("an upstream", "a link"))
 }
 
 /// Rejects what an upstream behind a link cannot have.

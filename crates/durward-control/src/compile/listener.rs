@@ -16,6 +16,7 @@ use durward_model::{
 
 use super::acme::Doors;
 use super::certificates::Files;
+use super::link_routes::LinkGrants;
 use super::listen;
 use super::report::{Field, Report};
 use super::route::{self, Carrying, Targets};
@@ -37,6 +38,8 @@ pub(crate) struct Workshop<'r, 'a, 'f, 'u> {
     pub(crate) doors: &'r Doors,
     /// Certificates by ACME of the listener that is compiled.
     pub(crate) acme: Acme,
+    /// What links of the tenant may register.
+    pub(crate) links: &'r LinkGrants<'r>,
 }
 
 /// An entry of `spec.egress.proxy`, and where its tenant may go; `None` if the policy has errors.
@@ -152,6 +155,7 @@ impl Workshop<'_, '_, '_, '_> {
         let http_only = [
             ("trustedProxies", first(&spec.trusted_proxies)),
             ("redirectToHttps", spec.redirect_to_https.map(|at| at.place)),
+            ("linkRoutes", first(&spec.link_routes)),
         ];
         let mut refuse = |name: &str, place: Option<Place>, sentence: &str| {
             if let Some(place) = place {
@@ -240,6 +244,7 @@ impl Workshop<'_, '_, '_, '_> {
             let place = (&list.index(at), at);
             routes.extend(route::route(self.report, self.upstreams, route, place));
         }
+        routes.extend(self.link_routes(spec, field));
         routes.extend(self.catch_all(spec, field));
         let proxies_field = field.name("trustedProxies");
         let proxies = spec.trusted_proxies.iter().enumerate();
@@ -249,12 +254,12 @@ impl Workshop<'_, '_, '_, '_> {
         if self.report.errors() > before {
             return None;
         }
-        if routes.is_empty() {
+        if routes.is_empty() && spec.link_routes.is_empty() {
             self.report.error(
                 "NoRoute",
                 spec.place,
                 field,
-                "has no routes: write routes, or upstream",
+                "has no routes: write routes, upstream or linkRoutes",
             );
             return None;
         }

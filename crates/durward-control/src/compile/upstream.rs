@@ -134,7 +134,6 @@ pub(crate) fn at_field(
     })
 }
 
-#[cfg(test)]
 /// Returns an upstream with the defaults of everything that documents need not say, without endpoints and sources.
 pub(crate) fn plain(name: &str, protocol: UpstreamProtocol) -> Upstream {
     Upstream {

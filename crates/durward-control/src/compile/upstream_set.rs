@@ -84,6 +84,13 @@ impl<'a> UpstreamSet<'a> {
         Err(format!("{name:?} is not an upstream of this tenant{hint}; {known}"))
     }
 
+    /// Returns the index of the upstream called `name`, which is in use from now on; `None` if there is none.
+    pub(crate) fn use_of(&mut self, name: &str) -> Option<UpstreamIndex> {
+        let at = *self.by_name.get(name)?;
+        self.used.insert(at);
+        Some(UpstreamIndex(at))
+    }
+
     /// Returns the number of upstreams.
     pub(crate) fn len(&self) -> usize {
         self.upstreams.len()

@@ -181,6 +181,9 @@ pub struct ServiceSpec {
     pub r#type: Option<String>,
     /// The host that a Service of type `ExternalName` stands for.
     pub external_name: Option<String>,
+    /// Its address in the cluster; `None` in words for a headless Service.
+    #[serde(rename = "clusterIP")]
+    pub cluster_ip: Option<String>,
     /// The ports.
     #[serde(deserialize_with = "nullable")]
     pub ports: Vec<ServicePort>,

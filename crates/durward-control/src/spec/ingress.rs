@@ -76,6 +76,9 @@ pub struct IngressSpec {
     /// LINK only: the links whose agents may connect.
     #[serde(default)]
     pub links: Vec<At<LinkSpec>>,
+    /// HTTP and HTTPS only: links of this tenant whose registered routes are served here, after `routes` of the same host and path. Default: none.
+    #[serde(default)]
+    pub link_routes: Vec<At<String>>,
     /// Set by adapters: client certificates from these authorities are required if the file is there.
     #[serde(skip)]
     pub client_authority_if_present: Option<At<String>>,
@@ -107,8 +110,21 @@ pub enum ProtocolSpec {
 pub struct LinkSpec {
     /// Name, which the agent sends and upstreams refer to.
     pub name: At<String>,
-    /// Names of which the agent's certificate must carry one: a common name, DNS name or URI; with `*` at its end, all that begin so.
+    /// Names of which the agent's certificate must carry one: a common name, DNS name or URI; with `*` at its end, all that begin so. Needed unless there are tokens.
+    #[serde(default)]
     pub certificate_names: Vec<At<String>>,
+    /// Tokens that stand for a certificate, each as `sha256:` and the SHA-256 of the token in hexadecimal; `durward agent token` makes one. A token that is taken out is refused at once, and its carriers are closed.
+    #[serde(default)]
+    pub tokens: Vec<At<String>>,
+    /// Identifier of the cluster that registrations over REST must name (`cluster_uuid`). Default: any.
+    #[serde(default)]
+    pub cluster: Option<At<String>>,
+    /// Host names that the agent may register routes for, in lower case: `app.example.com`, or `*.example.com` for all names below. Default: none.
+    #[serde(default)]
+    pub hosts: Vec<At<String>>,
+    /// Routes that may be registered, 1 to 10000. Default: 500.
+    #[serde(default)]
+    pub max_routes: Option<At<u32>>,
 }
 
 /// Socket that accepts connections for a listener.

@@ -28,20 +28,21 @@ pub enum Item {
 
 /// A thing of a host: it means nothing to another process.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Error)]
-#[error("files stay in the process that reads them")]
+#[error("files and registered routes stay in the process that reads them")]
 pub struct Untransferable;
 
 impl Item {
     /// Returns its name.
     ///
     /// # Errors
-    /// Fails if it is a thing of files.
+    /// Fails if it is a thing of files or agents.
     pub fn key(&self) -> Result<ItemKey, Untransferable> {
         match self {
             Self::Document(document) => {
                 document.key.object().cloned().map(ItemKey::Document).ok_or(Untransferable)
             }
-            Self::Fact(Reference::File(_), _) | Self::Fact(_, Fact::File(_)) => Err(Untransferable),
+            Self::Fact(Reference::File(_) | Reference::LinkRoutes { .. }, _)
+            | Self::Fact(_, Fact::File(_) | Fact::LinkRoutes(_)) => Err(Untransferable),
             Self::Fact(reference, _) => Ok(ItemKey::Fact(reference.clone())),
         }
     }
@@ -117,7 +118,7 @@ impl Serialize for Item {
     fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
         let written = match self {
             Self::Document(document) => written_document(document).map(Written::Document),
-            Self::Fact(Reference::File(_), _) => Err(Untransferable),
+            Self::Fact(Reference::File(_) | Reference::LinkRoutes { .. }, _) => Err(Untransferable),
             Self::Fact(reference, fact) => {
                 written_fact(fact).map(|fact| Written::Fact(reference.clone(), fact))
             }
@@ -130,7 +131,9 @@ impl<'de> Deserialize<'de> for Item {
     fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
         match Written::deserialize(deserializer)? {
             Written::Document(document) => Ok(Self::Document(read_document(document))),
-            Written::Fact(Reference::File(_), _) => Err(serde::de::Error::custom(Untransferable)),
+            Written::Fact(Reference::File(_) | Reference::LinkRoutes { .. }, _) => {
+                Err(serde::de::Error::custom(Untransferable))
+            }
             Written::Fact(reference, fact) => Ok(Self::Fact(reference, read_fact(fact))),
         }
     }
@@ -164,7 +167,7 @@ fn read_document(written: WrittenDocument) -> Document {
 
 fn written_fact(fact: &Fact) -> Result<WrittenFact, Untransferable> {
     Ok(match fact {
-        Fact::File(_) => return Err(Untransferable),
+        Fact::File(_) | Fact::LinkRoutes(_) => return Err(Untransferable),
         Fact::Bytes(entries) => {
             let r#type = entries.r#type.clone();
             let entries = entries.iter().map(|(key, bytes)| (key.clone(), Bytes(bytes.clone())));

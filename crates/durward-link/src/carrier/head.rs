@@ -22,6 +22,11 @@ impl Head {
         found.next().is_none().then_some(only.1.as_str())
     }
 
+    /// Returns true if a field is there.
+    pub(super) fn has(&self, name: &str) -> bool {
+        self.fields.iter().any(|(field, _)| field == name)
+    }
+
     /// Returns true if a field with a list of words contains `word`, in whatever case.
     pub(super) fn lists(&self, name: &str, word: &str) -> bool {
         let of = self.fields.iter().filter(|(field, _)| field == name);

@@ -13,7 +13,7 @@ use bytes::{Buf, BytesMut};
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 
 use frame::{Header, Opcode, Parsed};
-pub use handshake::{HandshakeError, accept, connect};
+pub use handshake::{HandshakeError, Request, accept, accept_request, connect};
 
 /// Bytes of payload sent in one frame.
 const CHUNK: usize = 16 * 1024;

@@ -5,7 +5,8 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use super::message::{
-    DRAIN, Drain, Hello, Purpose, ROUTES, Refused, ToAgent, ToGateway, Versions, Welcome,
+    DRAIN, Drain, Hello, Purpose, ROUTES, Refused, ToAgent, ToGateway, VERDICTS, Verdicts,
+    Versions, Welcome,
 };
 use super::{FIRST_MESSAGE, UNANSWERED, Violation};
 use crate::route::{RouteSet, RoutesId};
@@ -24,6 +25,8 @@ pub enum AgentEvent {
     Refused(Refused),
     /// The gateway holds these routes now.
     RoutesHeld(RoutesId),
+    /// The gateway has judged the routes.
+    Verdicts(Verdicts),
     /// The gateway asks the agent to leave: dial another carrier first.
     Drain(Drain),
     /// No new stream will come.
@@ -93,6 +96,13 @@ impl AgentControl {
             }
             (State::Open { .. }, ToAgent::RoutesKnown(held)) => {
                 self.events.push_back(AgentEvent::RoutesHeld(held));
+                Ok(())
+            }
+            (State::Open { capabilities, .. }, ToAgent::Verdicts(verdicts)) => {
+                if !capabilities.contains(VERDICTS) {
+                    return Err(Violation::NotOffered(format!("capability {VERDICTS}")));
+                }
+                self.events.push_back(AgentEvent::Verdicts(verdicts));
                 Ok(())
             }
             (State::Open { .. }, ToAgent::HeartbeatAck(held)) => {

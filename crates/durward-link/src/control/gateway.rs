@@ -3,11 +3,16 @@
 use std::collections::{BTreeSet, VecDeque};
 use std::time::{Duration, Instant};
 
+use super::codec::encode;
 use super::message::{
-    DRAIN, Drain, Hello, Purpose, ROUTES, Refused, ToAgent, ToGateway, Versions, Welcome,
+    DRAIN, Drain, Hello, Purpose, ROUTES, Refused, ToAgent, ToGateway, VERDICTS, Verdicts,
+    Versions, Welcome,
 };
 use super::{FIRST_MESSAGE, HEARTBEAT, UNANSWERED, Violation};
 use crate::route::{ROUTES as MOST_ROUTES, RouteSet, RoutesId};
+
+/// Bytes of rejected routes in one message at most: less than an agent may leave unread.
+const VERDICT_BYTES: usize = 32 * 1024;
 
 /// Something that the gateway must act on.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -59,7 +64,7 @@ impl GatewayControl {
     pub fn new(versions: Versions, now: Instant) -> Self {
         Self {
             versions,
-            offered: [ROUTES, DRAIN].map(str::to_owned).into(),
+            offered: [ROUTES, VERDICTS, DRAIN].map(str::to_owned).into(),
             state: State::Greeting,
             held: RoutesId::default(),
             leave: None,
@@ -176,6 +181,22 @@ impl GatewayControl {
                 self.outgoing.push_back(ToAgent::Drain(drain));
             }
             State::Open { .. } | State::Ended => {}
+        }
+    }
+
+    /// Says what became of routes, to an agent that knows such messages. Of rejected routes as many are named as fit into 32 KiB.
+    pub fn judge(&mut self, mut verdicts: Verdicts) {
+        if let State::Open { capabilities, .. } = &self.state
+            && capabilities.contains(VERDICTS)
+        {
+            let mut bytes = 0;
+            let fitting = verdicts.rejected.iter().take_while(|one| {
+                bytes += encode(one).len();
+                bytes <= VERDICT_BYTES
+            });
+            let fitting = fitting.count();
+            verdicts.rejected.truncate(fitting);
+            self.outgoing.push_back(ToAgent::Verdicts(verdicts));
         }
     }
 

@@ -2,7 +2,9 @@
 
 use std::borrow::Cow;
 use std::collections::BTreeSet;
+use std::fmt;
 
+use aws_lc_rs::digest;
 use serde::{Deserialize, Serialize};
 
 use super::codec::Message;
@@ -10,6 +12,8 @@ use crate::route::{RouteSet, RoutesId};
 
 /// Capability: the gateway takes routes.
 pub const ROUTES: &str = "routes";
+/// Capability: the gateway says which routes it does not serve.
+pub const VERDICTS: &str = "verdicts";
 /// Capability: both ends know `drain`.
 pub const DRAIN: &str = "drain";
 
@@ -78,6 +82,62 @@ pub struct Hello {
     /// Version of the agent, for people.
     #[serde(default)]
     pub agent: String,
+    /// Token in place of a client certificate.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub token: Option<Token>,
+}
+
+/// Secret that stands for a client certificate.
+#[derive(Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(transparent)]
+pub struct Token(String);
+
+impl Token {
+    /// Wraps the text of a token.
+    #[must_use]
+    pub fn new(text: String) -> Self {
+        Self(text)
+    }
+
+    /// Returns its SHA-256.
+    #[must_use]
+    pub fn digest(&self) -> [u8; 32] {
+        let mut bytes = [0; 32];
+        bytes.copy_from_slice(digest::digest(&digest::SHA256, self.0.as_bytes()).as_ref());
+        bytes
+    }
+}
+
+impl fmt::Debug for Token {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("Token(redacted)")
+    }
+}
+
+/// What became of the routes of a revision.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Verdicts {
+    /// Revision of the routes.
+    pub revision: u64,
+    /// Number of routes that are served.
+    pub served: u32,
+    /// Routes that are not served, [`REJECTED`] at most.
+    #[serde(default)]
+    pub rejected: Vec<Rejected>,
+}
+
+/// Rejected routes in one message at most.
+pub const REJECTED: usize = 1_000;
+
+/// A route that is not served.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Rejected {
+    /// Its host.
+    pub host: String,
+    /// Its path.
+    pub path: String,
+    /// Why, for people.
+    pub reason: String,
 }
 
 /// Acceptance of a carrier.
@@ -145,6 +205,8 @@ pub enum ToAgent {
     Refused(Refused),
     /// Routes that the gateway holds now.
     RoutesKnown(RoutesId),
+    /// What became of routes.
+    Verdicts(Verdicts),
     /// Answer to a heartbeat: routes that the gateway holds.
     HeartbeatAck(RoutesId),
     /// Dial again; this carrier ends.
@@ -182,6 +244,7 @@ impl Message for ToAgent {
             "welcome" => serde_json::from_slice(json).map(Self::Welcome),
             "refused" => serde_json::from_slice(json).map(Self::Refused),
             "routes_known" => serde_json::from_slice(json).map(Self::RoutesKnown),
+            "verdicts" => serde_json::from_slice(json).map(Self::Verdicts),
             "heartbeat_ack" => serde_json::from_slice(json).map(Self::HeartbeatAck),
             "drain" => serde_json::from_slice(json).map(Self::Drain),
             "drained" => Ok(Self::Drained),
@@ -208,6 +271,7 @@ impl ToAgent {
             Self::Welcome(_) => "welcome",
             Self::Refused(_) => "refused",
             Self::RoutesKnown(_) => "routes_known",
+            Self::Verdicts(_) => "verdicts",
             Self::HeartbeatAck(_) => "heartbeat_ack",
             Self::Drain(_) => "drain",
             Self::Drained => "drained",

@@ -16,6 +16,7 @@ fn hello(versions: Versions, purpose: Purpose) -> Hello {
         instance: "one".to_owned(),
         purpose,
         agent: String::new(),
+        token: None,
     }
 }
 
@@ -23,7 +24,9 @@ fn routes(revision: u64, hosts: &[&str]) -> Arc<RouteSet> {
     let route = |host: &&str| Route {
         host: (*host).to_owned(),
         path: "/".to_owned(),
+        exact: false,
         target: "app:80".parse().unwrap(),
+        ingress: String::new(),
     };
     Arc::new(RouteSet::new(revision, hosts.iter().map(route).collect()))
 }
@@ -259,6 +262,32 @@ fn before_it_is_accepted_an_end_may_say_little_and_afterwards_only_what_is_annou
 }
 
 #[test]
+fn verdicts_arrive_and_name_no_more_rejected_routes_than_may_wait() {
+    let now = Instant::now();
+    let mut gateway = GatewayControl::new(Versions::OURS, now);
+    let mut hello = hello(Versions::OURS, Purpose::Control);
+    hello.capabilities.insert(VERDICTS.to_owned());
+    gateway.receive(ToGateway::Hello(hello), now).unwrap();
+    gateway.welcome(1, 0, "gateway", now);
+    while gateway.next_message().is_some() {}
+    let one = Rejected { host: "a.example".to_owned(), path: "/".repeat(300), reason: "x".into() };
+
+    gateway.judge(Verdicts { revision: 7, served: 3, rejected: vec![one.clone(); REJECTED] });
+
+    let message = encode(&gateway.next_message().unwrap());
+    assert!(message.len() < 40 * 1024, "{}", message.len());
+    let mut decoder = Decoder::default();
+    decoder.allow(LONG);
+    decoder.push(&message);
+    match decoder.take().unwrap() {
+        Some(ToAgent::Verdicts(Verdicts { revision: 7, served: 3, rejected })) => {
+            assert!(rejected.len() > 50 && rejected.iter().all(|other| *other == one));
+        }
+        other => panic!("{other:?}"),
+    }
+}
+
+#[test]
 fn a_long_message_leaves_no_memory_behind() {
     let mut decoder = Decoder::default();
     decoder.allow(LONG);
@@ -385,7 +414,9 @@ proptest! {
                     }
                     AgentEvent::Refused(_) => { prop_assert!(open == 0); over = true; }
                     AgentEvent::Drained => prop_assert!(false, "it never drained"),
-                    AgentEvent::RoutesHeld(_) | AgentEvent::Drain(_) => prop_assert!(open == 1),
+                    AgentEvent::RoutesHeld(_) | AgentEvent::Verdicts(_) | AgentEvent::Drain(_) => {
+                        prop_assert!(open == 1);
+                    }
                 }
             }
             while let Some(message) = agent.next_message() {

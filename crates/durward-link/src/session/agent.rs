@@ -285,7 +285,7 @@ async fn talk<H: Host>(
                     return Ok(());
                 }
                 AgentEvent::Drain(_) => asked_to_leave = true,
-                AgentEvent::Welcome(_) | AgentEvent::RoutesHeld(_) => {}
+                AgentEvent::Welcome(_) | AgentEvent::RoutesHeld(_) | AgentEvent::Verdicts(_) => {}
             }
         }
     }

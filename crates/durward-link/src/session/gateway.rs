@@ -21,8 +21,10 @@ use super::outgoing::Frame;
 use super::stream::{Counted, LinkStream};
 use super::{CONTROL, DATA_FRAMES, KIND, REASON, RESETS, SessionError};
 use crate::bounds::{Bounds, HEADERS};
-use crate::control::{FIRST_MESSAGE, LONG, Violation};
-use crate::control::{GatewayControl, GatewayEvent, Hello, Purpose, Refused, ToGateway, Versions};
+use crate::control::{
+    FIRST_MESSAGE, GatewayControl, GatewayEvent, Hello, LONG, Purpose, Refused, ToGateway,
+    Verdicts, Versions, Violation,
+};
 use crate::route::RouteSet;
 use crate::target::{Kind, Target};
 
@@ -61,6 +63,9 @@ pub trait Host {
 
     /// Takes in the agent's routes.
     fn routes(&mut self, routes: RouteSet);
+
+    /// Registers routes that were taken in, and completes with what became of them; pending where none wait. Dropped and called again at any time.
+    fn registered(&mut self) -> impl Future<Output = Verdicts>;
 
     /// Takes a carrier out of use: it drains or has ended. Called once for each [`opened`](Self::opened), or more often.
     fn closed(&mut self, carrier: &Arc<Carrier>);
@@ -258,6 +263,8 @@ async fn converse<H: Host>(
             },
             flushed = outbox.flush(), if !outbox.is_empty() => flushed?,
             () = tokio::time::sleep_until(control.due().into()) => control.tick(now())?,
+            // One message at a time, so that an agent which reads none ends by its silence and not by ours.
+            verdicts = host.registered(), if outbox.is_empty() => control.judge(verdicts),
             (after, alternates) = &mut drain, if leave_by.is_none() => {
                 leave_by = Some(Instant::now() + after + STAY);
                 control.drain(after, alternates);

@@ -15,7 +15,9 @@ use super::agent::{Declined, Opening, Setup};
 use super::gateway::{Admission, Carrier, OpenError};
 use super::*;
 use crate::bounds::Bounds;
-use crate::control::{AgentEvent, DRAIN, Hello, Purpose, ROUTES, Refused, Versions};
+use crate::control::{
+    AgentEvent, DRAIN, Hello, Purpose, ROUTES, Refused, VERDICTS, Verdicts, Versions,
+};
 use crate::route::{Route, RouteSet};
 use crate::target::{Kind, Target};
 
@@ -25,11 +27,12 @@ const PATIENCE: Duration = Duration::from_secs(60);
 fn hello(purpose: Purpose) -> Hello {
     Hello {
         versions: Versions::OURS,
-        capabilities: [ROUTES, DRAIN].map(str::to_owned).into(),
+        capabilities: [ROUTES, VERDICTS, DRAIN].map(str::to_owned).into(),
         link: "onprem".to_owned(),
         instance: "one".to_owned(),
         purpose,
         agent: String::new(),
+        token: None,
     }
 }
 
@@ -42,6 +45,7 @@ struct Gateway {
     carriers: mpsc::UnboundedSender<Arc<Carrier>>,
     routes: mpsc::UnboundedSender<RouteSet>,
     closed: Rc<RefCell<usize>>,
+    waiting: Option<RouteSet>,
     /// Most bytes held for long messages; more are refused than `room`.
     held: Rc<RefCell<usize>>,
     room: usize,
@@ -66,7 +70,14 @@ impl gateway::Host for Gateway {
     }
 
     fn routes(&mut self, routes: RouteSet) {
+        self.waiting = Some(routes.clone());
         self.routes.send(routes).unwrap();
+    }
+
+    async fn registered(&mut self) -> Verdicts {
+        let Some(routes) = self.waiting.take() else { return std::future::pending().await };
+        let served = u32::try_from(routes.routes.len()).unwrap();
+        Verdicts { revision: routes.revision, served, rejected: Vec::new() }
     }
 
     fn closed(&mut self, _: &Arc<Carrier>) {
@@ -80,7 +91,7 @@ impl Gateway {
         routes: mpsc::UnboundedSender<RouteSet>,
     ) -> Self {
         let (closed, held) = (Rc::default(), Rc::default());
-        Self { carriers, routes, closed, held, room: 64 * 1024 * 1024 }
+        Self { carriers, routes, closed, waiting: None, held, room: 64 * 1024 * 1024 }
     }
 }
 
@@ -319,13 +330,27 @@ fn routes_reach_the_gateway_over_the_control_carrier_as_they_change() {
     test(async {
         let mut pair = Pair::start(hello(Purpose::Control), Bounds::default());
         assert_eq!(pair.routes.recv().await.unwrap(), RouteSet::default());
-        let route = Route { host: "a.example".to_owned(), path: "/".to_owned(), target: target() };
+        let route = Route {
+            host: "a.example".to_owned(),
+            path: "/".to_owned(),
+            exact: false,
+            target: target(),
+            ingress: "shop/a".to_owned(),
+        };
         let set = RouteSet::new(1, vec![route]);
 
         pair.set_routes.send(Arc::new(set.clone())).unwrap();
 
         assert_eq!(pair.routes.recv().await.unwrap(), set);
         assert!(pair.carriers.try_recv().is_err(), "a control carrier has no streams");
+        // What became of them goes back.
+        let judged =
+            AgentEvent::Verdicts(Verdicts { revision: 1, served: 1, rejected: Vec::new() });
+        let until = tokio::time::Instant::now() + PATIENCE;
+        while !pair.agent.events.lock().unwrap().contains(&judged) {
+            assert!(tokio::time::Instant::now() < until, "no verdict came");
+            tokio::time::sleep(Duration::from_millis(10)).await;
+        }
     });
 }
 

@@ -34,6 +34,11 @@ const RETURNS: Duration = Duration::from_secs(10);
 /// Carriers of one link, those for control included: seven agents with nine each. A request looks at all of them.
 const CARRIERS: u32 = 64;
 
+/// Operations over REST of one link that are under way at once.
+const CALLS: u32 = 8;
+/// Time between two registrations of a link's routes by its agents.
+const REGISTER: Duration = Duration::from_millis(100);
+
 /// Links of a tenant, by name. They live on when the tenant changes.
 #[derive(Debug, Default)]
 pub(crate) struct TenantLinks(ArcSwap<BTreeMap<Arc<str>, Arc<LinkState>>>);
@@ -50,6 +55,10 @@ pub(crate) struct LinkState {
     routes: ArcSwapOption<Registered>,
     /// Carriers that were admitted and have not ended.
     admitted: AtomicU32,
+    /// Operations over REST that are under way.
+    calls: AtomicU32,
+    /// Time at which routes may be registered next.
+    next: Mutex<Instant>,
 }
 
 /// Routes that an agent registered last.
@@ -66,6 +75,16 @@ pub(crate) struct Place(Arc<LinkState>);
 impl Drop for Place {
     fn drop(&mut self) {
         self.0.admitted.fetch_sub(1, Relaxed);
+    }
+}
+
+/// One of the operations over REST that may be under way at once; given back on drop.
+#[derive(Debug)]
+pub(crate) struct Call(Arc<LinkState>);
+
+impl Drop for Call {
+    fn drop(&mut self) {
+        self.0.calls.fetch_sub(1, Relaxed);
     }
 }
 
@@ -154,7 +173,28 @@ impl LinkState {
             seen: Mutex::new(Instant::now()),
             routes: ArcSwapOption::empty(),
             admitted: AtomicU32::new(0),
+            calls: AtomicU32::new(0),
+            next: Mutex::new(Instant::now()),
         }
+    }
+
+    /// Begins an operation over REST; `None` if as many as may be are under way.
+    pub(crate) fn call(self: &Arc<Self>) -> Option<Call> {
+        let call = Call(Arc::clone(self));
+        (self.calls.fetch_add(1, Relaxed) < CALLS).then_some(call)
+    }
+
+    /// Returns the time at which the caller may register the routes of an agent. All agents of a link share the rate.
+    pub(crate) fn next_registration(&self) -> Instant {
+        let mut next = self.next.lock().unwrap_or_else(PoisonError::into_inner);
+        let turn = (*next).max(Instant::now());
+        *next = turn + REGISTER;
+        turn
+    }
+
+    /// Returns true if these are the routes that an agent of the link said last.
+    pub(crate) fn said_last(&self, routes: &RoutesId) -> bool {
+        self.routes.load().as_ref().is_some_and(|last| last.id == *routes)
     }
 
     /// Admits a carrier; `None` if the link has as many as it may.
@@ -185,10 +225,11 @@ impl LinkState {
         *self.seen.lock().unwrap_or_else(PoisonError::into_inner) = Instant::now();
     }
 
-    /// Records the routes that the agent registered.
-    pub(crate) fn register(&self, routes: &RouteSet) {
+    /// Records the routes that an agent said; returns their revision and digest.
+    pub(crate) fn register(&self, routes: &RouteSet) -> RoutesId {
         let (id, count) = (routes.id(), routes.routes.len());
-        self.routes.store(Some(Arc::new(Registered { id, count })));
+        self.routes.store(Some(Arc::new(Registered { id: id.clone(), count })));
+        id
     }
 
     fn report(&self, tenant: &TenantId) -> LinkReport {

@@ -247,6 +247,7 @@ pub(crate) fn options() -> Options {
         shared: false,
         memory: None,
         drain_grace: Duration::ZERO,
+        registry: None,
     }
 }
 

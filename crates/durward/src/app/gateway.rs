@@ -11,11 +11,14 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError, RwLock};
 use std::time::Duration;
 
 use durward_control::compile::retained;
+use durward_control::registry::Registry as Claims;
 use durward_control::source::watch::{self as file_watch, Pace, Watching};
 use durward_control::{Compiled, Feed, FileSource, Publisher, Reference, State, Store, compile};
+use durward_model::TenantId;
 use durward_model::explain::Question;
 use durward_proxy::access_log::Sink;
 use durward_proxy::proxy::{Options, Proxy};
+use durward_proxy::registry::Registry;
 use serde::Serialize;
 use tokio::sync::watch;
 
@@ -24,6 +27,7 @@ use crate::app::acme::Acme;
 use crate::app::cluster::Cluster;
 use crate::app::kernel::Kernel;
 use crate::app::kernel::lines::Line;
+use crate::app::links::{self, Links};
 use crate::app::log::{self, AbsentEgress};
 use crate::explained::Explained;
 use crate::failure::Failure;
@@ -41,6 +45,8 @@ pub(crate) struct Gateway {
     publisher: Publisher,
     proxy: RwLock<Option<Proxy>>,
     kernel: Kernel,
+    /// Registry of the routes of agents.
+    links: Arc<Links>,
     /// Locked while a configuration is applied.
     applying: Mutex<Applied>,
     /// Certificates by ACME.
@@ -81,12 +87,7 @@ impl Gateway {
     /// # Errors
     /// Fails if nothing could be served, or with `strict` if anything is rejected.
     pub(crate) fn start(settings: Settings) -> Result<Arc<Self>, Failure> {
-        let source = FileSource::new(settings.routing.clone());
-        let source = source.with_files_from(&settings.files_roots);
-        let source = Arc::new(match &settings.acme {
-            Some(acme) => source.with_issuance(acme.issuance.clone()),
-            None => source,
-        });
+        let source = file_source(&settings);
         let acme = settings.acme.clone().map(Acme::new);
         let earlier = earlier(&settings)?;
         let (feed, mut store) = (Arc::new(Feed::default()), Store::default());
@@ -94,6 +95,8 @@ impl Gateway {
         store.read_cluster(cluster.as_ref().map(|options| options.cluster.clone()));
         let cluster = cluster.map(|options| Cluster::start(options, Arc::clone(&feed)));
         let cluster = cluster.transpose()?;
+        let claims = link_claims(&settings);
+        feed.say(claims.everything());
         source.look(&settings.paths, &feed);
         store.apply(feed.take());
         let restored =
@@ -110,8 +113,9 @@ impl Gateway {
         let state_file = state_file(settings.state_dir.as_deref())?;
         let (paths, drain_grace) = (settings.paths.clone(), settings.drain_grace);
         let (access_log, decisions) = settings.logs.open()?;
+        let links = start_links(claims, &settings, &feed, &publisher)?;
         let kernel = Kernel::new(settings.nat.clone());
-        let proxy = start_proxy(settings, access_log.clone(), decisions.clone())?;
+        let proxy = start_proxy(settings, (access_log.clone(), decisions.clone()), &links)?;
         let applied = proxy.apply(Arc::clone(&compiled.snapshot));
         let mut absent_egress = AbsentEgress::default();
         let absent = absent_egress.log_changes(&compiled.snapshot);
@@ -128,6 +132,7 @@ impl Gateway {
             publisher,
             proxy: RwLock::new(Some(proxy)),
             kernel,
+            links,
             applying: Mutex::new(Applied { store, absent_egress }),
             acme,
             cluster,
@@ -191,7 +196,9 @@ impl Gateway {
         }
         let applied = self.applied();
         let wanted = applied.store.wanted();
-        wanted.filter(|one| !matches!(one, Reference::File(_))).cloned().collect()
+        let is_elsewhere =
+            |one: &&Reference| matches!(one, Reference::File(_) | Reference::LinkRoutes { .. });
+        wanted.filter(|one| !is_elsewhere(one)).cloned().collect()
     }
 
     /// Opens the access log's file again, after log rotation has moved the old one.
@@ -308,6 +315,7 @@ impl Gateway {
     /// to it, until [`Self::take_back`].
     pub(crate) fn handed(&self) -> Handed {
         self.state_file.iter().for_each(StateFile::pause);
+        let links = self.links.hand_over();
         self.source.look(&self.paths, &self.feed);
         let applied = self.applied();
         let (mut store, view) = (applied.store.clone(), self.view());
@@ -315,12 +323,13 @@ impl Gateway {
         store.apply(self.feed.peek());
         drop(applied);
         let compiled = compile(&store, Some(&view), now());
-        Handed { state: compiled.state(), served: compiled.served() }
+        Handed { state: compiled.state(), served: compiled.served(), links: Some(links) }
     }
 
     /// Resumes writing the state file: the younger process did not take over.
     pub(crate) fn take_back(&self) {
         self.state_file.iter().for_each(StateFile::resume);
+        self.links.resume();
     }
 
     /// Duplicates the listening sockets, for a younger process.
@@ -384,7 +393,11 @@ impl Gateway {
     pub(crate) fn explain(&self, question: &Question) -> Explained {
         let view = self.view();
         let generation = Some(view.snapshot.generation);
-        Explained { generation, ..Explained::new(&view.snapshot, &view.verdicts, question) }
+        let explained = Explained::new(&view.snapshot, &view.verdicts, question);
+        let links = |tenant: &TenantId| self.with_proxy(|proxy| proxy.links(tenant));
+        let explained =
+            explained.with_links(&view.snapshot, |tenant| links(tenant).unwrap_or_default());
+        Explained { generation, ..explained }
     }
 
     /// Returns every mapping and egress rule with its present state in the kernel.
@@ -407,6 +420,40 @@ fn earlier(settings: &Settings) -> Result<Option<State>, Failure> {
         (None, Some(directory)) => state_file::read(directory),
         (None, None) => Ok(None),
     }
+}
+
+/// Returns the files of the settings as a source.
+fn file_source(settings: &Settings) -> Arc<FileSource> {
+    let source = FileSource::new(settings.routing.clone());
+    let source = source.with_files_from(&settings.files_roots);
+    Arc::new(match &settings.acme {
+        Some(acme) => source.with_issuance(acme.issuance.clone()),
+        None => source,
+    })
+}
+
+/// Returns the claims of links: those that an older process hands over, or else those in the state directory.
+fn link_claims(settings: &Settings) -> Claims {
+    match &settings.handed {
+        Some(Handed { links: Some(claims), .. }) => links::taken_over(claims),
+        _ => links::read(settings.state_dir.as_deref()),
+    }
+}
+
+/// Starts the registry of agents' routes.
+fn start_links(
+    claims: Claims,
+    settings: &Settings,
+    feed: &Arc<Feed>,
+    publisher: &Publisher,
+) -> Result<Arc<Links>, Failure> {
+    let served = publisher.subscribe();
+    let links = Links::start(claims, settings.state_dir.as_deref(), Arc::clone(feed), served);
+    let links = links.map_err(|error| Failure::broken("keeping claims of links", error))?;
+    if settings.handed.is_some() {
+        links.store_all();
+    }
+    Ok(Arc::new(links))
 }
 
 fn state_file(directory: Option<&Path>) -> Result<Option<StateFile>, Failure> {
@@ -436,7 +483,12 @@ fn refuse_to_serve_less(
 }
 
 /// Starts the proxy with its sockets and logs.
-fn start_proxy(settings: Settings, access_log: Sink, decisions: Sink) -> Result<Proxy, Failure> {
+fn start_proxy(
+    settings: Settings,
+    (access_log, decisions): (Sink, Sink),
+    links: &Arc<Links>,
+) -> Result<Proxy, Failure> {
+    let links: Arc<dyn Registry> = Arc::<Links>::clone(links);
     let processors = || std::thread::available_parallelism().map_or(1, usize::from);
     let options = Options {
         workers: if settings.workers == 0 { processors() } else { settings.workers },
@@ -446,6 +498,7 @@ fn start_proxy(settings: Settings, access_log: Sink, decisions: Sink) -> Result<
         shared: settings.shared,
         memory: settings.memory,
         drain_grace: settings.drain_grace,
+        registry: Some(links),
     };
     Proxy::start(options).map_err(|error| Failure::broken("starting the proxy", error))
 }

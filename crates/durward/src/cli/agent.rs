@@ -1,5 +1,6 @@
 //! Arguments of `durward agent`.
 
+use std::net::IpAddr;
 use std::path::PathBuf;
 
 use clap::{Args, Subcommand};
@@ -18,8 +19,12 @@ pub(crate) struct Agent {
 pub(crate) enum AgentWhat {
     /// Dial out to the gateway and connect its streams to the backends of the file's routes
     Run(AgentRun),
-    /// Show a running agent's carriers, routes and last error
+    /// Show a running agent's carriers, routes and last error, or the way of one host's requests
     Status(AgentStatus),
+    /// Show what is worth mending in the Ingresses that a running agent registers: host names, TLS, DNS, number of routes
+    Lint(AgentLint),
+    /// Make a token for an agent, and the digest of it for the tenant's document
+    Token(AgentToken),
 }
 
 /// `durward agent run`
@@ -42,9 +47,38 @@ pub(crate) struct AgentRun {
 /// `durward agent status`
 #[derive(Args, Debug)]
 pub(crate) struct AgentStatus {
+    /// Show the way of requests for this host from the Ingress to the backend, and name the first broken piece
+    #[arg(value_name = "HOST")]
+    pub(crate) host: Option<String>,
+    /// Path of the requests
+    #[arg(long, value_name = "PATH", default_value = "/", requires = "host")]
+    pub(crate) path: String,
     /// Admin listener of the agent
     #[arg(long, value_name = "ADDRESS:PORT", default_value = "127.0.0.1:9441", value_parser = parse_admin)]
     pub(crate) admin: Admin,
+    #[command(flatten)]
+    pub(crate) output: OutputArgs,
+}
+
+/// `durward agent lint`
+#[derive(Args, Debug)]
+pub(crate) struct AgentLint {
+    /// Address of the tenant's listener, to which DNS should lead; repeatable. Default: the addresses that the agent dials
+    #[arg(long = "address", value_name = "ADDRESS")]
+    pub(crate) addresses: Vec<IpAddr>,
+    /// Look no host up in DNS
+    #[arg(long)]
+    pub(crate) no_dns: bool,
+    /// Admin listener of the agent
+    #[arg(long, value_name = "ADDRESS:PORT", default_value = "127.0.0.1:9441", value_parser = parse_admin)]
+    pub(crate) admin: Admin,
+    #[command(flatten)]
+    pub(crate) output: OutputArgs,
+}
+
+/// `durward agent token`
+#[derive(Args, Debug)]
+pub(crate) struct AgentToken {
     #[command(flatten)]
     pub(crate) output: OutputArgs,
 }

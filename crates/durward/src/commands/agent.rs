@@ -1,8 +1,11 @@
 //! `durward agent`: the agent of a link, in a private cluster.
 
 mod admin;
+mod lint;
 mod run;
 mod status;
+mod sync;
+mod token;
 
 use crate::cli::{Agent, AgentWhat, LogFormat};
 use crate::failure::{Exit, Failure};
@@ -12,5 +15,7 @@ pub(crate) fn agent(arguments: &Agent, log: LogFormat) -> Result<Exit, Failure> 
     match &arguments.what {
         AgentWhat::Run(arguments) => run::run(arguments, log),
         AgentWhat::Status(arguments) => status::status(arguments),
+        AgentWhat::Lint(arguments) => lint::lint(arguments),
+        AgentWhat::Token(arguments) => token::token(arguments),
     }
 }

@@ -3,6 +3,7 @@
 //! `kubectl`, and `helm` or the Python packages of `tools/deploy-requirements.txt`, render and validate them; without these the tests say
 //! so and pass, unless `DURWARD_REQUIRE_RENDER` is set. Deliberately absent: a cluster.
 
+mod agent;
 mod api_proxy;
 mod egress;
 mod host;

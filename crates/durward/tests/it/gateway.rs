@@ -49,6 +49,7 @@ impl Preparation {
             shared: false,
             memory: None,
             drain_grace: Duration::from_secs(2),
+            registry: None,
         };
         let proxy = Proxy::start(options).expect("threads can be started");
         let source = FileSource::new(RoutingJsonOptions::default());

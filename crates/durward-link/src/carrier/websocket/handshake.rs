@@ -74,7 +74,50 @@ where
     Ok(WebSocket::new(inner, Role::Client, &early, seed))
 }
 
-/// Accepts a WebSocket of an agent. `early` are bytes that were read before.
+/// First request on a connection, as far as its head.
+#[derive(Debug)]
+pub struct Request {
+    head: Head,
+    early: Vec<u8>,
+}
+
+impl Request {
+    /// Reads the head of a request.
+    ///
+    /// # Errors
+    /// Fails if the connection breaks, or what comes is no head of HTTP/1.1.
+    pub async fn read<I: AsyncRead + Unpin>(inner: &mut I) -> io::Result<Self> {
+        let (head, early) = head::read(inner).await?;
+        Ok(Self { head, early })
+    }
+
+    /// Returns method and target of an HTTP/1.1 request.
+    #[must_use]
+    pub fn method_and_target(&self) -> Option<(&str, &str)> {
+        let (line, version) = self.head.first.rsplit_once(' ')?;
+        line.split_once(' ').filter(|_| version == "HTTP/1.1")
+    }
+
+    /// Returns the value of a field (its name in lower case) that is there once.
+    #[must_use]
+    pub fn field(&self, name: &str) -> Option<&str> {
+        self.head.field(name)
+    }
+
+    /// Returns true if a field is there.
+    #[must_use]
+    pub fn has(&self, name: &str) -> bool {
+        self.head.has(name)
+    }
+
+    /// Returns bytes that came after the head.
+    #[must_use]
+    pub fn early(&self) -> &[u8] {
+        &self.early
+    }
+}
+
+/// Accepts a WebSocket of an agent.
 ///
 /// # Errors
 /// Fails if the request is none for a link; it was answered with 400 or 404.
@@ -82,7 +125,21 @@ pub async fn accept<I>(mut inner: I) -> Result<WebSocket<I>, HandshakeError>
 where
     I: AsyncRead + AsyncWrite + Unpin,
 {
-    let (head, early) = head::read(&mut inner).await?;
+    let request = Request::read(&mut inner).await?;
+    accept_request(inner, request).await
+}
+
+/// Accepts a WebSocket of an agent whose request was read.
+///
+/// # Errors
+/// Fails if the request is none for a link; it was answered with 400 or 404.
+pub async fn accept_request<I>(
+    mut inner: I,
+    Request { head, early }: Request,
+) -> Result<WebSocket<I>, HandshakeError>
+where
+    I: AsyncRead + AsyncWrite + Unpin,
+{
     let key = match wanted(&head) {
         Ok(key) => accept_key(key),
         Err((status, reason)) => {

@@ -123,6 +123,7 @@ impl Setup {
             memory: Arc::new(Memory::new(self.memory)),
             unidentified: Arc::default(),
             resolver: crate::upstream::resolve::Resolver::default(),
+            registry: None,
         };
         let core = Core::new(0, Arc::new(shared), 7);
         let tenant = Tenant {

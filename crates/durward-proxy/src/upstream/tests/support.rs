@@ -57,6 +57,7 @@ pub(super) async fn on_a_core_of<F: Future>(
         memory: Arc::default(),
         unidentified: Arc::default(),
         resolver,
+        registry: None,
     };
     let core = Core::new(0, Arc::new(shared), 7);
     let bounded = tokio::time::timeout(Duration::from_secs(30), test(core));

@@ -4,15 +4,19 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
+use durward_agent::Settings;
 use durward_agent::config::{AgentFile, Environment};
 use durward_agent::status::Status;
-use durward_link::RouteSet;
+use durward_kube::ingress_watch::IngressWatch;
+use durward_kube::{Clients, Limits, Location};
 use tokio::net::TcpListener;
 use tokio::signal::unix::{Signal, SignalKind, signal};
 use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
 
-use super::admin;
+use super::admin::{self, Shown};
+use super::sync::{self, Registered};
+use crate::app::sentence;
 use crate::cli::{Admin, AgentRun, LogFormat};
 use crate::failure::{Exit, Failure};
 use crate::{client, telemetry};
@@ -29,8 +33,13 @@ pub(crate) fn run(arguments: &AgentRun, log: LogFormat) -> Result<Exit, Failure>
     };
     let file = AgentFile::read(path).map_err(invalid)?;
     let directory = path.parent().unwrap_or_else(|| Path::new("."));
-    let settings = file.settings(directory, &Environment::of_this_process()).map_err(invalid)?;
-    let routes = file.routes(1).map_err(invalid)?;
+    let environment = Environment::of_this_process();
+    let settings = file.settings(directory, &environment).map_err(invalid)?;
+    let registered = Arc::new(Registered::new(file.routes(1).map_err(invalid)?));
+    let settings = Settings { addresses: registered.addresses(), ..settings };
+    let kubeconfig = file.kubeconfig.as_ref().map(|name| directory.join(name));
+    let location = file.ingress_sync(&environment).map_err(invalid)?;
+    let location = location.then(|| Location::infer(kubeconfig, None));
     // Each stream is a connection to a backend.
     crate::app::raise_descriptor_limit();
     let runtime = client::runtime().map_err(|why| Failure::broken("running the agent", why))?;
@@ -42,12 +51,27 @@ pub(crate) fn run(arguments: &AgentRun, log: LogFormat) -> Result<Exit, Failure>
             let listener = listener.map_err(|error| {
                 Failure::broken(format!("listening at {address} for the agent's admin"), error)
             })?;
-            tokio::spawn(admin::serve(listener, Arc::clone(&status), stopped.clone()));
+            let shown = Shown {
+                status: Arc::clone(&status),
+                settings: Arc::new(settings.clone()),
+                routes: registered.routes(),
+            };
+            tokio::spawn(admin::serve(listener, shown, stopped.clone()));
         }
         let mut signals = Signals::listen()?;
-        let (set_routes, held) = watch::channel(Arc::new(routes));
-        let running = durward_agent::run(settings, held, status, stopped.clone());
-        let watching = Watching { path: path.clone(), set_routes, read: modified(path) };
+        let syncing = start_sync(location, &registered, &status).await?;
+        let held = registered.routes();
+        let running = async {
+            // A link without the routes of the Ingresses would withdraw them.
+            if let Some(mut ready) = syncing {
+                let is_ready = ready.wait_for(|ready| *ready);
+                if stopped.run_until_cancelled(is_ready).await.is_none() {
+                    return;
+                }
+            }
+            durward_agent::run(settings, held, status, stopped.clone()).await;
+        };
+        let watching = Watching { path: path.clone(), registered, read: modified(path) };
         let mut running = std::pin::pin!(running);
         tokio::select! {
             () = &mut running => {}
@@ -61,6 +85,23 @@ pub(crate) fn run(arguments: &AgentRun, log: LogFormat) -> Result<Exit, Failure>
         }
         Ok(Exit::Ok)
     })
+}
+
+/// Starts to register the cluster's Ingresses, if that is wanted; the receiver says when they were read.
+async fn start_sync(
+    location: Option<Location>,
+    registered: &Arc<Registered>,
+    status: &Arc<Status>,
+) -> Result<Option<watch::Receiver<bool>>, Failure> {
+    let Some(location) = location else { return Ok(None) };
+    let clients = Clients::new(location, Limits::default()).await.map_err(|error| {
+        let message = format!("cannot use the Kubernetes API: {}", sentence(&error));
+        Failure::InvalidConfig { message }
+    })?;
+    let (ready, is_ready) = watch::channel(false);
+    let watch = IngressWatch::start(&clients);
+    tokio::spawn(sync::follow(watch, Arc::clone(registered), Arc::clone(status), ready));
+    Ok(Some(is_ready))
 }
 
 struct Signals {
@@ -91,7 +132,7 @@ impl Signals {
 /// Reads the routes again when the file changes or SIGHUP arrives.
 struct Watching {
     path: PathBuf,
-    set_routes: watch::Sender<Arc<RouteSet>>,
+    registered: Arc<Registered>,
     read: Option<SystemTime>,
 }
 
@@ -119,13 +160,12 @@ impl Watching {
 
     /// Takes over the routes of the file; a broken file changes nothing.
     fn reload(&self) {
-        let revision = self.set_routes.borrow().revision + 1;
-        let read = AgentFile::read(&self.path).and_then(|file| file.routes(revision));
-        match read {
-            Ok(routes) if routes.routes == self.set_routes.borrow().routes => {}
+        match AgentFile::read(&self.path).and_then(|file| file.routes(1)) {
             Ok(routes) => {
-                tracing::info!(revision, routes = routes.routes.len(), "routes changed");
-                self.set_routes.send_replace(Arc::new(routes));
+                let count = routes.routes.len();
+                if self.registered.set_file(routes.routes) {
+                    tracing::info!(routes = count, "routes changed");
+                }
             }
             Err(error) => {
                 tracing::error!(%error, "the agent's file is broken: its routes stay as they were")

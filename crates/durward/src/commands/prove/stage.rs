@@ -82,6 +82,7 @@ impl Stage {
             shared: false,
             memory: None,
             drain_grace: Duration::from_secs(1),
+            registry: None,
         })
         .map_err(|error| Failure::broken("starting the gateway to attack", error))?;
         let applied = proxy.apply(Arc::clone(&compiled.snapshot));

@@ -76,3 +76,31 @@ fn an_agent_is_admitted_by_its_certificate_for_its_own_link_and_tenant_alone() {
     assert_eq!(get(a.http(), "/").unwrap().0, 200);
     gateway.stop();
 }
+
+// S3.83+
+#[test]
+fn other_names_of_one_link_end_no_carrier_of_another_link_at_the_same_listener() {
+    let world = World::new();
+    let (tenant, origin) = (world.tenant("acme"), Origin::http1(HERE));
+    let at = [origin.address()];
+    let two = "certificateNames: [agent.acme.example]}, {name: second, certificateNames: [second.acme.example]";
+    let document = tenant.document(at[0], nowhere());
+    let document = document.replace("certificateNames: [agent.acme.example]", two);
+    let (mut gateway, servers) = world.start(&document);
+    let first = agent(&tenant, "agent.acme.example", &at).start(&servers);
+    let second = AgentOf { link: "second", ..agent(&tenant, "second.acme.example", &at) };
+    let second = second.start(&servers);
+    first.wait_ready();
+    second.wait_ready();
+    let dials =
+        || first.status.metrics().lines().filter(|line| line.contains("dials")).collect::<String>();
+    let before = dials();
+
+    gateway.reload(&document.replace("[second.acme.example]", "[other.acme.example]"));
+
+    let ended = || !second.status.report().ready;
+    assert!(eventually_blocking(DEADLINE, ended), "{:?}", second.status.report());
+    assert_eq!(get(tenant.http(), "/").unwrap().0, 200);
+    assert_eq!(dials(), before, "the other agent keeps its carriers");
+    gateway.stop();
+}

@@ -59,6 +59,39 @@ fn an_agent_runs_says_how_it_is_reads_its_routes_again_and_ends() {
     gateway.stop();
 }
 
+// S3.56+
+#[test]
+fn the_first_broken_piece_from_the_route_to_the_backend_is_named() {
+    let world = World::new();
+    let (tenant, origin) = (world.tenant("acme"), Origin::http1(HERE));
+    let document = tenant.document(origin.address(), nowhere());
+    let (dir, backends) = (TempDir::new(), [origin.address(), nowhere()]);
+    let config = agent(&tenant, "agent.acme.example", &backends).write(&dir, &world.servers);
+    let admin = admin_address().to_string();
+    let child = run(&config, &admin);
+    let way = |host: &str| {
+        let asked = output(&["agent", "status", host, "--path", "/x", "--admin", &admin]);
+        (asked.status.code(), stdout(&asked))
+    };
+    let is = |host: &str, code: i32, words: &str| {
+        let fits = || {
+            let (ended, shown) = way(host);
+            ended == Some(code) && shown.contains(words)
+        };
+        let output = || (way(host), child.output());
+        assert!(eventually_blocking(DEADLINE, fits), "{host}: {words}: {:?}", output());
+    };
+
+    is("app0.example", 1, "first broken piece: link: no data carrier to the gateway is up");
+    let (gateway, _) = world.start(&document);
+    is("APP0.example", 0, "dig +short APP0.example");
+    is("app1.example", 1, "first broken piece: backend");
+    is("app2.example", 1, "first broken piece: ingress: no Ingress and no route");
+
+    drop(child);
+    gateway.stop();
+}
+
 #[test]
 fn a_file_that_cannot_be_used_says_the_field_and_ends_with_3() {
     let dir = TempDir::new();

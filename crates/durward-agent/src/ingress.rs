@@ -1,0 +1,263 @@
+//! Routes of an agent from the Ingresses of its cluster: pure, from objects as they are.
+//!
+//! What a link cannot carry as an Ingress asks for it is not registered, with a reason; nothing is served in a weaker way than was asked for.
+
+mod hosts;
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::net::{IpAddr, SocketAddr};
+use std::sync::Arc;
+
+use durward_control::foreign::asked::{
+    Action, Asked, Backend, BackendProtocol, Host, PathRule, Rule, Settings,
+};
+use durward_control::foreign::objects::{Ingress, Service};
+use durward_control::foreign::{Surroundings, extract};
+use durward_link::route::ROUTES;
+use durward_link::{Route, Target};
+
+pub use hosts::{HostTls, IngressHosts, hosts};
+
+/// Namespace and name of an object.
+pub type Name = (Arc<str>, Arc<str>);
+
+/// Objects of a cluster.
+#[derive(Clone, Debug, Default)]
+pub struct Objects {
+    /// Ingresses, of any class.
+    pub ingresses: Vec<Arc<Ingress>>,
+    /// Services.
+    pub services: BTreeMap<Name, Arc<Service>>,
+    /// Addresses at which Services of type `LoadBalancer` are reached from outside.
+    pub balanced: BTreeMap<Name, Vec<String>>,
+}
+
+/// What is registered of a cluster.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Found {
+    /// Routes; of several for one host and path that of the oldest Ingress.
+    pub routes: Vec<Route>,
+    /// Where a target is connected to, if not where its name leads.
+    pub addresses: BTreeMap<Target, SocketAddr>,
+    /// Number of routes of each Ingress that has any, as `NAMESPACE/NAME`.
+    pub ingresses: BTreeMap<String, usize>,
+    /// What is not registered, and why: Ingress and sentence.
+    pub left_out: Vec<(String, String)>,
+}
+
+/// Ingress controllers whose Service tells whether a cluster is reached from outside.
+const CONTROLLERS: [(&str, &str); 5] = [
+    ("ingress-nginx", "ingress-nginx-controller"),
+    ("kube-system", "traefik"),
+    ("traefik", "traefik"),
+    ("kube-system", "rke2-ingress-nginx-controller"),
+    ("haproxy-controller", "haproxy-kubernetes-ingress"),
+];
+
+/// Returns the public address of the cluster's ingress controller; `None` for a private cluster.
+#[must_use]
+pub fn public_endpoint(objects: &Objects) -> Option<&str> {
+    let of = |(namespace, name): (&str, &str)| {
+        let addresses = objects.balanced.get(&(Arc::from(namespace), Arc::from(name)))?;
+        addresses.iter().map(String::as_str).find(|address| is_public(address))
+    };
+    CONTROLLERS.into_iter().find_map(of)
+}
+
+fn is_public(address: &str) -> bool {
+    match address.parse::<IpAddr>() {
+        Ok(ip) => durward_model::egress::guard::classify(ip.to_canonical()).is_none(),
+        Err(_) => !address.is_empty(),
+    }
+}
+
+/// Returns what is registered of these objects.
+#[must_use]
+pub fn found(objects: &Objects) -> Found {
+    let service = |namespace: &str, name: &str| {
+        let name = (Arc::from(namespace), Arc::from(name));
+        objects.services.get(&name).map(|service| &**service)
+    };
+    let middleware = |_: &str, _: &str| None;
+    let around = Surroundings { classes: &[], service: &service, middleware: &middleware };
+    let mut asked: Vec<Asked> =
+        objects.ingresses.iter().map(|ingress| extract(ingress, around)).collect();
+    asked.sort_by(|one, other| age(one).cmp(&age(other)));
+    let mut reading = Reading { objects, found: Found::default(), claimed: BTreeSet::new() };
+    for asked in &asked {
+        reading.ingress(asked);
+    }
+    let refused: Vec<(&Host, &PathRule)> = asked
+        .iter()
+        .flat_map(|asked| &asked.rules)
+        .filter(|rule| rule.action == Action::Refuse)
+        .map(|rule| (&rule.host, &rule.path))
+        .collect();
+    reading.without_broader_than(&refused);
+    reading.finish()
+}
+
+fn age(asked: &Asked) -> impl Ord + '_ {
+    (asked.created.is_none(), asked.created.as_deref(), &asked.id)
+}
+
+struct Reading<'o> {
+    objects: &'o Objects,
+    found: Found,
+    claimed: BTreeSet<(String, String, bool)>,
+}
+
+impl Reading<'_> {
+    fn ingress(&mut self, asked: &Asked) {
+        let id = asked.id.to_string();
+        for finding in asked.findings.iter().filter(|finding| is_loss(finding.effect)) {
+            self.found.left_out.push((id.clone(), finding.to_string()));
+        }
+        if let Some(what) = uncarried(&asked.settings) {
+            let sentence = format!(
+                "{what} is not carried by a link: route its hosts in the tenant's document instead"
+            );
+            self.found.left_out.push((id, sentence));
+            return;
+        }
+        for rule in &asked.rules {
+            if let Err(sentence) = self.rule(&id, rule) {
+                self.found.left_out.push((id.clone(), format!("{} {sentence}", rule.field)));
+            }
+        }
+    }
+
+    fn rule(&mut self, id: &str, rule: &Rule) -> Result<(), String> {
+        let host = match &rule.host {
+            Host::Any => {
+                return Err("has no host: a link carries requests for named hosts".to_owned());
+            }
+            host => host.to_string(),
+        };
+        let backend = match &rule.action {
+            Action::Forward(backend) => backend,
+            Action::Redirect(_) => {
+                return Err("is a redirect, which a link does not carry".to_owned());
+            }
+            // A finding says why.
+            Action::Refuse => return Ok(()),
+        };
+        let target = self.target(backend)?;
+        let (path, exact) = match &rule.path {
+            PathRule::Exact(path) => (path.to_string(), true),
+            PathRule::Prefix(path) if path.is_empty() => ("/".to_owned(), false),
+            PathRule::Prefix(path) => (path.to_string(), false),
+        };
+        if !self.claimed.insert((host.clone(), path.clone(), exact)) {
+            return Err(format!("is for {host}{path}, which an older Ingress has"));
+        }
+        if self.found.routes.len() == ROUTES {
+            return Err(format!("is one route more than the {ROUTES} that a link carries"));
+        }
+        self.found.routes.push(Route { host, path, exact, target, ingress: id.to_owned() });
+        Ok(())
+    }
+
+    /// Returns the target of a backend, and notes where it is connected to.
+    fn target(&mut self, backend: &Backend) -> Result<Target, String> {
+        let shown = format!("{}/{}", backend.namespace, backend.service);
+        let name = (Arc::clone(&backend.namespace), Arc::clone(&backend.service));
+        let service = self.objects.services.get(&name);
+        let service =
+            service.ok_or_else(|| format!("names Service {shown}, which is not there"))?;
+        if service.spec.r#type.as_deref() == Some("ExternalName") {
+            return Err(format!("names Service {shown}, which stands for a host elsewhere"));
+        }
+        if !matches!(backend.protocol, None | Some(BackendProtocol::Http)) {
+            return Err(format!("names Service {shown}, whose appProtocol is not http"));
+        }
+        let port = backend.number.ok_or_else(|| format!("names no port of Service {shown}"))?;
+        let host = format!("{}.{}.svc.cluster.local", backend.service, backend.namespace);
+        let target = Target::new(&host, port).map_err(|error| error.to_string())?;
+        // Without an address of its own (a headless Service) its name is looked up.
+        if let Some(ip) = service.spec.cluster_ip.as_deref().and_then(|ip| ip.parse().ok()) {
+            self.found.addresses.insert(target.clone(), SocketAddr::new(ip, port));
+        }
+        Ok(target)
+    }
+
+    /// Takes routes back that would get requests which a rule refuses.
+    fn without_broader_than(&mut self, refused: &[(&Host, &PathRule)]) {
+        let Found { routes, left_out, .. } = &mut self.found;
+        routes.retain(|route| {
+            let covers = |(host, path): &(&Host, &PathRule)| {
+                host.to_string() == route.host && is_broader(route, path)
+            };
+            let Some((_, path)) = refused.iter().find(|one| covers(one)) else { return true };
+            let sentence = format!(
+                "{}{} would get requests for {path}, which an Ingress asks for in a way that a link does not carry",
+                route.host, route.path
+            );
+            left_out.push((route.ingress.clone(), sentence));
+            false
+        });
+    }
+
+    fn finish(mut self) -> Found {
+        for route in &self.found.routes {
+            *self.found.ingresses.entry(route.ingress.clone()).or_default() += 1;
+        }
+        let used: BTreeSet<&Target> = self.found.routes.iter().map(|route| &route.target).collect();
+        self.found.addresses.retain(|target, _| used.contains(target));
+        self.found
+    }
+}
+
+/// Returns true if a route gets requests for a path, or for some below it.
+fn is_broader(route: &Route, refused: &PathRule) -> bool {
+    let (PathRule::Exact(path) | PathRule::Prefix(path)) = refused;
+    match (route.exact, route.path.as_str()) {
+        (true, own) => refused.matches(own),
+        (false, own) => PathRule::Prefix(own.strip_suffix('/').unwrap_or(own).into()).matches(path),
+    }
+}
+
+fn is_loss(effect: durward_control::foreign::Effect) -> bool {
+    use durward_control::foreign::Effect;
+    matches!(effect, Effect::Refused | Effect::Weaker)
+}
+
+/// Returns what of an Ingress' settings a link does not carry. Limits and redirects to https are the gateway's.
+fn uncarried(settings: &Settings) -> Option<&'static str> {
+    let Settings {
+        is_refused,
+        passthrough,
+        regex,
+        to_https: _,
+        sources,
+        denied_sources,
+        rewrite_path,
+        rewrite_host,
+        redirect,
+        app_root,
+        protocol,
+        backend_tls: _,
+        client_certificates,
+        canary,
+        cors,
+        by_client: _,
+        limits: _,
+    } = settings;
+    let is_tls = !matches!(protocol, None | Some(BackendProtocol::Http));
+    let all = [
+        (*is_refused, "an annotation that the Ingress depends on"),
+        (*passthrough, "TLS that is passed through"),
+        (*regex, "a regular expression"),
+        (sources.is_some() || !denied_sources.is_empty(), "a list of client networks"),
+        (rewrite_path.is_some() || rewrite_host.is_some(), "a rewrite"),
+        (redirect.is_some() || app_root.is_some(), "a redirect"),
+        (is_tls, "a backend protocol other than HTTP"),
+        (client_certificates.is_some(), "a check of client certificates"),
+        (canary.is_some(), "a canary"),
+        (cors.is_some(), "CORS"),
+    ];
+    all.into_iter().find_map(|(is_there, what)| is_there.then_some(what))
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,77 @@
+//! What an agent shows: a client certificate or a token, and the link that the configuration gives it for that.
+
+use std::rc::Rc;
+use std::sync::Arc;
+
+use durward_link::control::Token;
+use durward_model::Service;
+use durward_model::link::{Link, LinkService, TokenDigest};
+
+use crate::connection::ConnectionFacts;
+use crate::prepared::TenantView;
+use crate::registry::Caller;
+
+/// What a client has shown.
+#[derive(Clone, Debug)]
+pub(super) enum Shown {
+    /// Names of a verified client certificate.
+    Certificate(Vec<String>),
+    /// A token.
+    Token(TokenDigest),
+}
+
+/// An agent, by what it was admitted for.
+#[derive(Clone, Debug)]
+pub(super) struct AdmittedAgent {
+    name: Arc<str>,
+    shown: Shown,
+}
+
+impl Shown {
+    /// Returns what counts of what was shown: a token if there is one, else the certificate.
+    pub(super) fn by(facts: &ConnectionFacts, token: Option<&Token>) -> Option<Self> {
+        if let Some(token) = token {
+            return Some(Self::Token(TokenDigest::new(token.digest())));
+        }
+        let certificate = facts.tls.as_ref()?.client_certificate.as_ref()?;
+        Some(Self::Certificate(certificate.names().map(str::to_owned).collect()))
+    }
+
+    /// Returns the links of a listener that it is for.
+    pub(super) fn links<'s>(&self, service: &'s LinkService) -> Vec<&'s Link> {
+        let links = service.links.iter();
+        links.filter(|link| self.link(service, &link.name).is_some()).collect()
+    }
+
+    fn link<'s>(&self, service: &'s LinkService, name: &str) -> Option<&'s Link> {
+        match self {
+            Self::Certificate(names) => service.link(name, names.iter().map(String::as_str)),
+            Self::Token(token) => service.link_of_token(name, token),
+        }
+    }
+}
+
+impl AdmittedAgent {
+    /// Names a link and what was shown for it.
+    pub(super) fn new(name: &str, shown: Shown) -> Self {
+        Self { name: Arc::from(name), shown }
+    }
+
+    /// Returns the name of the link.
+    pub(super) fn name(&self) -> &str {
+        &self.name
+    }
+
+    /// Returns the link, if the listener admits the agent.
+    pub(super) fn link<'v>(&self, view: &'v TenantView) -> Option<&'v Link> {
+        let Service::Link(service) = &view.listener().service else { return None };
+        self.shown.link(service, &self.name)
+    }
+
+    /// Returns the agent as one that registers, if the listener admits it.
+    pub(super) fn caller(&self, view: &TenantView, facts: &Rc<ConnectionFacts>) -> Option<Caller> {
+        let link = self.link(view)?.clone();
+        let tenant = view.tenant().tenant.id.clone();
+        Some(Caller { tenant, link, client: facts.client.0.ip() })
+    }
+}

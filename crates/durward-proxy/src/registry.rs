@@ -1,0 +1,40 @@
+//! Registry of the routes that agents serve, as the proxy asks it. The process that runs the proxy keeps it.
+
+use std::fmt;
+use std::net::IpAddr;
+
+use durward_link::RouteSet;
+use durward_link::control::Verdicts;
+use durward_model::TenantId;
+use durward_model::link::Link;
+
+/// Whoever registers: an admitted agent or program of a link.
+#[derive(Clone, Debug)]
+pub struct Caller {
+    /// Tenant of the link.
+    pub tenant: TenantId,
+    /// Link, as the configuration of this moment has it.
+    pub link: Link,
+    /// Address that it comes from.
+    pub client: IpAddr,
+}
+
+/// Answer to an operation over REST.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Answer {
+    /// HTTP status.
+    pub status: u16,
+    /// JSON text.
+    pub body: String,
+    /// Seconds after which to try again.
+    pub retry_after: Option<u32>,
+}
+
+/// Registry of routes.
+pub trait Registry: Send + Sync + fmt::Debug {
+    /// Carries out the operation at the end of a REST path; `None` if there is none of this name. Blocks until what changed is stored.
+    fn call(&self, caller: &Caller, operation: &str, body: &[u8]) -> Option<Answer>;
+
+    /// Takes over all routes of an agent, without waiting for storage. `None` if none are taken for the moment: try again.
+    fn replace(&self, caller: &Caller, routes: &RouteSet) -> Option<Verdicts>;
+}

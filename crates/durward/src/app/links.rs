@@ -1,0 +1,278 @@
+//! Registry of agents' routes: decides registrations, says them to the store as changes, and keeps them in the state directory.
+//!
+//! A request never waits for it: what is registered is part of the snapshot. Presence of agents is not kept.
+
+mod disk;
+mod rate;
+
+use std::cell::OnceCell;
+use std::path::Path;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
+
+use durward_control::registry::{
+    Answer as Answered, Body, Caller as Claimant, Changed, Documents, LinkId, Now, Operation,
+    Registration, Registry as Claims, Right, Synced,
+};
+use durward_control::{Compiled, Feed};
+use durward_link::RouteSet;
+use durward_link::control::{REJECTED, Rejected, Verdicts};
+use durward_model::link::Link;
+use durward_model::route::HostPattern;
+use durward_model::{Bind, Service, TenantId};
+use durward_proxy::registry::{Answer, Caller, Registry};
+use tokio::sync::watch;
+
+use disk::Disk;
+use rate::Rates;
+
+/// Time that an operation waits for the disk.
+const STORED: Duration = Duration::from_secs(10);
+
+/// Registry of agents' routes.
+#[derive(Debug)]
+pub(crate) struct Links {
+    state: Mutex<State>,
+    feed: Arc<Feed>,
+    /// The configuration that is served.
+    served: watch::Receiver<Arc<Compiled>>,
+    disk: Option<Disk>,
+}
+
+#[derive(Debug, Default)]
+struct State {
+    claims: Claims,
+    rates: Rates,
+    /// True while a younger process starts, which has the claims already.
+    paused: bool,
+}
+
+/// Reads the claims in a state directory.
+pub(crate) fn read(directory: Option<&Path>) -> Claims {
+    let mut claims = Claims::default();
+    if let Some(directory) = directory {
+        disk::read(directory, &mut claims);
+    }
+    claims
+}
+
+/// Reads the claims that an older process hands over.
+pub(crate) fn taken_over(handed: &[String]) -> Claims {
+    let mut claims = Claims::default();
+    for one in handed {
+        if let Err(error) = claims.restore(one.as_bytes()) {
+            tracing::error!(%error, "claims of a link cannot be taken over: its agent registers them again");
+        }
+    }
+    claims
+}
+
+impl Links {
+    /// Goes on with claims that were read; their routes are in the store already.
+    ///
+    /// # Errors
+    /// Fails if the directory or the thread that writes to it cannot be made.
+    pub(crate) fn start(
+        claims: Claims,
+        directory: Option<&Path>,
+        feed: Arc<Feed>,
+        served: watch::Receiver<Arc<Compiled>>,
+    ) -> std::io::Result<Self> {
+        let disk = directory.map(Disk::start).transpose()?;
+        let state = Mutex::new(State { claims, ..State::default() });
+        Ok(Self { state, feed, served, disk })
+    }
+
+    /// Stores all claims: those that an older process handed over may not be in its files yet.
+    pub(crate) fn store_all(&self) {
+        let state = self.state();
+        if let Some(disk) = &self.disk {
+            let all = state.claims.links();
+            disk.keep(all.map(|id| (id.clone(), state.claims.to_json(id))));
+        }
+    }
+
+    /// Returns the claims for a younger process, and takes no registrations while it starts: it would not know of them.
+    pub(crate) fn hand_over(&self) -> Vec<String> {
+        let mut state = self.state();
+        state.paused = true;
+        // From here on the files are the younger one's.
+        self.disk.iter().for_each(Disk::hold);
+        let claims = state.claims.all_to_json().into_iter();
+        claims.filter_map(|one| String::from_utf8(one).ok()).collect()
+    }
+
+    /// Takes registrations again: the younger process did not take over.
+    pub(crate) fn resume(&self) {
+        self.state().paused = false;
+        self.disk.iter().for_each(Disk::resume);
+    }
+
+    fn state(&self) -> MutexGuard<'_, State> {
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Says what changed. Called with the state locked, so that the store hears of changes in their order.
+    fn say(&self, state: &State, changed: &Changed) {
+        if changed.is_empty() {
+            return;
+        }
+        self.feed.say(state.claims.change(changed));
+        if let Some(disk) = &self.disk {
+            disk.keep(changed.links().map(|id| (id.clone(), state.claims.to_json(id))));
+        }
+    }
+
+    fn decide(&self, caller: &Caller, id: &LinkId, operation: Operation, body: &[u8]) -> Answered {
+        if !self.state().rates.may_go_on(id, body.len()) {
+            let message = "too many operations of this link: slow down";
+            return after(1, Answered::failure(429, "too_many_requests", "", message));
+        }
+        let body = match Body::read(operation, body) {
+            Ok(body) => body,
+            Err(answer) => return answer,
+        };
+        let documents = Served::new(&self.served);
+        let claimant = Claimant { id, link: &caller.link };
+        let mut state = self.state();
+        if state.paused {
+            let message = "the gateway is being replaced by a younger process: try again";
+            return after(1, Answered::failure(503, "restarting", "", message));
+        }
+        let answer = state.claims.call(claimant, body, &documents, Now::read());
+        self.say(&state, &answer.changed);
+        answer
+    }
+
+    /// Waits until what an operation changed is stored. One that was said before is waited for, too: it must not be confirmed while the disk fails.
+    fn stored(&self, id: &LinkId, changed: &Changed) -> Result<(), String> {
+        let Some(disk) = &self.disk else { return Ok(()) };
+        let concerned: Vec<&LinkId> = changed.links().chain([id]).collect();
+        disk.wait(&concerned, STORED)
+    }
+
+    fn take_over(&self, caller: &Caller, wanted: Vec<Registration>) -> Option<Synced> {
+        let id = id(caller);
+        let claimant = Claimant { id: &id, link: &caller.link };
+        let documents = Served::new(&self.served);
+        let mut state = self.state();
+        if state.paused {
+            return None;
+        }
+        let synced = state.claims.replace(claimant, wanted, &documents, Now::read());
+        self.say(&state, &synced.changed);
+        Some(synced)
+    }
+}
+
+impl Registry for Links {
+    fn call(&self, caller: &Caller, operation: &str, body: &[u8]) -> Option<Answer> {
+        let operation = Operation::of(operation)?;
+        let id = id(caller);
+        let mut answer = self.decide(caller, &id, operation, body);
+        if answer.status == 200
+            && let Err(why) = self.stored(&id, &answer.changed)
+        {
+            let message = format!("claims cannot be stored: {why}");
+            answer = after(5, Answered::failure(503, "not_stored", "", &message));
+        }
+        let Answered { status, body, retry_after, .. } = answer;
+        tracing::info!(
+            tenant = %caller.tenant, link = %caller.link.name, client = %caller.client, operation = operation.name(), status,
+            "a registration was answered"
+        );
+        Some(Answer { status, body: body.to_string(), retry_after })
+    }
+
+    fn replace(&self, caller: &Caller, routes: &RouteSet) -> Option<Verdicts> {
+        let mut verdicts = Verdicts { revision: routes.revision, ..Verdicts::default() };
+        let mut wanted = Vec::with_capacity(routes.routes.len());
+        for route in &routes.routes {
+            let matches = (route.host.as_str(), route.path.as_str(), route.exact);
+            let target = (route.target.host(), route.target.port());
+            match Registration::read(matches, target, &route.ingress) {
+                Ok(registration) => wanted.push(registration),
+                Err(why) => verdicts.rejected.push(rejected(&route.host, &route.path, why)),
+            }
+        }
+        let synced = self.take_over(caller, wanted)?;
+        for (one, why) in synced.rejected {
+            let (host, path) = (one.route.host.to_string(), one.route.path.to_string());
+            verdicts.rejected.push(rejected(&host, &path, why.to_string()));
+        }
+        if !synced.changed.is_empty() {
+            tracing::info!(
+                tenant = %caller.tenant, link = %caller.link.name, client = %caller.client, routes = synced.routes,
+                rejected = verdicts.rejected.len(), "an agent's routes are registered"
+            );
+        }
+        verdicts.served = u32::try_from(synced.routes).unwrap_or(u32::MAX);
+        verdicts.rejected.truncate(REJECTED);
+        Some(verdicts)
+    }
+}
+
+/// The documents that are served.
+struct Served {
+    compiled: Arc<Compiled>,
+    /// Binds that tenants share by names.
+    shared: OnceCell<Vec<Arc<Bind>>>,
+}
+
+impl Served {
+    fn new(served: &watch::Receiver<Arc<Compiled>>) -> Self {
+        Self { compiled: Arc::clone(&served.borrow()), shared: OnceCell::new() }
+    }
+
+    /// Returns the tenants that have a name wherever tenants share an address and port by names.
+    fn owners(&self, name: &str) -> impl Iterator<Item = &TenantId> {
+        let shared = self.shared.get_or_init(|| {
+            let binds = self.compiled.snapshot.binds.values();
+            binds.filter(|bind| !bind.names.is_empty()).cloned().collect()
+        });
+        let tables = shared.iter().flat_map(|bind| bind.names.values());
+        tables.filter_map(move |table| table.owner(name))
+    }
+
+    /// Returns the entries of a link in its tenant's document; `None` if the tenant is in none.
+    fn links(&self, id: &LinkId) -> Option<impl Iterator<Item = &Link>> {
+        let tenant = TenantId::new(&id.tenant).ok()?;
+        let tenant = self.compiled.snapshot.tenants.get(&tenant)?;
+        let links = tenant.listeners.iter().filter_map(|listener| match &listener.service {
+            Service::Link(service) => Some(&service.links),
+            _ => None,
+        });
+        Some(links.flatten().filter(|link| link.name == id.link))
+    }
+}
+
+impl Documents for Served {
+    fn right(&self, id: &LinkId, host: &HostPattern) -> Right {
+        let links: Vec<&Link> = self.links(id).into_iter().flatten().collect();
+        match &links[..] {
+            [] => Right::Unknown,
+            links if links.iter().any(|link| link.may_register(host)) => Right::Granted,
+            _ => Right::Withdrawn,
+        }
+    }
+
+    fn is_anothers(&self, tenant: &str, host: &HostPattern) -> bool {
+        // A wildcard is what any name below it is.
+        let name = host.to_string();
+        let mut owners = self.owners(&name).peekable();
+        owners.peek().is_some() && owners.all(|owner| owner.as_str() != tenant)
+    }
+}
+
+fn after(seconds: u32, answer: Answered) -> Answered {
+    Answered { retry_after: Some(seconds), ..answer }
+}
+
+fn rejected(host: &str, path: &str, reason: String) -> Rejected {
+    let shown = |text: &str| text.chars().take(300).collect();
+    Rejected { host: shown(host), path: shown(path), reason }
+}
+
+fn id(caller: &Caller) -> LinkId {
+    LinkId { tenant: Arc::from(caller.tenant.as_str()), link: Arc::clone(&caller.link.name) }
+}
