@@ -100,7 +100,7 @@ fn out_at(nat: &Nat) -> Vec<String> {
 /// Who answers so many new connections.
 fn answers(lab: &Lab, to: (&str, u16), count: usize) -> BTreeSet<String> {
     let source = if to.0.contains(':') { REMOTE_V6 } else { REMOTE };
-    let ask = |_| match connect(&lab.c1, source, to, PATIENCE) {
+    let ask = |_| match connect(&lab.c1, source, to, SOON * 6) {
         Ok((_, name)) => name,
         Err(kind) => kind.to_string(),
     };
