@@ -101,11 +101,10 @@ impl<F: Future> Future for Sliced<F> {
     type Output = F::Output;
 
     fn poll(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<F::Output> {
-        if is_over() && RAN.replace(true) {
+        if RAN.replace(true) && is_over() {
             cx.waker().wake_by_ref();
             return Poll::Pending;
         }
-        RAN.set(true);
         self.project().future.poll(cx)
     }
 }
