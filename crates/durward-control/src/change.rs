@@ -85,6 +85,10 @@ impl fmt::Debug for Entries {
 pub struct ServiceEndpoints {
     at: Vec<SocketAddr>,
     has_more: bool,
+    /// True if the Service has `sessionAffinity: ClientIP`.
+    pub by_client: bool,
+    /// What is spoken at the port, as the Service says (`appProtocol`).
+    pub app_protocol: Option<Arc<str>>,
 }
 
 impl ServiceEndpoints {
@@ -127,7 +131,7 @@ impl FromIterator<SocketAddr> for ServiceEndpoints {
                 has_more = true;
             }
         }
-        Self { at: kept.into_iter().collect(), has_more }
+        Self { at: kept.into_iter().collect(), has_more, ..Self::default() }
     }
 }
 

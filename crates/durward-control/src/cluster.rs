@@ -197,6 +197,8 @@ pub(crate) enum Ownerless {
     BadLabel(Arc<str>),
     /// The namespace is the gateway's own, and the object names no tenant.
     Unsaid,
+    /// The namespace is the gateway's own, and objects of the kind are the tenant's of their namespace.
+    Operators,
     /// The tenant has more objects than it may have, and this is none of the oldest.
     TooMany {
         /// The tenant.
@@ -232,6 +234,9 @@ impl fmt::Display for Ownerless {
                 f,
                 "has the label {TENANT_LABEL}: {label:?}, which is no tenant's name: correct the label"
             ),
+            Self::Operators => {
+                f.write_str("is the gateway's own: create the object in a namespace of the tenant")
+            }
             Self::Unsaid => f.write_str("is the gateway's own: say the tenant with spec.tenant"),
             Self::TooMany { tenant, most } => write!(
                 f,

@@ -13,6 +13,7 @@ use durward_model::{DocumentKey, Kind, Origin, ResourceId, Revision, TenantId};
 use crate::cluster::{Owner, Target, Viewpoint};
 use crate::excerpt;
 use crate::file_roots::{FileRoots, is_within};
+use crate::foreign::IngressDocument;
 use crate::place::{At, Place};
 use crate::reference::{Grantee, Reference};
 use crate::source::regular::FileKind;
@@ -95,6 +96,12 @@ impl Document {
         Self { key, id: Some(id), revision, created, source, content, owner }
     }
 
+    /// Returns whether the document is of another object than the one that had this uid: the object was deleted and made anew, and has nothing of the former
+    /// one's age or claims.
+    pub(crate) fn is_made_anew(&self, former: Option<&Arc<str>>) -> bool {
+        self.revision.is_made_anew(former)
+    }
+
     /// Returns whether both say the same, in the same place.
     pub(crate) fn is_same_as(&self, other: &Self) -> bool {
         let same_source = |one: &Source, other: &Source| {
@@ -129,6 +136,8 @@ impl Document {
             | Content::Policy(_)
             | Content::HostedApi(_)
             | Content::ForeignApi(_) => TenantId::new(self.content.part()?.tenant?).ok(),
+            // It is its namespace's, and names no tenant.
+            Content::Ingress(_) => None,
             Content::Broken(_) if is_part(self.source.kind) => None,
             Content::Broken(broken) => TenantId::new(broken.name.as_deref()?).ok(),
         }
@@ -198,6 +207,7 @@ impl Document {
             Content::Mapping(_)
             | Content::Policy(_)
             | Content::HostedApi(_)
+            | Content::Ingress(_)
             | Content::ForeignApi(_) => {
                 let tenant = self.content.part().and_then(|part| part.tenant);
                 let tenant = tenant.map(|tenant| tenant.value.as_str()).unwrap_or_default();
@@ -219,6 +229,7 @@ impl Document {
             Content::Tenant(tenant) => services(&tenant.spec).collect(),
             Content::Mapping(mapping) => services_of_mapping(&mapping.spec).collect(),
             Content::HostedApi(hosted) => services_of_hosted_api(&hosted.spec).collect(),
+            Content::Ingress(ingress) => ingress.services().collect(),
             Content::ForeignApi(foreign) => foreign.services().collect(),
             Content::Policy(_) | Content::Broken(_) => Vec::new(),
         };
@@ -256,6 +267,7 @@ impl Document {
             Content::Mapping(_)
             | Content::Policy(_)
             | Content::HostedApi(_)
+            | Content::Ingress(_)
             | Content::ForeignApi(_)
             | Content::Broken(_) => None,
         };
@@ -340,6 +352,8 @@ pub enum Content {
     Policy(Arc<EgressPolicyDocument>),
     /// A hosted Kubernetes API server.
     HostedApi(Arc<HostedApiDocument>),
+    /// An Ingress, which is always an object of a cluster.
+    Ingress(Arc<IngressDocument>),
     /// An object of another controller that names hosted Kubernetes API servers.
     ForeignApi(Arc<ForeignApi>),
     /// It cannot be read.
@@ -358,6 +372,7 @@ impl Content {
                 let name = Some(&*part.metadata.name).filter(|name| ResourceId::is_name(name))?;
                 Some(ResourceId::namespaced(kind, namespace.as_str(), name))
             }
+            Self::Ingress(_) => None,
             // What a broken part says of its tenant was not read.
             Self::Broken(_) if is_part(kind) => None,
             Self::Broken(broken) => tenant(broken.name.as_deref()?),
@@ -382,6 +397,10 @@ impl Content {
                 let (tenant, place) = (spec.tenant.as_ref(), spec.place());
                 Some(PartHead { metadata: &hosted.metadata, tenant, place })
             }
+            Self::Ingress(ingress) => {
+                let (metadata, tenant, place) = (&ingress.metadata, None, Place::default());
+                Some(PartHead { metadata, tenant, place })
+            }
             Self::ForeignApi(foreign) => {
                 let place = foreign.place();
                 Some(PartHead { metadata: &foreign.metadata, tenant: None, place })
@@ -398,6 +417,7 @@ impl Content {
                 of_rules([&policy.spec.allow, &policy.spec.deny].into_iter().flatten()).collect()
             }
             Self::HostedApi(hosted) => of_hosted_api(&hosted.spec),
+            Self::Ingress(ingress) => ingress.names().to_vec(),
             Self::Mapping(_) | Self::ForeignApi(_) | Self::Broken(_) => Vec::new(),
         }
     }
@@ -405,8 +425,9 @@ impl Content {
 
 /// Returns whether documents of this kind add to a tenant that another document describes.
 pub(crate) fn is_part(kind: Kind) -> bool {
-    use Kind::{EgressPolicy, HostedApi, Namespace, PortMapping};
-    kind.is_foreign_api() || matches!(kind, PortMapping | EgressPolicy | HostedApi | Namespace)
+    use Kind::{EgressPolicy, HostedApi, Ingress, Namespace, PortMapping};
+    kind.is_foreign_api()
+        || matches!(kind, PortMapping | EgressPolicy | HostedApi | Ingress | Namespace)
 }
 
 /// Head of a document that adds to a tenant.

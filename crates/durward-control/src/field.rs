@@ -29,6 +29,11 @@ impl<'a> Field<'a> {
     pub(crate) const CREATED: Field<'static> =
         Field { parent: None, step: Step::Root("metadata.creationTimestamp") };
 
+    /// Builds the name of a field that was written out before.
+    pub(crate) const fn root(name: &'a str) -> Self {
+        Self { parent: None, step: Step::Root(name) }
+    }
+
     pub(crate) fn name(&'a self, name: &'a str) -> Self {
         Self { parent: Some(self), step: Step::Name(name) }
     }

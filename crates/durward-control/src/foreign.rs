@@ -5,6 +5,7 @@
 
 mod annotations;
 pub mod asked;
+pub mod document;
 pub mod extract;
 pub mod finding;
 pub mod merge;
@@ -12,6 +13,7 @@ pub mod objects;
 mod text;
 
 pub use asked::Asked;
+pub use document::IngressDocument;
 pub use extract::{Surroundings, extract};
 pub use finding::{Effect, Finding};
-pub use merge::{Merged, Place, merge};
+pub use merge::{Attached, Attachment, Backends, Merged, Place, Protocol, Taker, attach, merge};

@@ -56,6 +56,9 @@ pub(crate) struct TenantState {
     pub(crate) name: String,
     pub(crate) file: Arc<str>,
     pub(crate) seniority: u64,
+    /// Identifier of the object, which no other ever had.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub(crate) uid: Option<Arc<str>>,
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub(crate) created: Option<Arc<str>>,
     /// The position among the texts of the last document that anything is served from.
@@ -144,6 +147,9 @@ pub(crate) struct PartState {
     pub(crate) name: String,
     pub(crate) file: Arc<str>,
     pub(crate) seniority: u64,
+    /// Identifier of the object, which no other ever had.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub(crate) uid: Option<Arc<str>>,
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub(crate) created: Option<Arc<str>>,
     #[serde(default, skip_serializing_if = "std::ops::Not::not")]
@@ -361,6 +367,7 @@ mod tests {
                 name,
                 file,
                 seniority,
+                uid: None,
                 created,
                 good,
                 earlier,

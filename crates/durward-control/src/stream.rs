@@ -3,6 +3,7 @@
 //! Messages are bounded, and the first one of each side names the version. Whatever was cut off is said again: the receiver names what it holds by digest, and gets the rest.
 //! Sockets are the application's business.
 
+mod foreign;
 mod frame;
 mod item;
 mod received;
@@ -19,6 +20,7 @@ use serde::{Deserialize, Deserializer, Serialize, Serializer};
 
 use crate::named_file::digest_of;
 use crate::reference::Reference;
+pub use foreign::{Answered, Asked, Standing};
 pub use frame::{FrameFault, Frames, LARGEST_FRAME, frame};
 pub use item::{Item, Untransferable};
 pub use received::{Received, ReceivedFault};
@@ -26,7 +28,7 @@ pub use report::{ObjectReport, PlaneReport};
 pub use said::{Outbox, Said};
 
 /// Version of the messages. Two processes talk only if they have the same.
-pub const VERSION: u32 = 1;
+pub const VERSION: u32 = 2;
 
 /// Name of a thing that a source says: the document of an object, or a fact.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
@@ -59,6 +61,8 @@ pub enum ToGateway {
     Commit,
     /// State of the reading.
     State(SourceState),
+    /// What is to be answered from now on, whenever it changes.
+    Ask(Asked),
 }
 
 /// Message of the process that serves.
@@ -75,6 +79,8 @@ pub enum FromGateway {
     Follow,
     /// Result for an object.
     Report(Box<ObjectReport>),
+    /// What is true of all that was asked.
+    Answer(Answered),
 }
 
 /// State of the process that reads the API server.

@@ -27,15 +27,20 @@ pub(crate) struct Service {
     /// `None` for a headless Service, in the API's words.
     #[serde(default, rename = "clusterIP")]
     pub(crate) cluster_ip: Option<Arc<str>>,
+    #[serde(default)]
+    session_affinity: Option<Arc<str>>,
 }
 
 #[derive(Clone, Debug, PartialEq, Eq, Deserialize)]
+#[serde(rename_all = "camelCase")]
 struct ServicePort {
     #[serde(default)]
     name: Option<Arc<str>>,
     port: u16,
     #[serde(default)]
     protocol: Option<Arc<str>>,
+    #[serde(default)]
+    app_protocol: Option<Arc<str>>,
 }
 
 #[derive(Deserialize)]
@@ -186,7 +191,10 @@ pub(crate) fn fact<'a>(
     };
     let ready = of(Readiness::Ready);
     let none = ready.at().is_empty();
-    Fact::Endpoints(if none { of(Readiness::ServingTerminating) } else { ready })
+    let mut endpoints = if none { of(Readiness::ServingTerminating) } else { ready };
+    endpoints.by_client = service.session_affinity.as_deref() == Some("ClientIP");
+    endpoints.app_protocol.clone_from(&port.app_protocol);
+    Fact::Endpoints(endpoints)
 }
 
 impl Service {
@@ -268,6 +276,20 @@ mod tests {
         let all = ["10.0.0.1:8080", "10.0.0.2:8080", "10.0.0.3:8081", "[2001:db8::1]:8080"];
         assert_eq!(shown(&by_name), all);
         assert_eq!(by_name, by_number);
+    }
+
+    #[test]
+    fn a_service_says_that_a_client_keeps_its_endpoint() {
+        let slices = [slice(&json!({"addressType": "IPv4", "ports": [{"name": "", "port": 8080}],
+            "endpoints": [{"addresses": ["10.0.0.1"]}]}))];
+        let of = |affinity: &str| {
+            let spec = json!({"ports": [{"port": 80}], "sessionAffinity": affinity});
+            let fact = fact(Some(&service(&spec)), "80", &slices.iter());
+            let Fact::Endpoints(endpoints) = fact else { panic!("{fact:?}") };
+            endpoints.by_client
+        };
+
+        assert_eq!([of("ClientIP"), of("None")], [true, false]);
     }
 
     #[test]

@@ -4,6 +4,7 @@
 //! our own kinds. No packet and no connection of a tenant ever waits for anything here.
 
 pub mod addon;
+mod addresses;
 pub mod admission;
 mod backoff;
 pub mod client;
@@ -12,6 +13,7 @@ mod endpoints;
 pub mod events;
 pub mod health;
 pub mod ingress_watch;
+pub mod ingresses;
 pub mod lease;
 pub mod load_balancers;
 pub mod metrics;

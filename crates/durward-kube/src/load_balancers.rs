@@ -3,24 +3,16 @@
 //! A gateway only says that it serves an address. Nothing of a Service makes it serve one: an address is its tenant's by documents, and a Service that names another's gets
 //! nothing (CVE-2020-8554).
 
-use std::collections::HashMap;
+use std::collections::HashSet;
 use std::net::IpAddr;
-use std::sync::{Arc, Mutex, PoisonError};
-use std::time::Duration;
+use std::sync::Arc;
 
-use bytes::Bytes;
 use durward_model::{Kind, ResourceId};
-use http::Method;
-use jiff::Timestamp;
 use serde::Deserialize;
 use serde_json::json;
-use tokio::task::JoinHandle;
-use tokio::time::{Instant, sleep};
 
-use crate::backoff::Backoff;
-use crate::events::{Event, Events};
+use crate::addresses::{AddressWriter, Addressed, Form, Saying, Status};
 use crate::object::{Labels, Metadata, ObjectName};
-use crate::request::{self, ApiError};
 use crate::resource_type::SERVICES;
 use crate::status::WriterOptions;
 
@@ -74,25 +66,6 @@ struct Spec {
     load_balancer_ip: Arc<str>,
 }
 
-#[derive(Default, Deserialize)]
-#[serde(rename_all = "camelCase")]
-struct Status {
-    #[serde(default)]
-    load_balancer: StatusOfBalancer,
-}
-
-#[derive(Default, Deserialize)]
-struct StatusOfBalancer {
-    #[serde(default)]
-    ingress: Option<Vec<Ingress>>,
-}
-
-#[derive(Deserialize)]
-struct Ingress {
-    #[serde(default)]
-    ip: Arc<str>,
-}
-
 impl LoadBalancer {
     /// Decodes a Service; `None` if it is not of our class.
     ///
@@ -111,13 +84,12 @@ impl LoadBalancer {
         }
         let written = metadata.annotations.get(ADDRESSES).unwrap_or(&spec.load_balancer_ip);
         let asked = written.split(',').map(str::trim).filter(|text| !text.is_empty());
-        let has = status.load_balancer.ingress.into_iter().flatten().map(|ingress| ingress.ip);
         Ok(Some(Self {
             name: metadata.object_name(),
             uid: Arc::clone(&metadata.uid),
             labels: metadata.labels.clone(),
             asked: asked.map(Arc::from).collect(),
-            has: has.collect(),
+            has: status.addresses(),
         }))
     }
 
@@ -144,116 +116,34 @@ impl LoadBalancer {
 }
 
 /// Writes the statuses of Services until it is dropped.
-pub struct LoadBalancerWriter {
-    client: kube::Client,
-    events: Arc<tokio::sync::Mutex<Events>>,
-    /// Status that was written last for each Service, and the task that writes it.
-    said: Mutex<HashMap<ObjectName, Said>>,
-}
-
-struct Said {
-    uid: Arc<str>,
-    has: Vec<Arc<str>>,
-    answer: Answer,
-    task: JoinHandle<()>,
-}
-
-impl Drop for Said {
-    fn drop(&mut self) {
-        self.task.abort();
-    }
-}
+pub struct LoadBalancerWriter(AddressWriter);
 
 impl LoadBalancerWriter {
     /// Starts to write. Called within a runtime.
     #[must_use]
     pub fn start(client: kube::Client, options: &WriterOptions) -> Self {
-        let events = Arc::new(tokio::sync::Mutex::new(Events::new(client.clone(), options)));
-        Self { client, events, said: Mutex::default() }
+        // Who looks at the mode knows that connections come to a proxy and not to the pods.
+        let beside = json!({"ipMode": "Proxy"});
+        let form = Form { resource: &SERVICES, manager: MANAGER, beside, may_write: None };
+        Self(AddressWriter::start(client, options, form))
     }
 
     /// Says what is true of each of these Services; of others nothing is said any more.
     pub fn want(&self, answers: Vec<(Arc<LoadBalancer>, Answer)>) {
-        let mut said = self.said.lock().unwrap_or_else(PoisonError::into_inner);
-        said.retain(|name, _| answers.iter().any(|(service, _)| service.name == *name));
+        let wanted: HashSet<ResourceId> = answers.iter().map(|(service, _)| service.id()).collect();
+        self.0.retain(|id| wanted.contains(id));
         for (service, answer) in answers {
-            let is_same = said.get(&service.name).is_some_and(|said| {
-                said.uid == service.uid && said.has == service.has && said.answer == answer
-            });
-            if is_same {
-                continue;
-            }
-            let is_news = said.get(&service.name).is_none_or(|said| said.answer != answer);
-            let task = write(
-                self.client.clone(),
-                Arc::clone(&self.events),
-                (Arc::clone(&service), answer.clone(), is_news),
-            );
-            let task = tokio::spawn(task);
             let (uid, has) = (Arc::clone(&service.uid), service.has.clone());
-            said.insert(service.name.clone(), Said { uid, has, answer, task });
+            let (addresses, warnings) = match answer {
+                Answer::Serves(addresses) => (addresses, Vec::new()),
+                Answer::Refuses(reason, sentence) => {
+                    (Vec::new(), vec![(Arc::from(reason), Arc::from(sentence))])
+                }
+            };
+            let saying = Saying { addresses: Some(addresses), warnings };
+            self.0.say(Addressed { id: service.id(), uid, has }, saying);
         }
     }
-}
-
-/// Writes a status until that succeeds, and sends an Event if the answer is another one than before.
-async fn write(
-    client: kube::Client,
-    events: Arc<tokio::sync::Mutex<Events>>,
-    (service, answer, is_news): (Arc<LoadBalancer>, Answer, bool),
-) {
-    let addresses: Vec<String> = match &answer {
-        Answer::Serves(addresses) => addresses.iter().map(IpAddr::to_string).collect(),
-        Answer::Refuses(..) => Vec::new(),
-    };
-    let has: Vec<&str> = service.has.iter().map(|ip| &**ip).collect();
-    let mut backoff = Backoff::new(Duration::from_millis(250), Duration::from_secs(30));
-    let differs = has != addresses;
-    loop {
-        let written = if differs { apply(&client, &service, &addresses).await } else { Ok(()) };
-        match written {
-            Ok(()) => break,
-            Err(error) if error.is_passing() => sleep(backoff.next()).await,
-            Err(error) => {
-                // It changed or is gone: the watch brings what comes next.
-                tracing::debug!(service = %service.name, %error, "status was not written");
-                return;
-            }
-        }
-    }
-    let (is_warning, reason, note) = match &answer {
-        Answer::Serves(_) => (false, "Serves", format!("serves {}", addresses.join(", "))),
-        Answer::Refuses(reason, sentence) => (true, *reason, sentence.clone()),
-    };
-    if is_news && (is_warning || differs) {
-        let id = service.id();
-        let uid = Some(&*service.uid);
-        let event = Event { id: &id, uid, api_version: "v1", is_warning, reason, note: &note };
-        events.lock().await.send(&event, Instant::now(), Timestamp::now()).await;
-    }
-}
-
-async fn apply(
-    client: &kube::Client,
-    service: &LoadBalancer,
-    addresses: &[String],
-) -> Result<(), ApiError> {
-    let LoadBalancer { name, uid, .. } = service;
-    // Who looks at the mode knows that connections come to a proxy and not to the pods.
-    let ingress = addresses.iter().map(|ip| json!({"ip": ip, "ipMode": "Proxy"}));
-    let ingress: Vec<serde_json::Value> = ingress.collect();
-    let balancer = if ingress.is_empty() { json!({}) } else { json!({"ingress": ingress}) };
-    let body = json!({
-        "apiVersion": "v1", "kind": "Service",
-        "metadata": {"name": name.name, "namespace": name.namespace, "uid": uid},
-        "status": {"loadBalancer": balancer},
-    });
-    let path = SERVICES.object_path("v1", name.namespace(), &name.name);
-    let query = [("fieldManager", MANAGER), ("force", "true")];
-    let path = request::path(&format!("{path}/status"), &query);
-    let body = Bytes::from(body.to_string());
-    let apply = "application/apply-patch+yaml";
-    request::send(client, Method::PATCH, &path, apply, body).await.map(drop)
 }
 
 #[cfg(test)]

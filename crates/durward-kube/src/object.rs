@@ -143,6 +143,8 @@ pub struct Object {
     pub text: Arc<str>,
     /// The conditions in its status.
     pub conditions: Vec<Condition>,
+    /// The addresses in the status of an Ingress.
+    pub addresses: Vec<Arc<str>>,
     /// Additional fields of a SmartNat `Mapping`.
     pub mapping: Option<Arc<Mapping>>,
 }
@@ -246,7 +248,14 @@ impl Object {
             generation: metadata.generation,
         };
         let (text, conditions) = (Arc::from(text), status.0.conditions);
-        Ok(Self { id, revision, text, metadata, conditions, mapping: None })
+        let addresses = Vec::new();
+        Ok(Self { id, revision, text, metadata, conditions, addresses, mapping: None })
+    }
+
+    /// Returns whether the object is of one of our own kinds, of which statuses and accepted revisions are written.
+    #[must_use]
+    pub fn is_ours(&self) -> bool {
+        self.mapping.is_none() && self.id.kind != Kind::Ingress
     }
 
     /// Returns whether the object counts as gone: a `Mapping` that waits for its finalizers only.
@@ -261,10 +270,14 @@ impl Object {
         let created = metadata.creation_timestamp.as_deref();
         Self {
             id: ResourceId::new(Kind::Namespace, &metadata.name),
-            revision: Revision { uid: None, generation: metadata.generation },
+            revision: Revision {
+                uid: Some(&metadata.uid).filter(|uid| !uid.is_empty()).cloned(),
+                generation: metadata.generation,
+            },
             text: Arc::from(egress_policy::of_namespace(&metadata.name, created)),
             metadata: metadata.clone(),
             conditions: Vec::new(),
+            addresses: Vec::new(),
             mapping: None,
         }
     }

@@ -45,7 +45,7 @@ impl Observed {
         let is_read = |id: &ResourceId| {
             ResourceType::of(id.kind).is_some()
                 || id.kind.is_foreign_api()
-                || matches!(id.kind, Kind::Namespace | Kind::Mapping)
+                || matches!(id.kind, Kind::Namespace | Kind::Mapping | Kind::Ingress)
         };
         let upserts = self.upserts.iter().filter(|object| is_read(&object.id));
         let (going, staying): (Vec<_>, Vec<_>) = upserts.partition(|object| object.is_going());

@@ -75,14 +75,6 @@ pub const SERVICES: ResourceType = core("Service", "services", true);
 pub const SECRETS: ResourceType = core("Secret", "secrets", true);
 /// `ConfigMap`s.
 pub const CONFIG_MAPS: ResourceType = core("ConfigMap", "configmaps", true);
-/// Ingresses.
-pub const INGRESSES: ResourceType = ResourceType {
-    group: "networking.k8s.io",
-    versions: &["v1"],
-    kind: "Ingress",
-    plural: "ingresses",
-    namespaced: true,
-};
 /// Endpoints of Services in the older form.
 pub const ENDPOINTS: ResourceType = core("Endpoints", "endpoints", true);
 /// Endpoints of Services.
@@ -93,6 +85,10 @@ pub const ENDPOINT_SLICES: ResourceType = ResourceType {
     plural: "endpointslices",
     namespaced: true,
 };
+/// Ingresses.
+pub const INGRESSES: ResourceType = networking("Ingress", "ingresses", true);
+/// Classes of Ingresses.
+pub const INGRESS_CLASSES: ResourceType = networking("IngressClass", "ingressclasses", false);
 /// Grants of references from other namespaces.
 pub const REFERENCE_GRANTS: ResourceType = ResourceType {
     group: "gateway.networking.k8s.io",
@@ -128,6 +124,10 @@ pub const EVENTS: ResourceType = ResourceType {
 
 const fn own(kind: &'static str, plural: &'static str, namespaced: bool) -> ResourceType {
     ResourceType { group: "durward.dev", versions: &["v1alpha1"], kind, plural, namespaced }
+}
+
+const fn networking(kind: &'static str, plural: &'static str, namespaced: bool) -> ResourceType {
+    ResourceType { group: "networking.k8s.io", versions: &["v1"], kind, plural, namespaced }
 }
 
 const fn core(kind: &'static str, plural: &'static str, namespaced: bool) -> ResourceType {

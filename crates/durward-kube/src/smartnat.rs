@@ -114,5 +114,6 @@ pub(crate) fn decode(json: &str, options: &Options) -> Result<Object, String> {
         seen,
     };
     let conditions = mapping.seen.status.conditions.clone();
-    Ok(Object { id, revision, metadata, text, conditions, mapping: Some(Arc::new(mapping)) })
+    let (addresses, mapping) = (Vec::new(), Some(Arc::new(mapping)));
+    Ok(Object { id, revision, metadata, text, conditions, addresses, mapping })
 }

@@ -5,6 +5,7 @@
 
 mod documents;
 mod grants;
+mod ingresses;
 mod named;
 mod services;
 
@@ -23,13 +24,14 @@ use crate::load_balancers::LoadBalancer;
 use crate::object::ObjectName;
 use crate::pace::Gather;
 use crate::resource_type::{
-    CONFIG_MAPS, EGRESS_POLICIES, HOSTED_APIS, INGRESS_ROUTE_TCPS, KAMAJI_CONTROL_PLANES, MAPPINGS,
-    NAMESPACES, PORT_MAPPINGS, REFERENCE_GRANTS, ResourceType, SECRETS, STEWARD_CONTROL_PLANES,
-    TENANTS, TLS_ROUTES,
+    CONFIG_MAPS, EGRESS_POLICIES, HOSTED_APIS, INGRESS_CLASSES, INGRESS_ROUTE_TCPS, INGRESSES,
+    KAMAJI_CONTROL_PLANES, MAPPINGS, NAMESPACES, PORT_MAPPINGS, REFERENCE_GRANTS, ResourceType,
+    SECRETS, STEWARD_CONTROL_PLANES, TENANTS, TLS_ROUTES,
 };
 use crate::smartnat;
 use crate::source::documents::{Documents, ForeignApis, Mappings, Namespaces};
 use crate::source::grants::Grants;
+use crate::source::ingresses::{Classes, Ingresses};
 use crate::source::named::{Asked, Named};
 use crate::source::services::ServiceWatches;
 use crate::watch::{Reflector, Scope};
@@ -48,6 +50,8 @@ pub struct Sources {
     pub config_maps: Reading,
     /// True if Services of type `LoadBalancer` of our class are looked at.
     pub load_balancers: bool,
+    /// True if Ingresses of our classes are read.
+    pub ingresses: bool,
     /// Settings for SmartNat's Mappings; `None` if they are not read.
     pub smartnat: Option<Arc<smartnat::Options>>,
     /// Whether objects of other controllers are read that name hosted API servers.
@@ -92,6 +96,7 @@ impl Default for Sources {
             secrets: Reading::ByName { watches: 200 },
             config_maps: Reading::ByName { watches: 50 },
             load_balancers: false,
+            ingresses: false,
             smartnat: None,
             foreign_apis: false,
             absent_pause: Duration::from_secs(10),
@@ -150,6 +155,9 @@ impl Source {
             let reflector =
                 Reflector::new(client.clone(), scope, sink, watch, sources.absent_pause);
             tasks.spawn(reflector.run());
+        }
+        if sources.ingresses {
+            first.extend(begin_ingresses(client, sources, (&gather, &health), &mut tasks));
         }
         for (watch, reflector) in foreign_apis(client, sources, &gather, &health) {
             first.push(watch);
@@ -289,6 +297,26 @@ impl Source {
     pub fn named(&self) -> [NamedReport; 2] {
         [self.secrets.report(), self.config_maps.report()]
     }
+}
+
+/// Starts to follow Ingresses and their classes, and returns the watches that a start waits for.
+fn begin_ingresses(
+    client: &kube::Client,
+    sources: &Sources,
+    (gather, health): (&Arc<Gather>, &Arc<Health>),
+    tasks: &mut JoinSet<()>,
+) -> [Arc<WatchHealth>; 2] {
+    let sink = Ingresses::new(Arc::clone(gather));
+    let scope = Scope { namespace: sources.namespace.clone(), ..Scope::all(&INGRESSES) };
+    let watches = [health.of_start(&INGRESSES), health.of_start(&INGRESS_CLASSES)];
+    let [objects, classes] = watches.clone();
+    let pause = sources.absent_pause;
+    let reflector = Reflector::new(client.clone(), scope, sink.clone(), objects, pause);
+    tasks.spawn(reflector.run());
+    let (scope, sink) = (Scope::all(&INGRESS_CLASSES), Classes(sink));
+    let reflector = Reflector::new(client.clone(), scope, sink, classes, pause);
+    tasks.spawn(reflector.run());
+    watches
 }
 
 /// Returns the watches of kinds of other controllers that name hosted API servers, if these are read.

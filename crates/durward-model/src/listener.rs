@@ -208,6 +208,9 @@ pub struct Listener {
     /// Certificates by ACME, and answers to challenges.
     #[serde(skip_serializing_if = "Acme::is_empty")]
     pub acme: Acme,
+    /// True if Ingresses of the tenant's namespaces add routes to it.
+    #[serde(skip_serializing_if = "std::ops::Not::not")]
+    pub takes_ingresses: bool,
     /// Origin: file and line, or object and field.
     pub origin: Origin,
 }

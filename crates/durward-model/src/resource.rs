@@ -29,6 +29,8 @@ pub enum Kind {
     AddressPool,
     /// An object of SmartNat, which is read as a `PortMapping`.
     Mapping,
+    /// An Ingress of a cluster: hosts and paths that its tenant's listeners serve.
+    Ingress,
     /// Control plane of Kamaji, which is read as a hosted API server.
     KamajiControlPlane,
     /// Control plane of Steward, a fork of Kamaji.
@@ -59,7 +61,7 @@ pub struct UnknownKind(pub String);
 
 impl Kind {
     /// All kinds.
-    pub const ALL: [Self; 17] = [
+    pub const ALL: [Self; 18] = [
         Self::Tenant,
         Self::PortMapping,
         Self::EgressPolicy,
@@ -67,6 +69,7 @@ impl Kind {
         Self::ClusterLink,
         Self::AddressPool,
         Self::Mapping,
+        Self::Ingress,
         Self::KamajiControlPlane,
         Self::StewardControlPlane,
         Self::IngressRouteTcp,
@@ -102,6 +105,7 @@ impl Kind {
             Self::ClusterLink => "ClusterLink",
             Self::AddressPool => "AddressPool",
             Self::Mapping => "Mapping",
+            Self::Ingress => "Ingress",
             // Two groups have this kind: they are told apart as in `kubectl get`.
             Self::KamajiControlPlane => "TenantControlPlane.kamaji.clastix.io",
             Self::StewardControlPlane => "TenantControlPlane.steward.butlerlabs.dev",
@@ -215,6 +219,14 @@ pub struct Revision {
     pub generation: u64,
 }
 
+impl Revision {
+    /// Returns whether this is of another object than the one that had the identifier `former`. Where one of them has none, it is not known to be.
+    #[must_use]
+    pub fn is_made_anew(&self, former: Option<&Arc<str>>) -> bool {
+        self.uid.as_ref().zip(former).is_some_and(|(now, former)| now != former)
+    }
+}
+
 /// Place of a document in its source. Documents of files may share a name, so a name is not enough to tell them apart.
 ///
 /// Keys are in the order of documents: those of files first, in the order of the configured paths, of files, and within a file.
@@ -253,7 +265,7 @@ mod tests {
         for kind in Kind::ALL {
             assert_eq!(kind.as_str().parse(), Ok(kind));
         }
-        for other in ["", "tenant", "Tenant ", "Ingress"] {
+        for other in ["", "tenant", "Tenant ", "Gateway"] {
             assert_eq!(other.parse::<Kind>(), Err(UnknownKind(other.to_owned())));
         }
     }

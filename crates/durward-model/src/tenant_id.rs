@@ -3,12 +3,12 @@
 use std::fmt;
 use std::sync::Arc;
 
-use serde::Serialize;
+use serde::{Deserialize, Serialize};
 use thiserror::Error;
 
 /// A tenant's name: 1 to 63 of `A-Z a-z 0-9 - _ .`, beginning and ending with a letter or digit.
-#[derive(Clone, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize)]
-#[serde(transparent)]
+#[derive(Clone, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+#[serde(into = "Arc<str>", try_from = "Arc<str>")]
 pub struct TenantId(Arc<str>);
 
 /// Reason why a text is not a tenant name.
@@ -45,6 +45,20 @@ impl TenantId {
     #[must_use]
     pub fn as_str(&self) -> &str {
         &self.0
+    }
+}
+
+impl TryFrom<Arc<str>> for TenantId {
+    type Error = InvalidTenantId;
+
+    fn try_from(name: Arc<str>) -> Result<Self, InvalidTenantId> {
+        Self::new(&name)
+    }
+}
+
+impl From<TenantId> for Arc<str> {
+    fn from(id: TenantId) -> Self {
+        id.0
     }
 }
 

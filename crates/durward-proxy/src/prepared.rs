@@ -256,6 +256,7 @@ impl PreparedListener {
             service,
             hosts_apis: false,
             acme: durward_model::Acme::default(),
+            takes_ingresses: false,
             origin: durward_model::Origin::default(),
         };
         let prepare =

@@ -44,7 +44,8 @@ fn read(live: &LiveArgs) -> Result<Store, Failure> {
     let cluster = Cluster::new(&live.gateway_namespace);
     let namespace = live.kube_namespace.as_deref().map(Arc::from);
     let location = Location::infer(live.kubeconfig.clone(), live.kube_context.clone());
-    let sources = Sources { namespace, ..Sources::default() };
+    let ingresses = live.kube_ingresses;
+    let sources = Sources { namespace, ingresses, ..Sources::default() };
     let (routing, statuses, cache) = (None, None, None);
     let api = ApiOptions { location, cluster, sources, routing, statuses, cache };
     let runtime = tokio::runtime::Builder::new_current_thread()

@@ -80,7 +80,7 @@ fn ask_the_same(decided: &Decided, count: usize, memory: &Memory) -> bool {
                 && was.keys == is.keys
                 && (&was.egress, &was.sources) == (&is.egress, &is.sources)
                 && was.added_sources == is.added_sources
-                && was.created == is.created
+                && (&was.created, &was.uid) == (&is.created, &is.uid)
         })
     };
     decided.unsettled.is_empty()
@@ -90,8 +90,11 @@ fn ask_the_same(decided: &Decided, count: usize, memory: &Memory) -> bool {
         && are_as_old(&decided.contributions, &memory.contributions)
 }
 
-/// Returns whether all objects were there before, with the time of creation that they have now.
+/// Returns whether all objects were there before, and are the same ones.
 fn are_as_old<V>(present: &BTreeMap<PartId, PartPast<V>>, former: &Pasts<V>) -> bool {
     let mut present = present.iter();
-    present.all(|(id, is)| former.get(id).is_some_and(|was| was.created == is.created))
+    present.all(|(id, is)| {
+        let is_same = |was: &PartPast<V>| (&was.created, &was.uid) == (&is.created, &is.uid);
+        former.get(id).is_some_and(is_same)
+    })
 }

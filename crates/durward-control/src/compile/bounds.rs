@@ -16,7 +16,7 @@ use crate::spec::upstream::UpstreamSpec;
 /// Entries of `ingress` and of `egress.proxy`.
 pub(crate) const LISTENERS: usize = 1_000;
 /// Routes of all entries of `ingress` together, and the hosts that these routes name.
-const ROUTES: usize = 50_000;
+pub(crate) const ROUTES: usize = 50_000;
 /// Routes of one entry for one host and path, which are asked one after the other.
 const ALIKE: usize = 1_000;
 /// Names of an entry that shares its address and port.
@@ -37,7 +37,7 @@ const TARGETS: usize = 50_000;
 const PORTS: usize = 10_000;
 pub(super) const ELEMENTS: usize = 100_000;
 /// Lists that are searched from their beginning: certificates, hosts of a route, names of clients, upstreams to choose from.
-const CHOICES: usize = 1_000;
+pub(crate) const CHOICES: usize = 1_000;
 /// Endpoints of an API server.
 const API_ENDPOINTS: usize = 1_024;
 /// Lists that are short by nature: files, methods, headers, statuses, ports.

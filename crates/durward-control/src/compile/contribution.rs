@@ -2,9 +2,11 @@
 //!
 //! One reader per kind makes a [`Contribution`] of one object and its facts, whatever other objects say. [`merge`] puts those of a tenant together.
 
+mod attach;
 mod egress_policy;
 mod foreign_api;
 mod hosted_api;
+mod ingress;
 mod listeners;
 pub(crate) mod merge;
 #[cfg(test)]
@@ -29,6 +31,7 @@ use super::roster::Roster;
 use super::scope::Scope;
 use super::{Compiled, Input};
 use crate::document::{Content, Document};
+use crate::foreign::Finding;
 use crate::place::{At, Place};
 use crate::store::Asker;
 
@@ -45,6 +48,8 @@ pub(crate) struct Contribution {
     /// They refer to `upstreams` by position.
     pub(crate) listeners: Vec<AddedListener>,
     pub(crate) egress: AddedEgress,
+    /// Routes of an Ingress, and what they need.
+    pub(crate) ingress: Option<Arc<ingress::IngressPart>>,
     /// Private keys that it uses, and where each is written.
     pub(crate) keys: Vec<KeyUse>,
 }
@@ -109,14 +114,16 @@ impl Contribution {
     /// Builds one that adds nothing yet.
     pub(crate) fn new(origin: Origin) -> Self {
         let egress = AddedEgress::default();
-        Self { origin, upstreams: Vec::new(), listeners: Vec::new(), egress, keys: Vec::new() }
+        let (upstreams, listeners, keys) = (Vec::new(), Vec::new(), Vec::new());
+        Self { origin, upstreams, listeners, egress, ingress: None, keys }
     }
 }
 
 impl Part for Contribution {
     fn is_of(kind: Kind) -> bool {
-        kind.is_foreign_api()
-            || matches!(kind, Kind::EgressPolicy | Kind::HostedApi | Kind::Namespace)
+        let is_read =
+            matches!(kind, Kind::EgressPolicy | Kind::HostedApi | Kind::Ingress | Kind::Namespace);
+        is_read || kind.is_foreign_api()
     }
 
     fn origin(&self) -> &Origin {
@@ -132,6 +139,13 @@ impl Part for Contribution {
 }
 
 impl Applicant<'_> {
+    /// Reports what was found of the Ingress that it is.
+    pub(crate) fn say(&mut self, finding: &Finding) {
+        if self.current.is_some() {
+            self.report.foreign(finding);
+        }
+    }
+
     /// Reports an error about a part of what its document says; what was served before is in no document now, so there is nothing to point at.
     pub(crate) fn tell(&mut self, reason: &str, written: &Written, sentence: &str) {
         if self.current.is_some() {
@@ -178,7 +192,7 @@ pub(crate) fn keys(roster: &mut Roster<'_>, entrant: usize, denied: &Denied) -> 
         if let Some((current, (is_authority, holder))) =
             applicant.current.as_ref().and_then(|it| Some((it, taken(it)?)))
         {
-            // Of all kinds only a HostedApi has one.
+            // Of all kinds only a HostedApi has an authority.
             let (reason, field, sentence) = if is_authority {
                 let sentence = format!(
                     "has an authority {holder}, whose API proxies it would admit: issue the certificates of each tenant's proxies by an authority of its own"
@@ -187,7 +201,7 @@ pub(crate) fn keys(roster: &mut Roster<'_>, entrant: usize, denied: &Denied) -> 
             } else {
                 let sentence =
                     format!("uses the private key {holder}: a key is one tenant's, issue another");
-                ("KeyTaken", "relay", sentence)
+                ("KeyTaken", if current.ingress.is_some() { "tls" } else { "relay" }, sentence)
             };
             let place = current.listeners.first().map(|added| added.written.place);
             let written = Written { field: Arc::from(field), place: place.unwrap_or_default() };
@@ -215,6 +229,7 @@ impl Reader<Contribution> for ByKind<'_, '_> {
         let contribution = match &document.content {
             Content::Policy(policy) => egress_policy::read(report, self.files, document, policy),
             Content::HostedApi(hosted) => hosted_api::read(report, self.files, document, hosted),
+            Content::Ingress(ingress) => Some(ingress::read(report, self.files, document, ingress)),
             Content::ForeignApi(foreign) => {
                 foreign_api::read(report, self.files, document, foreign)
             }
@@ -224,7 +239,8 @@ impl Reader<Contribution> for ByKind<'_, '_> {
         let contribution = contribution.map(|it| sample::with_listener(it, report, document));
         let keys = self.files.keys_used();
         let contribution = contribution.map(|it| Contribution { keys, ..it });
-        contribution.filter(|_| report.errors() == 0)
+        // What is wrong with a part of an Ingress costs that part.
+        contribution.filter(|it| report.errors() == 0 || it.ingress.is_some())
     }
 
     fn was_denied(&mut self) -> bool {

@@ -93,6 +93,7 @@ impl Workshop<'_, '_, '_, '_> {
             &field.name("allowedSources"),
         );
         self.unfitting(spec, field);
+        self.allowed_routes(spec, field);
         self.hosted_apis_unfitting(spec, field);
         let names = self.names(spec, address, field);
         let service = self.service(spec, address, field);
@@ -110,6 +111,7 @@ impl Workshop<'_, '_, '_, '_> {
             service: service?,
             hosts_apis: hosts_apis(spec),
             acme: std::mem::take(&mut self.acme),
+            takes_ingresses: spec.takes_ingresses(),
             origin: self.report.source().origin(spec.place),
         };
         self.check_names(spec, &listener, field);
@@ -193,6 +195,21 @@ impl Workshop<'_, '_, '_, '_> {
         }
     }
 
+    /// Objects add routes where hosts tell requests apart.
+    fn allowed_routes(&mut self, spec: &IngressSpec, field: &Field<'_>) {
+        let Some(allowed) = &spec.allowed_routes else { return };
+        let takes_routes = [ProtocolSpec::Http, ProtocolSpec::Https, ProtocolSpec::Tls];
+        let sentence = if !takes_routes.contains(&protocol(spec)) {
+            "means nothing here: objects add routes to entries with protocol HTTP, HTTPS or TLS"
+        } else if allowed.kinds.is_empty() {
+            "names no kind: write {kinds: [Ingress]}, or remove it"
+        } else {
+            return;
+        };
+        let field = field.name("allowedRoutes");
+        self.report.error("FieldUnfitting", allowed.place, &field, sentence);
+    }
+
     fn hosted_apis_unfitting(&mut self, spec: &IngressSpec, field: &Field<'_>) {
         let Some(accepts) = spec.accept_hosted_apis else { return };
         if protocol(spec) != ProtocolSpec::Tls {
@@ -254,7 +271,7 @@ impl Workshop<'_, '_, '_, '_> {
         if self.report.errors() > before {
             return None;
         }
-        if routes.is_empty() && spec.link_routes.is_empty() {
+        if routes.is_empty() && spec.link_routes.is_empty() && !spec.takes_ingresses() {
             self.report.error(
                 "NoRoute",
                 spec.place,
@@ -364,8 +381,8 @@ impl Workshop<'_, '_, '_, '_> {
         if self.report.errors() > before {
             return None;
         }
-        // An entry that is there for hosted API servers gets its routes from them.
-        if routes.is_empty() && !hosts_apis(spec) {
+        // An entry that is there for hosted API servers or Ingresses gets its routes from them.
+        if routes.is_empty() && !hosts_apis(spec) && !spec.takes_ingresses() {
             self.report.error(
                 "NoRoute",
                 spec.place,

@@ -6,7 +6,7 @@ use std::path::Path;
 use std::sync::Arc;
 
 use durward_model::verdict::Finding;
-use durward_model::{EgressAddress, Origin, TenantId};
+use durward_model::{EgressAddress, Origin, Revision, TenantId};
 
 use ipnet::IpNet;
 
@@ -26,6 +26,7 @@ pub(crate) struct Named<'a> {
     pub(crate) at: usize,
     pub(crate) document: &'a TenantDocument,
     pub(crate) source: &'a Arc<Source>,
+    pub(crate) revision: &'a Revision,
     pub(crate) id: TenantId,
     pub(crate) created: Option<Arc<str>>,
     pub(crate) report: Report<'a>,
@@ -63,12 +64,13 @@ pub(crate) fn lost_to(
 ) -> Vec<Option<Origin>> {
     let rank = |at: usize| {
         let candidate = &named[at];
-        let past = register.past(&candidate.id).map(|past| (&past.text, &past.file));
+        let past =
+            register.past(&candidate.id, candidate.revision).map(|past| (&past.text, &past.file));
         rank(past, candidate.source, candidate.created.as_ref(), candidate.at)
     };
     let winners = winners(named.iter().map(|candidate| &candidate.id), rank).into_iter();
     let lost = |(at, winner): (usize, usize)| {
-        let past = register.past(&named[at].id);
+        let past = register.past(&named[at].id, named[at].revision);
         let kept = past.and_then(|past| Some((&past.file, past.served.as_ref()?)));
         let kept = kept.filter(|(file, _)| doubtful.keeps(file, &named[winner].source.file));
         match kept {
@@ -90,6 +92,7 @@ impl<'a> Doubtful<'a> {
             Content::Mapping(_)
             | Content::Policy(_)
             | Content::HostedApi(_)
+            | Content::Ingress(_)
             | Content::ForeignApi(_) => false,
         });
         Self(broken.map(|document| &*document.source.file).collect())

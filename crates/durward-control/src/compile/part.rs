@@ -110,6 +110,8 @@ pub(crate) type Pasts<V> = SharedMap<PartId, Past<V>>;
 #[derive(Debug)]
 pub(crate) struct Past<V> {
     pub(crate) file: Arc<str>,
+    /// Identifier of its object, which no other ever had; `None` for one in a file.
+    pub(crate) uid: Option<Arc<str>>,
     /// Text of its document.
     pub(crate) text: KnownText,
     pub(crate) seniority: u64,
@@ -130,6 +132,7 @@ impl<V> Clone for Past<V> {
     fn clone(&self) -> Self {
         Self {
             file: Arc::clone(&self.file),
+            uid: self.uid.clone(),
             text: self.text.clone(),
             seniority: self.seniority,
             created: self.created.clone(),
@@ -153,6 +156,7 @@ impl<V> Past<V> {
     pub(super) fn of_earlier(state: &PartState, good: Option<Arc<Source>>) -> Self {
         Self {
             file: Arc::clone(&state.file),
+            uid: state.uid.clone(),
             text: retained::known_text(state.text.as_ref(), good.as_ref()),
             seniority: state.seniority,
             created: state.created.clone(),
@@ -185,6 +189,7 @@ pub(crate) struct Applicant<'a, V> {
     /// Value that was served before.
     pub(crate) former: Option<Arc<V>>,
     file: Arc<str>,
+    uid: Option<Arc<str>>,
     text: KnownText,
     /// Document, if it has one.
     pub(crate) document: Option<&'a Document>,
@@ -323,6 +328,7 @@ pub(crate) fn conclude<V>(
         }
         let past = Past {
             file: applicant.file,
+            uid: applicant.uid,
             text: applicant.text,
             seniority: applicant.seniority,
             created: applicant.created,

@@ -10,6 +10,7 @@ use ipnet::IpNet;
 use super::words;
 use crate::document::Source;
 pub(crate) use crate::field::Field;
+use crate::foreign::{self, Effect};
 use crate::place::{At, Place};
 
 /// The findings about one document.
@@ -65,6 +66,18 @@ impl<'a> Report<'a> {
         let finding =
             self.source.finding(Severity::Warning, reason, place, &field.to_string(), sentence);
         self.findings.push(finding);
+    }
+
+    /// Adds a finding of a foreign object. Findings that make no difference are left out.
+    pub(crate) fn foreign(&mut self, finding: &foreign::Finding) {
+        let (field, place) = (Field::root(&finding.field), Place::default());
+        match finding.effect {
+            Effect::Refused => self.error(finding.reason, place, &field, &finding.sentence),
+            Effect::Weaker | Effect::Otherwise => {
+                self.warning(finding.reason, place, &field, &finding.sentence);
+            }
+            Effect::Noted => {}
+        }
     }
 
     /// Returns the value of `read`; otherwise reports an error that quotes the text: `"203.0.113.x" is not an IP address`.

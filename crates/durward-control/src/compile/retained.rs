@@ -59,6 +59,7 @@ fn write_parts<V>(writer: &mut Writer, pasts: &Pasts<V>) {
             name: id.name.to_string(),
             file: Arc::clone(&past.file),
             seniority: past.seniority,
+            uid: past.uid.clone(),
             created: past.created.clone(),
             shared: past.shared,
             good,
@@ -105,6 +106,7 @@ fn tenant_state(writer: &mut Writer, id: &TenantId, past: &Past) -> TenantState 
         name: id.to_string(),
         file: Arc::clone(&past.file),
         seniority: past.seniority,
+        uid: past.uid.clone(),
         created: past.created.clone(),
         good,
         names: listeners
@@ -418,6 +420,7 @@ fn tenant_past<'d>(state: &TenantState, document: impl Fn(usize) -> Option<&'d D
             })
             .collect(),
         seniority: state.seniority,
+        uid: state.uid.clone(),
         created: state.created.clone(),
         egress: state.egress.iter().copied().map(EgressAddress).collect(),
         addresses: addresses.collect(),

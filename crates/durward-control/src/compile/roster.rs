@@ -11,7 +11,7 @@ use durward_model::egress::Rule;
 use durward_model::limits::Limits;
 use durward_model::route::HostPattern;
 use durward_model::verdict::Outcome;
-use durward_model::{EgressAddress, Origin, Snapshot, Tenant, TenantId};
+use durward_model::{EgressAddress, Origin, Revision, Snapshot, Tenant, TenantId};
 use ipnet::IpNet;
 
 use super::addresses::Held;
@@ -56,6 +56,8 @@ pub(crate) struct Past {
     pub(crate) restoring: Option<Arc<Restoring>>,
     /// Place in the order of arrival.
     pub(crate) seniority: u64,
+    /// Identifier of its object, which no other ever had; `None` for one in a file.
+    pub(crate) uid: Option<Arc<str>>,
     /// When it says it was created.
     pub(crate) created: Option<Arc<str>>,
     /// The egress addresses it was granted.
@@ -291,9 +293,10 @@ impl<'a> Register<'a> {
         }
     }
 
-    /// Returns the state of a tenant in the previous compile, served or not.
-    pub(crate) fn past(&self, id: &TenantId) -> Option<&'a Past> {
-        self.previous?.memory.tenants.get(id).map(Arc::as_ref)
+    /// Returns the state of a tenant in the previous compile, served or not, unless the document's revision is of an object that was made anew under its name.
+    pub(crate) fn past(&self, id: &TenantId, revision: &Revision) -> Option<&'a Past> {
+        let past = self.previous?.memory.tenants.get(id).map(Arc::as_ref);
+        past.filter(|past| !revision.is_made_anew(past.uid.as_ref()))
     }
 
     /// The documents with a usable name; the others get their verdict here.
@@ -317,7 +320,16 @@ impl<'a> Register<'a> {
                 match id {
                     Some(id) => {
                         let created = names::created(&mut report, document, &tenant.metadata);
-                        named.push(Named { at, document: tenant, source, id, created, report });
+                        let revision = &document.revision;
+                        named.push(Named {
+                            at,
+                            document: tenant,
+                            source,
+                            revision,
+                            id,
+                            created,
+                            report,
+                        });
                     }
                     None => draft.findings = report.into_findings(),
                 }
@@ -329,7 +341,7 @@ impl<'a> Register<'a> {
 
     /// Takes a tenant in under its document, or as it was when the document is no good as a whole.
     fn enter(&mut self, mut named: Named<'a>) {
-        let past = self.past(&named.id);
+        let past = self.past(&named.id, named.revision);
         let mut body = named.body();
         if let (Some(body), Some(past)) = (&mut body, past)
             && past.restoring.is_some()
@@ -360,6 +372,7 @@ impl<'a> Register<'a> {
             sources: past.map(|past| past.sources.clone()).unwrap_or_default(),
             transparent: past.map(|past| past.transparent.clone()).unwrap_or_default(),
             seniority,
+            uid: named.revision.uid.clone(),
             created: named.created,
             addresses: past.map(|past| past.addresses.clone()).unwrap_or_default(),
             keys: past.map(|past| past.keys.clone()).unwrap_or_default(),
@@ -401,11 +414,15 @@ impl<'a> Register<'a> {
                 Content::Mapping(_)
                 | Content::Policy(_)
                 | Content::HostedApi(_)
+                | Content::Ingress(_)
                 | Content::ForeignApi(_) => {}
                 Content::Broken(_) if is_part(document.source.kind) => {}
                 Content::Broken(broken) => {
                     match broken.name.as_deref().and_then(|name| TenantId::new(name).ok()) {
-                        Some(id) => self.keep(&id, &document.source, Verdict::Own(at)),
+                        Some(id) => {
+                            let of = (&*document.source, &document.revision);
+                            self.keep(&id, of, Verdict::Own(at));
+                        }
                         None => nameless.push((&document.source.file, at)),
                     }
                 }
@@ -431,13 +448,18 @@ impl<'a> Register<'a> {
         of_file.sort();
         for id in of_file {
             if !self.taken.contains(id) {
-                self.keep(id, &NOWHERE, Verdict::OfFile(draft));
+                self.keep(id, (&NOWHERE, &Revision::default()), Verdict::OfFile(draft));
             }
         }
     }
 
-    fn keep(&mut self, id: &TenantId, source: &'a Source, verdict: Verdict) {
-        let Some(past) = self.past(id) else { return };
+    fn keep(
+        &mut self,
+        id: &TenantId,
+        (source, revision): (&'a Source, &Revision),
+        verdict: Verdict,
+    ) {
+        let Some(past) = self.past(id, revision) else { return };
         let (Some(served), Some(tenant)) = (&past.served, &past.alone) else { return };
         if !self.taken.insert(id.clone()) {
             return;

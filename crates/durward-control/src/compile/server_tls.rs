@@ -129,7 +129,8 @@ impl Workshop<'_, '_, '_, '_> {
             }
             certificates.push(certificate);
         }
-        if spec.certificate.is_none() && spec.certificates.is_empty() {
+        // Those of Ingresses come later; until then there is none to show, and handshakes are refused.
+        if spec.certificate.is_none() && spec.certificates.is_empty() && !spec.takes_ingresses() {
             let sentence = "is missing: HTTPS needs one, for instance {file: certs/name} for certs/name.crt and certs/name.key";
             self.report.error(
                 "CertificateMissing",

@@ -138,6 +138,7 @@ fn listener(
         service: Service::Forward(service.clone()),
         hosts_apis: false,
         acme: durward_model::Acme::default(),
+        takes_ingresses: false,
         origin: origin.clone(),
     }
 }

@@ -47,6 +47,7 @@ impl Draft {
             Content::Mapping(_)
             | Content::Policy(_)
             | Content::HostedApi(_)
+            | Content::Ingress(_)
             | Content::ForeignApi(_) => {
                 let name = document.content.part().map(|part| &part.metadata.name);
                 let origin = name.map_or_else(|| start.clone(), |name| source.origin(name.place));

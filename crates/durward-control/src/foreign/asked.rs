@@ -111,6 +111,16 @@ impl Host {
     }
 }
 
+impl Host {
+    /// Returns the wildcard that a host is below, as the Ingress API has it.
+    #[must_use]
+    pub fn parent(&self) -> Option<Self> {
+        let Self::Exact(name) = self else { return None };
+        let (label, parent) = name.split_once('.')?;
+        (!label.is_empty()).then(|| Self::Wildcard(Arc::from(parent)))
+    }
+}
+
 impl fmt::Display for Host {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
@@ -209,6 +219,16 @@ pub enum BackendProtocol {
 }
 
 impl BackendProtocol {
+    /// Returns what a port of a Service says by its `appProtocol`; `None` if that names nothing that is known.
+    #[must_use]
+    pub fn of_service(app_protocol: &str) -> Option<Self> {
+        match app_protocol {
+            "https" | "HTTPS" => Some(Self::Https),
+            "kubernetes.io/h2c" | "h2c" => Some(Self::H2c),
+            _ => None,
+        }
+    }
+
     /// Returns whether TLS is spoken.
     #[must_use]
     pub fn is_tls(self) -> bool {

@@ -3,6 +3,7 @@
 //! The function is pure and total: what cannot be served is a finding, and where requests for it could fall to a broader rule, a rule that
 //! refuses them.
 
+use std::collections::HashSet;
 use std::net::IpAddr;
 use std::sync::Arc;
 
@@ -302,11 +303,7 @@ impl Reader<'_, '_> {
         };
         backend.number = Some(number);
         backend.port_name = Some(Arc::from(&*found.name));
-        backend.protocol = match found.app_protocol.as_deref() {
-            Some("https" | "HTTPS") => Some(BackendProtocol::Https),
-            Some("kubernetes.io/h2c" | "h2c") => Some(BackendProtocol::H2c),
-            _ => None,
-        };
+        backend.protocol = found.app_protocol.as_deref().and_then(BackendProtocol::of_service);
         Ok(backend)
     }
 
@@ -372,12 +369,15 @@ impl Reader<'_, '_> {
         if tls.is_empty() || self.settings.passthrough {
             return;
         }
+        let covered: HashSet<&Host> = tls.iter().flat_map(|tls| &tls.hosts).collect();
+        let has_all = tls.iter().any(|tls| tls.hosts.is_empty());
         for (at, rule) in self.ingress.spec.rules.iter().enumerate() {
             let Some(Ok(host)) = rule.host.as_deref().filter(|host| !host.is_empty()).map(host)
             else {
                 continue;
             };
-            if !tls.iter().any(|tls| tls.covers(&host)) {
+            let is_below = || host.parent().is_some_and(|parent| covered.contains(&parent));
+            if !has_all && !covered.contains(&host) && !is_below() {
                 let sentence = format!("{host} is in no spec.tls: it is served without TLS");
                 let field = format!("spec.rules[{at}].host");
                 self.findings.add(Effect::Noted, "HostWithoutTls", field, sentence);

@@ -1,5 +1,6 @@
 //! Findings about a foreign object: a reason, the field it is about, and the effect on it.
 
+use std::collections::BTreeSet;
 use std::fmt;
 
 use crate::field::Step;
@@ -49,7 +50,10 @@ pub(super) fn path(rule: usize, path: usize) -> String {
 
 /// Collects findings; one that applies to several rules is reported once.
 #[derive(Clone, Debug, Default)]
-pub(super) struct Findings(Vec<Finding>);
+pub(super) struct Findings {
+    said: Vec<Finding>,
+    known: BTreeSet<Finding>,
+}
 
 impl Findings {
     pub(super) fn add(
@@ -60,12 +64,12 @@ impl Findings {
         sentence: impl Into<String>,
     ) {
         let finding = Finding { effect, reason, field: field.into(), sentence: sentence.into() };
-        if !self.0.contains(&finding) {
-            self.0.push(finding);
+        if self.known.insert(finding.clone()) {
+            self.said.push(finding);
         }
     }
 
     pub(super) fn into_vec(self) -> Vec<Finding> {
-        self.0
+        self.said
     }
 }

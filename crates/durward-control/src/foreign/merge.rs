@@ -3,9 +3,11 @@
 //! The oldest Ingress that asks for a host and path gets it; the others get a finding. What cannot be served as it was asked for is answered
 //! 503, so that no broader rule gets its requests.
 
+mod attach;
 mod claims;
 mod listeners;
 mod routes;
+mod rules;
 mod upstreams;
 
 use std::collections::{BTreeMap, BTreeSet};
@@ -18,6 +20,8 @@ use crate::place::At;
 use crate::spec::ingress::{CertificateSpec, IngressSpec};
 use crate::spec::tenant::{LimitsSpec, TimeoutsSpec};
 use crate::spec::upstream::UpstreamSpec;
+
+pub use attach::{Attached, Attachment, Protocol, Taker, attach};
 
 /// Addresses at which a tenant is served.
 #[derive(Clone, Copy, Debug)]
@@ -46,6 +50,21 @@ pub trait Lookup {
     /// # Errors
     /// When the Ingress may not use it, or it is not there; the phrase follows the Secret's name.
     fn authorities(&self, namespace: &str, secret: &SecretRef) -> Result<String, String>;
+}
+
+/// Upstreams of backends, by name.
+pub trait Backends {
+    /// Returns the name of the upstream for a backend of an Ingress' requests.
+    ///
+    /// # Errors
+    /// When nothing can be served from it; the phrase says why.
+    fn of_requests(&mut self, asked: &Asked, backend: &Backend) -> Result<String, String>;
+
+    /// Returns the name of the upstream for a backend that gets TLS unopened.
+    ///
+    /// # Errors
+    /// When nothing can be served from it; the phrase says why.
+    fn of_bytes(&mut self, asked: &Asked, backend: &Backend) -> Result<String, String>;
 }
 
 /// Endpoints of a backend.
@@ -85,7 +104,8 @@ pub fn merge(asked: &[Asked], place: &Place, lookup: &dyn Lookup) -> Merged {
     let mut notes = Notes::new(&asked);
     let (canaries, asked): (Vec<&Asked>, Vec<&Asked>) =
         asked.into_iter().partition(|asked| asked.settings.canary.is_some());
-    let claims = claims::decide(&asked, &canaries, &mut notes);
+    let entries = claims::TlsEntries::WithSecret;
+    let claims = claims::decide(&asked, &canaries, (entries, &mut notes));
     say_wildcards(&claims, &mut notes);
     let limits = limits(&asked, &mut notes);
     let mut upstreams = upstreams::Upstreams::new(lookup);

@@ -12,6 +12,7 @@ use serde_saphyr::Error;
 use serde_saphyr::budget::BudgetBreach;
 
 use crate::document::{Broken, Content, Source};
+use crate::foreign::IngressDocument;
 use crate::place::{At, Place};
 use crate::spec::budget::Excess;
 use crate::spec::egress_policy::{self, EgressPolicyDocument};
@@ -128,6 +129,7 @@ pub(super) fn read(kind: Kind, text: &str) -> Result<Content, Fault> {
         Kind::PortMapping => serde_saphyr::from_str(text).map(checked_mapping),
         Kind::EgressPolicy | Kind::Namespace => serde_saphyr::from_str(text).map(checked_policy),
         Kind::HostedApi => serde_saphyr::from_str(text).map(checked_hosted_api),
+        Kind::Ingress => return ingress(text),
         _ => serde_saphyr::from_str(text).map(checked),
     };
     read.unwrap_or_else(|error| Err(fault(text, &error)))
@@ -163,6 +165,13 @@ pub(super) fn checked_hosted_api(document: HostedApiDocument) -> Result<Content,
         None => Ok(Content::HostedApi(Arc::new(document))),
         Some(fault) => Err(fault),
     }
+}
+
+/// Reads an Ingress. Its text is what was made of an object of a cluster, in JSON.
+fn ingress(text: &str) -> Result<Content, Fault> {
+    let read = IngressDocument::read(text);
+    read.map(|ingress| Content::Ingress(Arc::new(ingress)))
+        .map_err(|why| Fault { name: named_in(text), ..Fault::of_form(None, why) })
 }
 
 /// Reason why a text is not a document.

@@ -69,6 +69,9 @@ pub struct IngressSpec {
     /// Upstreams of all requests or connections, by weight, in place of `upstream`.
     #[serde(default)]
     pub upstreams: Vec<At<WeightedUpstreamSpec>>,
+    /// Which objects of the tenant's namespaces add routes to the entry (HTTP, HTTPS, TLS). Default: none.
+    #[serde(default)]
+    pub allowed_routes: Option<At<AllowedRoutesSpec>>,
     /// TLS only: whether hosted API servers that name no address are served here, for those of their names that the entry holds: `HostedApi`
     /// documents of the tenant, and, where the gateway reads them, objects of other controllers in its namespaces. Default: false.
     #[serde(default)]
@@ -102,6 +105,21 @@ pub enum ProtocolSpec {
     /// An entry of `spec.egress.proxy`; never written.
     #[serde(skip)]
     Proxy,
+}
+
+/// Which objects add routes to an entry, beside its own `routes`.
+#[derive(Clone, Debug, Default, Deserialize, Serialize, JsonSchema)]
+#[serde(rename_all = "camelCase", deny_unknown_fields)]
+pub struct AllowedRoutesSpec {
+    /// Kinds of these objects. `Ingress`: hosts and paths of Ingresses of the gateway's class; their TLS Secrets are shown by SNI.
+    pub kinds: Vec<At<RouteKindSpec>>,
+}
+
+/// A kind of object that adds routes.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize, Serialize, JsonSchema)]
+pub enum RouteKindSpec {
+    /// `networking.k8s.io/v1`
+    Ingress,
 }
 
 /// A link: an agent in a private cluster that serves this tenant.
@@ -299,6 +317,15 @@ pub struct IdentityHeadersSpec {
     /// `X-Forwarded-Client-Cert`. Default: false.
     #[serde(default)]
     pub xfcc: Option<bool>,
+}
+
+impl IngressSpec {
+    /// Returns whether Ingresses add routes.
+    #[must_use]
+    pub fn takes_ingresses(&self) -> bool {
+        let allowed = self.allowed_routes.as_ref();
+        allowed.is_some_and(|it| it.kinds.iter().any(|kind| kind.value == RouteKindSpec::Ingress))
+    }
 }
 
 impl CertificateSpec {

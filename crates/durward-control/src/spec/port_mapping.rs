@@ -53,7 +53,7 @@ pub struct PortMappingSpec {
     /// Source address that endpoints see. Default: Preserve.
     #[serde(default)]
     pub source: Option<At<SourceSpec>>,
-    /// Client affinity. Default: None.
+    /// Client affinity. Default: ClientIP if one of its Services has `sessionAffinity: ClientIP`, else None.
     #[serde(default)]
     pub affinity: Option<At<AffinitySpec>>,
     /// Time for which connections to a removed endpoint continue. Default: they are cut.

@@ -162,21 +162,35 @@ pub fn document(object: &MappingObject, options: SmartNatOptions) -> Document {
         }
         Err(why) => {
             let source = source(object.spec.to_string(), 0);
-            let finding = Finding {
-                severity: Severity::Error,
-                reason: Arc::from(INVALID),
-                field: Arc::from("spec"),
-                sentence: Arc::from(why),
-                origin: source.origin(Place::default()),
-                excerpt: None,
-            };
-            let broken = Broken { name: Some(name), findings: vec![finding] };
-            (source, Content::Broken(Arc::new(broken)))
+            let content = invalid_content(&object.id, &source, &why);
+            (source, content)
         }
     };
     let (id, revision, created) =
         (object.id.clone(), object.revision.clone(), object.created.clone());
     Document::of_object(id, revision, created, source, content)
+}
+
+/// Returns the content of the document that an invalid `Mapping` is. `why` is the text of its status, which nothing in the document says.
+pub(crate) fn invalid_content(id: &ResourceId, source: &Source, why: &str) -> Content {
+    let finding = Finding {
+        severity: Severity::Error,
+        reason: Arc::from(INVALID),
+        field: Arc::from("spec"),
+        sentence: Arc::from(why),
+        origin: source.origin(Place::default()),
+        excerpt: None,
+    };
+    let broken = Broken { name: Some(mapping_name(id)), findings: vec![finding] };
+    Content::Broken(Arc::new(broken))
+}
+
+/// Returns why a document is that of an invalid `Mapping`; `None` if it is another one.
+pub(crate) fn invalid_because(document: &Document) -> Option<&Arc<str>> {
+    let id = document.key.object().filter(|id| id.kind == Kind::Mapping)?;
+    let Content::Broken(broken) = &document.content else { return None };
+    let mut findings = broken.findings.iter().filter(|_| broken.name == Some(mapping_name(id)));
+    findings.find(|finding| *finding.reason == *INVALID).map(|finding| &finding.sentence)
 }
 
 /// Returns the names that fields of the `PortMapping` have in a `Mapping` with this many ports.

@@ -6,7 +6,7 @@
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
-use durward_model::TenantId;
+use durward_model::{Kind, TenantId};
 
 use super::{Found, Place, Store, Touched};
 use crate::change::{Entries, Fact, ServiceEndpoints};
@@ -72,6 +72,7 @@ impl Store {
         let Some(cluster) = &self.cluster else { return Owner::Nobody(Ownerless::NotRead) };
         if cluster.namespace == *namespace {
             return match document.content.part() {
+                _ if document.source.kind == Kind::Ingress => Owner::Nobody(Ownerless::Operators),
                 Some(part) if part.tenant.is_none() => Owner::Nobody(Ownerless::Unsaid),
                 _ => Owner::Written,
             };

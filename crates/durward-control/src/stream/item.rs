@@ -15,7 +15,7 @@ use super::ItemKey;
 use crate::change::{Entries, Fact, ServiceEndpoints};
 use crate::document::{Document, Source};
 use crate::reference::{Grantee, Reference};
-use crate::spec::document;
+use crate::spec::{document, smartnat};
 
 /// A document of an object, or a fact.
 #[derive(Clone)]
@@ -76,6 +76,9 @@ struct WrittenDocument {
     text: Arc<str>,
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     field_names: Vec<(String, String)>,
+    /// Of an invalid `Mapping`, why it is: its text does not say that.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    invalid: Option<Arc<str>>,
 }
 
 #[derive(Serialize, Deserialize)]
@@ -88,6 +91,10 @@ enum WrittenFact {
     Endpoints {
         at: Vec<SocketAddr>,
         has_more: bool,
+        #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+        by_client: bool,
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        app_protocol: Option<Arc<str>>,
     },
     PortUnknown(String),
     WithoutEndpoints(String),
@@ -151,17 +158,21 @@ fn written_document(document: &Document) -> Result<WrittenDocument, Untransferab
         first_line: source.first_line,
         text: Arc::clone(&source.text),
         field_names: source.field_names.clone(),
+        invalid: smartnat::invalid_because(document).cloned(),
     })
 }
 
 /// Reads the document from its text, as the process did that has it from the API server.
 fn read_document(written: WrittenDocument) -> Document {
-    let WrittenDocument { id, revision, created, kind, file, first_line, text, field_names } =
-        written;
+    let WrittenDocument { id, revision, created, kind, file, first_line, .. } = written;
+    let WrittenDocument { text, field_names, invalid, .. } = written;
     // No directories: an object names no files of the host.
     let source = document::source(kind, &file, text, first_line, Vec::new());
     let source = Source { field_names, object: Some(id.clone()), ..source };
-    let content = document::content(&source);
+    let content = match invalid {
+        Some(why) => smartnat::invalid_content(&id, &source, &why),
+        None => document::content(&source),
+    };
     Document::of_object(id, revision, created, source, content)
 }
 
@@ -174,8 +185,9 @@ fn written_fact(fact: &Fact) -> Result<WrittenFact, Untransferable> {
             WrittenFact::Bytes { r#type, entries: entries.collect() }
         }
         Fact::Endpoints(endpoints) => {
-            let at = endpoints.at().to_vec();
-            WrittenFact::Endpoints { at, has_more: endpoints.has_more() }
+            let (at, has_more) = (endpoints.at().to_vec(), endpoints.has_more());
+            let (by_client, app_protocol) = (endpoints.by_client, endpoints.app_protocol.clone());
+            WrittenFact::Endpoints { at, has_more, by_client, app_protocol }
         }
         Fact::PortUnknown(why) => WrittenFact::PortUnknown(why.clone()),
         Fact::WithoutEndpoints(why) => WrittenFact::WithoutEndpoints(why.clone()),
@@ -196,9 +208,11 @@ fn read_fact(written: WrittenFact) -> Fact {
             let entries = Entries::from(entries.collect::<BTreeMap<_, _>>());
             Fact::Bytes(entries.of_type(r#type))
         }
-        WrittenFact::Endpoints { at, has_more } => {
+        WrittenFact::Endpoints { at, has_more, by_client, app_protocol } => {
             let endpoints: ServiceEndpoints = at.into_iter().collect();
-            Fact::Endpoints(endpoints.beside(has_more))
+            let mut endpoints = endpoints.beside(has_more);
+            (endpoints.by_client, endpoints.app_protocol) = (by_client, app_protocol);
+            Fact::Endpoints(endpoints)
         }
         WrittenFact::PortUnknown(why) => Fact::PortUnknown(why),
         WrittenFact::WithoutEndpoints(why) => Fact::WithoutEndpoints(why),

@@ -1,5 +1,6 @@
 //! Result for an object, as reported by the process that serves it.
 
+use std::net::IpAddr;
 use std::sync::Arc;
 
 use durward_model::verdict::{Finding, Outcome, Verdict};
@@ -10,6 +11,10 @@ use serde::{Deserialize, Serialize};
 const MOST_FINDINGS: usize = 100;
 /// Planes that report on one object.
 const MOST_PLANES: usize = 16;
+/// Addresses at which one object is served.
+const MOST_ADDRESSES: usize = 1_000;
+/// Addresses of one Mapping and the pods behind each, together.
+const MOST_PODS: usize = 200_000;
 /// Longest sentence of a finding that is reported, in bytes.
 const LONGEST_SENTENCE: usize = 4096;
 
@@ -37,6 +42,12 @@ pub struct ObjectReport {
     pub findings: Vec<Finding>,
     /// Reports of the planes.
     pub planes: Vec<PlaneReport>,
+    /// Of an Ingress, the addresses of the listeners that have routes of it.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub addresses: Vec<IpAddr>,
+    /// Of a Mapping, the addresses that this host's kernel carries, with the pods that connections go to; `None` while that is not known.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub configured: Option<Vec<(IpAddr, Vec<IpAddr>)>>,
 }
 
 impl ObjectReport {
@@ -56,7 +67,8 @@ impl ObjectReport {
         });
         let (observed, outcome) = (verdict.observed.clone(), verdict.outcome);
         let (findings, planes) = (findings.collect(), planes.collect());
-        Some(Self { id, observed, outcome, findings, planes })
+        let (addresses, configured) = (Vec::new(), None);
+        Some(Self { id, observed, outcome, findings, planes, addresses, configured })
     }
 
     /// Returns whether it is no larger than [`Self::new`] makes one. A larger one may come from a gateway that was taken over.
@@ -71,7 +83,11 @@ impl ObjectReport {
             let problem = plane.problem.iter().flat_map(|(reason, text)| [reason, text]);
             is_short(&plane.plane) && problem.into_iter().all(is_short)
         });
-        let few = self.findings.len() <= MOST_FINDINGS && self.planes.len() <= MOST_PLANES;
+        let few = self.findings.len() <= MOST_FINDINGS
+            && self.planes.len() <= MOST_PLANES
+            && self.addresses.len() <= MOST_ADDRESSES
+            && self.configured.iter().flatten().map(|(_, pods)| 1 + pods.len()).sum::<usize>()
+                <= MOST_PODS;
         few && of_findings && of_planes
     }
 

@@ -182,6 +182,32 @@ fn documents_of_every_kind_come_through_as_they_were() {
     }
 }
 
+/// The text of an invalid Mapping is that of SmartNat's object, which says nothing of why it is invalid.
+#[test]
+fn an_invalid_mapping_comes_through_with_why_it_is() {
+    let object = MappingObject {
+        id: ResourceId::namespaced(Kind::Mapping, "acme", "one"),
+        revision: Revision { uid: Some(Arc::from("u")), generation: 2 },
+        created: None,
+        annotations: BTreeMap::new(),
+        spec: Arc::from(
+            r#"{"addresses": ["gateway"], "serviceName": "pay", "mode": "service", "ports": [{"port": 80}]}"#,
+        ),
+    };
+    let document = smartnat::document(&object, SmartNatOptions::default());
+    let mut said = Said::default();
+    said.take(Change { upserts: vec![document.clone()], ..Change::default() });
+
+    let (_, change) = connect(&said, &mut Received::default());
+
+    let of = |document: &Document| match &document.content {
+        Content::Broken(broken) => broken.findings.clone(),
+        other => panic!("{other:?}"),
+    };
+    assert_eq!(of(&change.upserts[0]), of(&document));
+    assert!(of(&document)[0].sentence.contains("gateway"), "{:?}", of(&document));
+}
+
 #[test]
 fn files_stay_in_the_process_that_reads_them() {
     let file = Reference::File(Arc::from(Path::new("/etc/shadow")));

@@ -1,8 +1,10 @@
 //! Documents that refer to objects of a cluster, whatever source says the facts: certificates from Secrets, endpoints of Services, and whose a namespace is.
 
 mod across;
+mod anew;
 mod foreign;
 mod hosted;
+mod ingresses;
 mod live;
 mod policies;
 

@@ -34,7 +34,7 @@ pub struct Said {
 pub enum Wish {
     /// Write this status.
     Say(Box<Said>),
-    /// It is being deleted, and this gateway's kernel still carries it.
+    /// Nothing is written: the state of this gateway's kernel is not known, or it still carries a Mapping that is being deleted.
     Hold,
     /// It is being deleted, and this gateway's kernel no longer carries it.
     LetGo {

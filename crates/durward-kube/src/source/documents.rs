@@ -128,6 +128,8 @@ struct Shared {
 #[derive(Default)]
 struct State {
     labels: BTreeMap<Arc<str>, Labels>,
+    /// Identifiers of those that stand for a policy.
+    isolated: BTreeMap<Arc<str>, Arc<str>>,
     wanted: BTreeMap<Arc<str>, Option<Fact>>,
     listed: bool,
 }
@@ -158,7 +160,7 @@ impl Namespaces {
     }
 
     fn publish(&self, state: &mut State, name: &Arc<str>) {
-        let State { labels, wanted, listed } = state;
+        let State { labels, wanted, listed, .. } = state;
         let Some(said) = wanted.get_mut(name).filter(|_| *listed) else { return };
         let fact = match (labels.get(name), &self.0.only) {
             (Some(labels), _) => Fact::Labels(labels.clone()),
@@ -181,12 +183,16 @@ impl Namespaces {
 impl Sink for Namespaces {
     fn applied(&mut self, metadata: &Metadata, _: &str) -> Result<bool, String> {
         let mut state = self.state();
-        let former = state.labels.insert(Arc::clone(&metadata.name), metadata.labels.clone());
-        let was_isolated = former.as_ref().is_some_and(is_isolated);
-        match (was_isolated, is_isolated(&metadata.labels)) {
-            (false, true) => self.0.gather.upsert(Object::of_namespace(metadata)),
-            (true, false) => self.0.gather.delete(policy_of(&metadata.name)),
-            _ => {}
+        state.labels.insert(Arc::clone(&metadata.name), metadata.labels.clone());
+        if is_isolated(&metadata.labels) {
+            let former =
+                state.isolated.insert(Arc::clone(&metadata.name), Arc::clone(&metadata.uid));
+            // One that was deleted and made anew may never have been seen to be gone.
+            if former.is_none_or(|former| former != metadata.uid) {
+                self.0.gather.upsert(Object::of_namespace(metadata));
+            }
+        } else if state.isolated.remove(&metadata.name).is_some() {
+            self.0.gather.delete(policy_of(&metadata.name));
         }
         self.publish(&mut state, &metadata.name);
         Ok(true)
@@ -194,7 +200,8 @@ impl Sink for Namespaces {
 
     fn deleted(&mut self, name: &ObjectName, _: Option<&str>) {
         let mut state = self.state();
-        if state.labels.remove(&name.name).as_ref().is_some_and(is_isolated) {
+        state.labels.remove(&name.name);
+        if state.isolated.remove(&name.name).is_some() {
             self.0.gather.delete(policy_of(&name.name));
         }
         self.publish(&mut state, &name.name);

@@ -13,7 +13,7 @@ use serde::Deserialize;
 
 use crate::object::{Metadata, ObjectName};
 use crate::pace::Gather;
-use crate::resource_type::{INGRESS_ROUTE_TCPS, TLS_ROUTES};
+use crate::resource_type::{INGRESS_ROUTE_TCPS, INGRESSES, TLS_ROUTES};
 use crate::watch::Sink;
 
 /// Group of our own kinds.
@@ -87,6 +87,7 @@ impl Grant {
         self.from.iter().filter_map(|from| {
             let kind: Kind = from.kind.parse().ok()?;
             let group = match kind {
+                Kind::Ingress => INGRESSES.group,
                 Kind::TlsRoute => TLS_ROUTES.group,
                 Kind::IngressRouteTcp => INGRESS_ROUTE_TCPS.group,
                 _ => OURS,

@@ -133,6 +133,7 @@ pub struct Writer {
     shared: Arc<Shared>,
     task: JoinHandle<()>,
     lease: Option<(Lease, JoinHandle<()>)>,
+    may_write: watch::Receiver<bool>,
 }
 
 struct Shared {
@@ -189,8 +190,14 @@ impl Writer {
             let task = tokio::spawn(lease.clone().claim(says.clone()));
             (lease, task)
         });
-        let task = tokio::spawn(run(Arc::clone(&shared), may_write, says));
-        Self { shared, task, lease }
+        let task = tokio::spawn(run(Arc::clone(&shared), may_write.clone(), says));
+        Self { shared, task, lease, may_write }
+    }
+
+    /// Returns whether this process is the one that writes, as that changes.
+    #[must_use]
+    pub fn may_write(&self) -> watch::Receiver<bool> {
+        self.may_write.clone()
     }
 
     /// Returns the claim to the Lease, if one is needed to write.

@@ -69,6 +69,7 @@ mod tests {
             service: Service::Forward(service),
             hosts_apis: false,
             acme: crate::Acme::default(),
+            takes_ingresses: false,
             origin: Origin::default(),
         }
     }

@@ -71,6 +71,7 @@ fn snapshot(config: &Config) -> Snapshot {
             service: Service::Tcp(TcpService { tls: None, upstreams: Vec::new() }),
             hosts_apis: false,
             acme: durward_model::Acme::default(),
+            takes_ingresses: false,
             origin: Origin::default(),
         })
     };

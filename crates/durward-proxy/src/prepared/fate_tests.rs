@@ -55,6 +55,7 @@ fn listener(change: impl FnOnce(&mut Listener, &mut ServerTls)) -> Listener {
         service: Service::PassThrough(Vec::new().into()),
         hosts_apis: false,
         acme: durward_model::Acme::default(),
+        takes_ingresses: false,
         origin: Origin::default(),
     };
     let mut tls = ServerTls {

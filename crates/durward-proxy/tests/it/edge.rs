@@ -86,6 +86,7 @@ impl Wanted {
             service,
             hosts_apis: false,
             acme: durward_model::Acme::default(),
+            takes_ingresses: false,
             origin: Origin::default(),
         });
         self

@@ -5,7 +5,9 @@
 
 mod cache;
 mod follower;
+mod foreign;
 mod in_process;
+mod ingresses;
 mod load_balancers;
 mod mappings;
 mod record;

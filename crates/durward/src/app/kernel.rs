@@ -99,16 +99,22 @@ impl Kernel {
         applied.round(jiff::Unit::Second).unwrap_or(applied)
     }
 
-    /// Returns whether the kernel carries this model, or is asked for nothing.
-    pub(crate) fn carries(&self, model: &Arc<NatModel>) -> bool {
+    /// Returns whether the kernel carries this model, or is asked for nothing, and its state at the same moment.
+    pub(crate) fn carries(&self, model: &Arc<NatModel>) -> (bool, Option<KernelFacts>) {
         let state = self.state();
-        let is_applied = state.fault.is_none() && Arc::ptr_eq(&state.wanted, model);
-        is_applied || !is_wanted(&self.options, model)
+        // A comparison of the watching thread that failed leaves unknown what is there now.
+        let is_known = state.fault.is_none() && state.health().fault.is_none();
+        let is_applied = is_known && Arc::ptr_eq(&state.wanted, model);
+        let carries = is_applied || !is_wanted(&self.options, model);
+        (carries, self.facts_of(&state))
     }
 
     /// Returns the present state of the kernel plane; `None` if it is not used.
     pub(crate) fn facts(&self) -> Option<KernelFacts> {
-        let state = self.state();
+        self.facts_of(&self.state())
+    }
+
+    fn facts_of(&self, state: &State) -> Option<KernelFacts> {
         // After a hand-over only the younger process knows the state.
         if state.closed || !is_wanted(&self.options, &state.wanted) {
             return None;

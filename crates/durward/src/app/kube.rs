@@ -5,6 +5,7 @@
 mod hub;
 mod peer;
 
+use std::collections::BTreeSet;
 use std::net::TcpListener;
 use std::path::PathBuf;
 use std::sync::Arc;
@@ -120,7 +121,7 @@ async fn follow(mut follower: Follower, hub: &Hub, shared: &Shared, cache: Optio
             change = follower.next() => {
                 hub.say(change);
                 saver.note();
-                follower.want_also(follower.wanted_by(hub.former()));
+                want(&mut follower, hub);
             }
             () = saver.due() => {
                 let served = hub.served();
@@ -130,9 +131,12 @@ async fn follow(mut follower: Follower, hub: &Hub, shared: &Shared, cache: Optio
                 let reports = hub.reports();
                 reports.iter().for_each(|report| follower.note(report));
                 saver.note();
-                follower.want_also(follower.wanted_by(hub.former()));
+                want(&mut follower, hub);
+                follower.look_at_foreign(&hub.answered());
             }
             _ = looks.tick() => {
+                want(&mut follower, hub);
+                follower.look_at_foreign(&hub.answered());
                 follower.show();
                 beats += 1;
                 let state = state(&shared.status());
@@ -143,6 +147,14 @@ async fn follow(mut follower: Follower, hub: &Hub, shared: &Shared, cache: Optio
             }
         }
     }
+}
+
+/// Has everything read that gateways need which start, and without which nothing can be said of Services; and asks what is to be answered.
+fn want(follower: &mut Follower, hub: &Hub) {
+    let mut also = follower.wanted_by(hub.former());
+    also.extend(follower.wanted_beside(BTreeSet::new()));
+    follower.want_also(also);
+    hub.ask(follower.asked());
 }
 
 fn state(status: &Status) -> SourceState {

@@ -20,36 +20,18 @@ pub(crate) struct KubernetesArgs {
     /// User id of that process [default: this process's own]
     #[arg(long, value_name = "UID", requires = "kube_socket")]
     pub(crate) kube_peer: Option<u32>,
-    /// Read the tenants of a `routing.json` in this ConfigMap of the gateway's own namespace, and their certificates from the Secrets NAME-cert
-    #[arg(long, value_name = "CONFIGMAP", env = "DURWARD_KUBE_ROUTING", hide_env_values = true)]
-    pub(crate) kube_routing: Option<String>,
-    /// Write the addresses of tenants into the status of their Services of type LoadBalancer and class durward.dev/gateway
-    #[arg(long, env = "DURWARD_KUBE_LOAD_BALANCERS", hide_env_values = true)]
-    pub(crate) kube_load_balancers: bool,
-    /// Read SmartNat's Mapping objects too, and write what SmartNat writes into them
-    #[arg(long, env = "DURWARD_SMARTNAT_MAPPINGS", hide_env_values = true)]
-    pub(crate) smartnat_mappings: bool,
+    #[command(flatten)]
+    pub(crate) routing: RoutingArgs,
     #[command(flatten)]
     pub(crate) api: ApiArgs,
 }
 
-impl KubernetesArgs {
-    /// Returns the first option that is given and needs a gateway which reads the API server itself.
-    pub(crate) fn of_one_process(&self) -> Option<&'static str> {
-        first_given([
-            (self.smartnat_mappings, SMARTNAT_MAPPINGS),
-            (self.kube_load_balancers, LOAD_BALANCERS),
-            (self.kube_routing.is_some(), ROUTING),
-        ])
-    }
-}
-
-const SMARTNAT_MAPPINGS: &str = "--smartnat-mappings";
-const LOAD_BALANCERS: &str = "--kube-load-balancers";
-const ROUTING: &str = "--kube-routing";
-
-fn first_given(given: [(bool, &'static str); 3]) -> Option<&'static str> {
-    given.into_iter().find_map(|(is_given, option)| is_given.then_some(option))
+/// A `routing.json` in the cluster.
+#[derive(Args, Clone, Debug)]
+pub(crate) struct RoutingArgs {
+    /// Read the tenants of a `routing.json` in this ConfigMap of the gateway's own namespace, and their certificates from the Secrets NAME-cert. Two processes need the same name
+    #[arg(long, value_name = "CONFIGMAP", env = "DURWARD_KUBE_ROUTING", hide_env_values = true)]
+    pub(crate) kube_routing: Option<String>,
 }
 
 /// How an API server is read.
@@ -64,6 +46,15 @@ pub(crate) struct ApiArgs {
     /// Read namespaced objects of this namespace only
     #[arg(long, value_name = "NAMESPACE")]
     pub(crate) kube_namespace: Option<String>,
+    /// Read Ingresses of the classes whose controller is durward.dev/ingress, and write the addresses of their listeners into their status
+    #[arg(long, env = "DURWARD_KUBE_INGRESSES", hide_env_values = true)]
+    pub(crate) kube_ingresses: bool,
+    /// Write the addresses of tenants into the status of their Services of type LoadBalancer and class durward.dev/gateway
+    #[arg(long, env = "DURWARD_KUBE_LOAD_BALANCERS", hide_env_values = true)]
+    pub(crate) kube_load_balancers: bool,
+    /// Read SmartNat's Mapping objects too, and write what SmartNat writes into them
+    #[arg(long, env = "DURWARD_SMARTNAT_MAPPINGS", hide_env_values = true)]
+    pub(crate) smartnat_mappings: bool,
     /// How Secrets are read: each by its name (`names`), all of one namespace (`namespace/NAME`), or all there are (`cluster`) [default: names]
     #[arg(long, value_name = "HOW", value_parser = parse_secrets)]
     pub(crate) kube_secrets: Option<Secrets>,
@@ -108,6 +99,9 @@ impl ApiArgs {
             (self.kubeconfig.is_some(), "--kubeconfig"),
             (self.kube_context.is_some(), "--kube-context"),
             (self.kube_namespace.is_some(), "--kube-namespace"),
+            (self.kube_ingresses, "--kube-ingresses"),
+            (self.kube_load_balancers, "--kube-load-balancers"),
+            (self.smartnat_mappings, "--smartnat-mappings"),
             (self.kube_secrets.is_some(), "--kube-secrets"),
             (self.foreign_hosted_apis, "--foreign-hosted-apis"),
             (self.status_rate.is_some(), "--status-rate"),
@@ -132,29 +126,7 @@ pub(crate) struct Kube {
     #[command(flatten)]
     pub(crate) api: ApiArgs,
     #[command(flatten)]
-    pub(crate) refused: RefusedArgs,
-}
-
-/// Options that only a gateway has which reads the API server itself. They are read here for a refusal that says so.
-#[derive(Args, Clone, Debug)]
-pub(crate) struct RefusedArgs {
-    #[arg(long, hide = true)]
-    kube_routing: Option<String>,
-    #[arg(long, hide = true)]
-    kube_load_balancers: bool,
-    #[arg(long, hide = true)]
-    smartnat_mappings: bool,
-}
-
-impl RefusedArgs {
-    /// Returns the first of them that is given.
-    pub(crate) fn given(&self) -> Option<&'static str> {
-        first_given([
-            (self.smartnat_mappings, SMARTNAT_MAPPINGS),
-            (self.kube_load_balancers, LOAD_BALANCERS),
-            (self.kube_routing.is_some(), ROUTING),
-        ])
-    }
+    pub(crate) routing: RoutingArgs,
 }
 
 /// Heading of options for objects of a cluster.
@@ -175,6 +147,9 @@ pub(crate) struct LiveArgs {
     /// Read namespaced objects of this namespace only
     #[arg(long, value_name = "NAMESPACE", help_heading = OBJECTS)]
     pub(crate) kube_namespace: Option<String>,
+    /// Read Ingresses of the classes whose controller is durward.dev/ingress, as a gateway with --kube-ingresses does
+    #[arg(long, help_heading = OBJECTS)]
+    pub(crate) kube_ingresses: bool,
     /// The gateway's own namespace
     #[arg(long, value_name = "NAMESPACE", default_value = "durward", help_heading = OBJECTS)]
     pub(crate) gateway_namespace: String,
@@ -187,6 +162,7 @@ impl LiveArgs {
             (self.kubeconfig.is_some(), "--kubeconfig"),
             (self.kube_context.is_some(), "--kube-context"),
             (self.kube_namespace.is_some(), "--kube-namespace"),
+            (self.kube_ingresses, "--kube-ingresses"),
         ];
         given.into_iter().find_map(|(is_given, option)| is_given.then_some(option))
     }

@@ -4,24 +4,27 @@ use std::net::TcpListener;
 use std::sync::Arc;
 use std::time::Duration;
 
+use durward_control::RoutingJsonOptions;
 use durward_control::cluster::Cluster;
 use durward_kube::lease::LeaseOptions;
 use durward_kube::status::WriterOptions;
 use durward_kube::{Location, Sources};
 
-use crate::app::cluster::{ApiOptions, CacheOptions};
+use crate::app::cluster::{ApiOptions, CacheOptions, Routing};
 use crate::app::local_socket::Peers;
 use crate::app::{KubeSettings, run_kube};
-use crate::cli::{Admin, ApiArgs, Kube, LogFormat};
+use crate::cli::{Admin, ApiArgs, Kube, LogFormat, Seed};
 use crate::failure::{Exit, Failure};
 use crate::telemetry;
 
 /// Reads and hands over until a termination signal.
 pub(crate) fn kube(arguments: &Kube, log: LogFormat) -> Result<Exit, Failure> {
-    if let Some(option) = arguments.refused.given() {
-        return Err(needs_one_process(option));
-    }
     telemetry::start(log, "info,rustls=error");
+    let mut api = api(&arguments.api, &Seed::environment())?;
+    // What the documents ask for beyond Secrets is the gateway's to say.
+    let routing = arguments.routing.kube_routing.as_ref();
+    api.routing = routing
+        .map(|name| Routing::new(&api.cluster.namespace, name, RoutingJsonOptions::default()));
     let admin = match arguments.admin {
         Admin::Off => None,
         Admin::At(address) => Some(TcpListener::bind(address).map_err(|error| {
@@ -31,18 +34,11 @@ pub(crate) fn kube(arguments: &Kube, log: LogFormat) -> Result<Exit, Failure> {
         })?),
     };
     run_kube(KubeSettings {
-        api: api(&arguments.api),
+        api,
         socket: arguments.socket.clone(),
         peers: Peers { other: arguments.peer },
         admin,
     })
-}
-
-/// Returns the failure of an option that `durward kube` cannot serve a gateway with.
-pub(super) fn needs_one_process(option: &str) -> Failure {
-    Failure::usage(format!(
-        "{option} needs `durward run --kubernetes`: with `durward kube` it is not there"
-    ))
 }
 
 /// Returns the name of this process. In a pod the host has the pod's name.
@@ -51,8 +47,12 @@ pub(super) fn instance() -> String {
 }
 
 /// Returns how the API server is read.
-pub(crate) fn api(arguments: &ApiArgs) -> ApiOptions {
-    let defaults = Sources::default();
+///
+/// # Errors
+/// Fails if a variable of SmartNat is not a number; the message names it.
+pub(crate) fn api(arguments: &ApiArgs, seed: &Seed) -> Result<ApiOptions, Failure> {
+    let (defaults, instance) = (Sources::default(), instance());
+    let smartnat = arguments.smartnat_mappings.then(|| seed.mappings(&instance));
     let secrets = defaults.secrets.clone();
     let sources = Sources {
         namespace: arguments.kube_namespace.as_deref().map(Arc::from),
@@ -60,10 +60,13 @@ pub(crate) fn api(arguments: &ApiArgs) -> ApiOptions {
             .kube_secrets
             .as_ref()
             .map_or_else(|| secrets.clone(), |how| how.reading(secrets.clone())),
+        ingresses: arguments.kube_ingresses,
+        load_balancers: arguments.kube_load_balancers,
+        smartnat: smartnat.transpose()?.map(Arc::new),
         foreign_apis: arguments.foreign_hosted_apis,
         ..defaults
     };
-    let (cluster, instance) = (arguments.cluster(), instance());
+    let cluster = arguments.cluster();
     let rate = arguments.status_rate.unwrap_or_else(|| WriterOptions::default().rate);
     let statuses = (rate > 0).then(|| WriterOptions {
         rate,
@@ -78,7 +81,7 @@ pub(crate) fn api(arguments: &ApiArgs) -> ApiOptions {
         _ => None,
     };
     let (location, routing) = (Location::infer(file, context), None);
-    ApiOptions { location, cluster, sources, routing, statuses, cache }
+    Ok(ApiOptions { location, cluster, sources, routing, statuses, cache })
 }
 
 /// Time after which another process writes statuses in place of one that has ended without a word.

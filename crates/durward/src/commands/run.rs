@@ -78,13 +78,18 @@ fn cluster(run: &Run, seed: &Seed) -> Result<Option<cluster::Options>, Failure> 
     if let Some(option) = arguments.api.given().filter(|_| !is_one_process) {
         return Err(Failure::usage(format!("{option} is for --kubernetes and `durward kube`")));
     }
-    if let Some(option) = arguments.of_one_process().filter(|_| !is_one_process) {
-        return Err(super::kube::needs_one_process(option));
+    if arguments.routing.kube_routing.is_some()
+        && !is_one_process
+        && arguments.kube_socket.is_none()
+    {
+        let message = "--kube-routing is for --kubernetes and --kube-socket".to_owned();
+        return Err(Failure::usage(message));
     }
     let reader = match &arguments.kube_socket {
         Some(path) => {
             let (path, peers) = (path.clone(), Peers { other: arguments.kube_peer });
-            Reader::Socket(SocketOptions { path, peers })
+            let namespace = arguments.api.cluster().namespace;
+            Reader::Socket(SocketOptions { path, peers, routing: routing(run, &namespace) })
         }
         None if is_one_process => Reader::Api(Box::new(api(run, seed)?)),
         None => return Ok(None),
@@ -96,16 +101,15 @@ fn cluster(run: &Run, seed: &Seed) -> Result<Option<cluster::Options>, Failure> 
 /// Returns how a gateway reads the API server itself.
 fn api(run: &Run, seed: &Seed) -> Result<ApiOptions, Failure> {
     let arguments = &run.kubernetes;
-    let mut api = super::kube::api(&arguments.api);
-    let instance = super::kube::instance();
-    let smartnat = arguments.smartnat_mappings.then(|| seed.mappings(&instance)).transpose()?;
-    api.sources.smartnat = smartnat.map(Arc::new);
-    api.sources.load_balancers = arguments.kube_load_balancers;
-    let namespace = &api.cluster.namespace;
-    let routing = arguments.kube_routing.as_ref();
-    api.routing =
-        routing.map(|name| cluster::Routing::new(namespace, name, config::routing(&run.config)));
-    Ok(api)
+    let api = super::kube::api(&arguments.api, seed)?;
+    let routing = routing(run, &api.cluster.namespace);
+    Ok(ApiOptions { routing, ..api })
+}
+
+/// Returns the `ConfigMap` with a `routing.json`, if there is one.
+fn routing(run: &Run, namespace: &Arc<str>) -> Option<cluster::Routing> {
+    let name = run.kubernetes.routing.kube_routing.as_ref()?;
+    Some(cluster::Routing::new(namespace, name, config::routing(&run.config)))
 }
 
 /// Returns the options of certificates by ACME; `None` without a state directory.

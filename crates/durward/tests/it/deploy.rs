@@ -11,6 +11,7 @@ mod objects_of_cluster;
 mod observe;
 mod policy;
 mod render;
+mod rights;
 mod terraform;
 
 use serde_json::{Value, json};

@@ -35,6 +35,9 @@ spec:
 - {{ .Values.kubernetes.secrets }}
 - --status-rate
 - {{ .Values.kubernetes.statusRate | quote }}
+{{- if .Values.kubernetes.ingresses }}
+- --kube-ingresses
+{{- end }}
 {{- end -}}
 
 {{- define "durward.ownNamespace" -}}

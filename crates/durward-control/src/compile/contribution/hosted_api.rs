@@ -451,6 +451,7 @@ pub(super) fn pass_through(
         service: Service::PassThrough(Vec::new().into()),
         hosts_apis: false,
         acme: Acme::default(),
+        takes_ingresses: false,
         origin,
     }
 }

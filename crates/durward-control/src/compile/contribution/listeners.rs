@@ -45,11 +45,6 @@ impl Joined {
         joined
     }
 
-    /// Returns the one it began with.
-    pub(crate) fn base(&self) -> &Listener {
-        &self.base
-    }
-
     fn take(&mut self, listener: &Listener) {
         match &listener.service {
             Service::PassThrough(routes) => {
@@ -114,8 +109,18 @@ impl Joined {
         }
     }
 
+    /// Returns the listener that it began with.
+    pub(crate) fn base(&self) -> &Arc<Listener> {
+        &self.base
+    }
+
+    /// Returns where the route for a name is written whose TLS is carried through.
+    pub(crate) fn holder_of_sni(&self, host: &HostPattern) -> Option<&Origin> {
+        Some(&self.taken.get(&Some(host.clone()))?.first()?.origin)
+    }
+
     /// Returns where a route for the same requests is written.
-    fn holder(&self, route: &Route) -> Option<&Origin> {
+    pub(crate) fn holder(&self, route: &Route) -> Option<&Origin> {
         let rest = RouteMatch { hosts: Vec::new(), ..route.matches.clone() };
         hosts(&route.matches.hosts).find_map(|host| {
             let mut there = self.taken.get(&host)?.iter();

@@ -9,8 +9,11 @@ use std::sync::Arc;
 
 use durward_model::route::HostPattern;
 use durward_model::upstream::{Target, UpstreamIndex};
-use durward_model::{DestinationMode, EgressAddress, Listener, ServerNames, Service, Upstream};
+use durward_model::{
+    Acme, DestinationMode, EgressAddress, Listener, ServerNames, Service, Upstream,
+};
 
+use super::attach;
 use super::listeners::{Joined, Unfitting};
 use super::{AddedListener, Applicant, Contribution, Written};
 use crate::compile::body::{Candidate, Candidates};
@@ -32,7 +35,7 @@ pub(crate) struct Added {
 
 /// Addition of one object to a listener.
 #[derive(Clone, Debug)]
-struct AddedPart {
+pub(super) struct AddedPart {
     /// Position among the contributions.
     contribution: usize,
     /// Listener with references to the tenant's upstreams.
@@ -40,6 +43,19 @@ struct AddedPart {
     /// Names that it has by the names of the tenant's document; `None` if it claims its names itself.
     by_names: Option<ServerNames>,
     written: Written,
+    /// True if it is an Ingress, which asks for no address or name itself.
+    is_of_ingress: bool,
+}
+
+impl AddedPart {
+    /// Builds what an Ingress adds.
+    pub(super) fn of_ingress(
+        contribution: usize,
+        listener: Arc<Listener>,
+        written: Written,
+    ) -> Self {
+        Self { contribution, listener, by_names: None, written, is_of_ingress: true }
+    }
 }
 
 impl AddedPart {
@@ -80,9 +96,14 @@ impl Added {
         let mut joined = Joined::new(&alone);
         let mut parts = Vec::new();
         for part in &self.parts {
+            let mut part = part.clone();
+            if part.is_of_ingress {
+                let Some(listener) = at_home(&alone, &part.listener) else { continue };
+                part.listener = Arc::new(listener);
+            }
             if joined.objection(&part.listener).is_none() {
                 joined.add(Arc::clone(&part.listener));
-                parts.push(part.clone());
+                parts.push(part);
             }
         }
         if parts.is_empty() {
@@ -101,11 +122,23 @@ impl Added {
 
     /// Says of the objects that ask for a name who has it.
     pub(crate) fn tell_of_name(&self, roster: &mut Roster<'_>, name: &HostPattern, sentence: &str) {
-        for part in self.parts.iter().filter(|part| part.asks(name)) {
+        // The names at which routes of Ingresses are served are the document's.
+        let parts = self.parts.iter().filter(|part| !part.is_of_ingress);
+        for part in parts.filter(|part| part.asks(name)) {
             let applicant = &mut roster.contributions[part.contribution];
             applicant.tell("ServerNameTaken", &part.written, sentence);
         }
     }
+}
+
+/// Returns the routes of an Ingress as those of another listener of its tenant; `None` if that takes none.
+fn at_home(listener: &Listener, part: &Listener) -> Option<Listener> {
+    let is_alike = listener.protocol() == part.protocol();
+    (listener.takes_ingresses && is_alike).then(|| Listener {
+        service: part.service.clone(),
+        acme: Acme::default(),
+        ..listener.clone()
+    })
 }
 
 /// Adds to every tenant what objects add to it.
@@ -135,6 +168,7 @@ pub(crate) fn merge(roster: &mut Roster<'_>, candidates: &mut Candidates<'_>) {
             for part in &parts {
                 tenant.ask(*part, &mut roster.contributions[*part]);
             }
+            attach::attach(&mut tenant, &parts, &mut roster.contributions);
             tenant.finish(&mut candidates.listeners);
             add_rules(roster, (at, &parts), is_asked);
         }
@@ -164,24 +198,24 @@ fn add_rules(roster: &mut Roster<'_>, (at, parts): (usize, &[usize]), is_asked: 
 }
 
 /// A tenant while objects are put beside its document.
-struct Together<'r, 'u> {
+pub(super) struct Together<'r, 'u> {
     entrant: usize,
-    egress: &'r [EgressAddress],
-    upstreams: &'r mut UpstreamSet<'u>,
+    pub(super) egress: &'r [EgressAddress],
+    pub(super) upstreams: &'r mut UpstreamSet<'u>,
     /// By address and port.
-    listeners: HashMap<(IpAddr, u16), Shared>,
+    pub(super) listeners: HashMap<(IpAddr, u16), Shared>,
     /// Rules that objects have added.
     rules: usize,
 }
 
 /// A listener while objects add to it.
-struct Shared {
+pub(super) struct Shared {
     /// Position among the candidates; `None` while only objects have a listener there.
     candidate: Option<usize>,
     mode: DestinationMode,
     alone: Option<Arc<Listener>>,
-    joined: Joined,
-    parts: Vec<AddedPart>,
+    pub(super) joined: Joined,
+    pub(super) parts: Vec<AddedPart>,
 }
 
 impl Shared {
@@ -221,6 +255,10 @@ impl<'r, 'u> Together<'r, 'u> {
 
     /// Gives an object what it asks for, or what it had.
     fn ask(&mut self, at: usize, applicant: &mut Applicant<'_>) {
+        // Their routes come last, all together.
+        if applicant.wanted().is_some_and(|wanted| wanted.ingress.is_some()) {
+            return;
+        }
         if let Some(current) = applicant.current.clone() {
             match self.placed(&current) {
                 Ok(placed) => {
@@ -401,6 +439,7 @@ impl<'r, 'u> Together<'r, 'u> {
                 listener: Arc::clone(&listener),
                 by_names: added.by_names.then(|| asked.listener.names.clone()).flatten(),
                 written: added.written,
+                is_of_ingress: false,
             };
             match self.listeners.get_mut(&key) {
                 Some(place) => {
@@ -442,7 +481,10 @@ pub(crate) fn settle(roster: &mut Roster<'_>, accepted: &[Candidate]) {
         }
     }
     for (applicant, got) in roster.contributions.iter_mut().zip(got) {
-        let asks = applicant.served.as_ref().is_some_and(|served| !served.listeners.is_empty());
+        let asks = applicant
+            .served
+            .as_ref()
+            .is_some_and(|served| !served.listeners.is_empty() || served.ingress.is_some());
         if asks && !got {
             applicant.served = None;
         }

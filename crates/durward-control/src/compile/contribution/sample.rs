@@ -101,6 +101,7 @@ fn listener(
         service,
         hosts_apis: false,
         acme: Acme::default(),
+        takes_ingresses: false,
         origin: origin.clone(),
     }
 }

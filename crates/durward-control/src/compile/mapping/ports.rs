@@ -24,6 +24,8 @@ pub(super) struct Services<'s> {
     pub(super) gone: Vec<(usize, ObjectFault)>,
     /// Endpoints that each of its ports may have of a Service.
     share: usize,
+    /// True if one of them has `sessionAffinity: ClientIP`.
+    pub(super) by_client: bool,
 }
 
 impl<'s> Services<'s> {
@@ -32,7 +34,7 @@ impl<'s> Services<'s> {
         let size = |service| Some(store.endpoints(asker.as_ref()?, service).ok()?.at().len());
         let sizes: Vec<usize> = services.filter_map(|service| size(service)).collect();
         let share = service_endpoints::share(&sizes, bounds::ELEMENTS);
-        Self { store, asker, gone: Vec::new(), share }
+        Self { store, asker, gone: Vec::new(), share, by_client: false }
     }
 
     /// Returns the endpoints of the Service that a port names. Of one that is gone there are none, which is written down; other faults are reported.
@@ -60,6 +62,7 @@ impl<'s> Services<'s> {
         let Some(asker) = &self.asker else { return Vec::new() };
         match self.store.endpoints(asker, service) {
             Ok(found) => {
+                self.by_client |= found.by_client;
                 let field = field.name("service");
                 let served = service_endpoints::served(report, service, &field, found, self.share);
                 served.iter().map(|at| (at.ip(), Some(at.port()), service.place)).collect()

@@ -70,9 +70,11 @@ impl Reader<PortMapping> for Reading<'_> {
                 SourceSpec::Preserve => SourceMode::PreserveSource,
                 SourceSpec::Gateway => SourceMode::Snat,
             },
-            affinity: match spec.affinity.map(|at| at.value).unwrap_or_default() {
-                AffinitySpec::None => Affinity::None,
-                AffinitySpec::ClientIp => Affinity::ClientIp,
+            affinity: match spec.affinity.map(|at| at.value) {
+                Some(AffinitySpec::ClientIp) => Affinity::ClientIp,
+                // What the Service says counts where the mapping says nothing.
+                None if services.by_client => Affinity::ClientIp,
+                Some(AffinitySpec::None) | None => Affinity::None,
             },
             drain: drain?.unwrap_or(Duration::ZERO),
             egress: spec.egress.value,

@@ -85,8 +85,9 @@ struct Office<'a, 'p, V> {
 }
 
 impl<'a, V: Part> Office<'a, '_, V> {
-    fn past(&self, id: &PartId) -> Option<&Past<V>> {
-        self.pasts?.get(id)
+    /// Returns what is remembered of an object, if the document is not of one that was made anew under its name.
+    fn past(&self, id: &PartId, document: &Document) -> Option<&Past<V>> {
+        self.pasts?.get(id).filter(|past| !document.is_made_anew(past.uid.as_ref()))
     }
 
     /// Returns the documents that have their identity; the others get their verdict here. An object is its tenant's: what another tenant calls by the
@@ -122,18 +123,17 @@ impl<'a, V: Part> Office<'a, '_, V> {
         named: Vec<Named<'a>>,
         drafts: &mut [Draft],
     ) -> Vec<Named<'a>> {
-        let past = |id: &Option<PartId>| id.as_ref().and_then(|id| self.past(id));
+        let past = |named: &Named<'a>| self.past(named.id.as_ref()?, named.document);
         let rank = |at: usize| {
             let candidate: &Named<'_> = &named[at];
-            let past = past(&candidate.id).map(|past| (&past.text, &past.file));
+            let past = past(candidate).map(|past| (&past.text, &past.file));
             rank(past, &candidate.document.source, candidate.created.as_ref(), candidate.draft)
         };
         // A document without an identity loses to none.
         let keys = named.iter().map(|named| named.id.as_ref().ok_or(named.draft));
         let doubtful = Doubtful::of(input);
         let lost = winners(keys, rank).into_iter().enumerate().map(|(at, winner)| {
-            let kept =
-                past(&named[at].id).and_then(|past| Some((&past.file, past.served.as_ref()?)));
+            let kept = past(&named[at]).and_then(|past| Some((&past.file, past.served.as_ref()?)));
             let kept =
                 kept.filter(|(file, _)| doubtful.keeps(file, &named[winner].document.source.file));
             match kept {
@@ -175,7 +175,7 @@ impl<'a, V: Part> Office<'a, '_, V> {
         let Named { draft, document, created, mut report, .. } = named;
         let belonging = Belonging { roster, tenants: &self.tenants };
         let tenant = belonging.tenant(&mut report, document);
-        let past = self.past(&id).cloned();
+        let past = self.past(&id, document).cloned();
         let known = past.as_ref().and_then(|past| past.read.as_ref());
         let read = self.read(document, known);
         report.take_in(&read.findings, read.errors);
@@ -197,6 +197,7 @@ impl<'a, V: Part> Office<'a, '_, V> {
             read: Some(read),
             former: past.and_then(|past| past.served).filter(|_| is_live && !was_denied),
             file: Arc::clone(&source.file),
+            uid: document.revision.uid.clone(),
             text: KnownText::Whole(Arc::clone(&source.text)),
             seniority: seniority.unwrap_or_else(|| roster.newcomer()),
             created,
@@ -242,7 +243,7 @@ impl<'a, V: Part> Office<'a, '_, V> {
         let source = &document.source;
         for id in self.past_in_file(source.kind, &head.metadata.name, &source.file) {
             if may_be(document, &id) {
-                self.keep(&id, draft, false, source);
+                self.keep(&id, Some(document), (draft, false, source));
             }
         }
     }
@@ -260,7 +261,7 @@ impl<'a, V: Part> Office<'a, '_, V> {
                 (Some(name), true) => {
                     let ids = self.past_in_file(source.kind, name, &source.file).into_iter();
                     for id in ids.filter(|id| may_be(document, id)) {
-                        self.keep(&id, draft, false, source);
+                        self.keep(&id, Some(document), (draft, false, source));
                     }
                 }
                 (None, _) => nameless.push((&source.file, draft)),
@@ -271,13 +272,23 @@ impl<'a, V: Part> Office<'a, '_, V> {
             let Some(pasts) = self.pasts else { return };
             let of_file = pasts.iter().filter(|(_, past)| Path::new(&*past.file).starts_with(file));
             for id in of_file.map(|(id, _)| id.clone()).collect::<Vec<_>>() {
-                self.keep(&id, draft, true, &NOWHERE);
+                self.keep(&id, None, (draft, true, &NOWHERE));
             }
         }
     }
 
-    fn keep(&mut self, id: &PartId, draft: usize, of_file: bool, source: &'a Source) {
-        let Some(past) = self.past(id).cloned() else { return };
+    /// Keeps what an object was before, if a broken document is not of one that was made anew under its name.
+    fn keep(
+        &mut self,
+        id: &PartId,
+        document: Option<&Document>,
+        (draft, of_file, source): (usize, bool, &'a Source),
+    ) {
+        let known = self.pasts.and_then(|pasts| pasts.get(id));
+        let is_its = |past: &&Past<V>| {
+            document.is_none_or(|document| !document.is_made_anew(past.uid.as_ref()))
+        };
+        let Some(past) = known.filter(is_its).cloned() else { return };
         let is_live = self.tenants.contains(&id.tenant);
         let Some(former) = past.served.filter(|_| is_live) else { return };
         if !self.taken.insert(id.clone()) {
@@ -291,6 +302,7 @@ impl<'a, V: Part> Office<'a, '_, V> {
             current: None,
             former: Some(former),
             file: past.file,
+            uid: past.uid,
             text: past.text,
             document: None,
             good: past.good,

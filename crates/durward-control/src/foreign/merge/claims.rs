@@ -1,9 +1,9 @@
 //! Which rule of which Ingress gets a host and path.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::{BTreeMap, BTreeSet, HashSet};
 
 use super::Notes;
-use crate::foreign::asked::{Asked, Host, PathRule, Rule, SecretRef};
+use crate::foreign::asked::{Asked, Host, IngressId, PathRule, Rule, SecretRef};
 use crate::foreign::finding::Effect;
 
 /// A rule with its Ingress.
@@ -23,18 +23,53 @@ pub(super) struct Claims<'a> {
     pub(super) passed: Vec<Claim<'a>>,
     /// Certificates of hosts, from the oldest Ingress on.
     pub(super) certificates: Vec<(&'a Asked, &'a SecretRef, &'a str)>,
-    covered: Vec<(&'a Asked, usize)>,
+    covered: Covered<'a>,
 }
 
 impl Claims<'_> {
-    /// Returns whether a rule's host is served by TLS: an Ingress of the tenant has it in `spec.tls` with a Secret.
+    /// Returns whether a rule's host is served by TLS.
     pub(super) fn is_tls(&self, claim: &Claim<'_>) -> bool {
-        self.covered.iter().any(|(asked, at)| {
-            let tls = &asked.tls[*at];
-            let is_own = asked.id == claim.asked.id;
-            if tls.hosts.is_empty() { is_own } else { tls.covers(&claim.rule.host) }
-        }) || (claim.rule.host == Host::Any
-            && self.covered.iter().any(|(asked, _)| asked.id == claim.asked.id))
+        self.covered.has(claim.asked, &claim.rule.host)
+    }
+}
+
+/// Which entries of `spec.tls` make hosts ones that are served by TLS.
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub(super) enum TlsEntries {
+    /// Those with a Secret: there is no other certificate.
+    WithSecret,
+    /// All: the listener may have a certificate of its own.
+    All,
+}
+
+/// Hosts that are served by TLS. Looked up, not searched: a tenant may write thousands of both.
+#[derive(Default)]
+struct Covered<'a> {
+    hosts: HashSet<&'a Host>,
+    /// Ingresses with such an entry, and those with one that is for all of their hosts.
+    some: HashSet<&'a IngressId>,
+    all: HashSet<&'a IngressId>,
+}
+
+impl<'a> Covered<'a> {
+    fn add(&mut self, asked: &'a Asked, hosts: &'a [Host]) {
+        self.some.insert(&asked.id);
+        if hosts.is_empty() {
+            self.all.insert(&asked.id);
+        }
+        self.hosts.extend(hosts);
+    }
+
+    fn has(&self, asked: &Asked, host: &Host) -> bool {
+        let is_listed = match host {
+            Host::Any => return self.some.contains(&asked.id),
+            Host::Wildcard(_) => self.hosts.contains(host),
+            Host::Exact(_) => {
+                let is_below = || host.parent().is_some_and(|parent| self.hosts.contains(&parent));
+                self.hosts.contains(host) || is_below()
+            }
+        };
+        is_listed || self.all.contains(&asked.id)
     }
 }
 
@@ -44,7 +79,7 @@ type Key<'a> = (&'a Host, &'a PathRule);
 pub(super) fn decide<'a>(
     asked: &[&'a Asked],
     canaries: &[&'a Asked],
-    notes: &mut Notes,
+    (entries, notes): (TlsEntries, &mut Notes),
 ) -> Claims<'a> {
     let passed = passed(asked, notes);
     let passed_hosts: BTreeSet<&Host> = passed.iter().map(|claim| &claim.rule.host).collect();
@@ -80,19 +115,16 @@ pub(super) fn decide<'a>(
     }
     let mut rules: Vec<Claim<'a>> = holders.into_values().collect();
     rules.sort_by_cached_key(|claim| claim.rule.precedence());
-    let with_secret = asked.iter().chain(canaries).flat_map(|asked| {
-        let entries = asked.tls.iter().enumerate();
-        entries.filter_map(move |(at, tls)| tls.secret.as_ref().map(|secret| (*asked, at, secret)))
-    });
-    let with_secret: Vec<_> = with_secret.collect();
-    let certificates =
-        with_secret.iter().map(|(asked, at, secret)| (*asked, *secret, &*asked.tls[*at].field));
-    Claims {
-        rules,
-        passed,
-        certificates: certificates.collect(),
-        covered: with_secret.iter().map(|(asked, at, _)| (*asked, *at)).collect(),
+    let (mut certificates, mut covered) = (Vec::new(), Covered::default());
+    for asked in asked.iter().chain(canaries) {
+        for tls in &asked.tls {
+            certificates.extend(tls.secret.as_ref().map(|secret| (*asked, secret, &*tls.field)));
+            if tls.secret.is_some() || entries == TlsEntries::All {
+                covered.add(asked, &tls.hosts);
+            }
+        }
     }
+    Claims { rules, passed, certificates, covered }
 }
 
 /// One rule per host: nothing but the name is seen of TLS that is carried through.

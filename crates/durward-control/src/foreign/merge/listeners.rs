@@ -3,12 +3,13 @@
 use std::collections::BTreeSet;
 use std::net::IpAddr;
 
-use super::claims::{Claim, Claims};
-use super::routes::{self, Targets};
+use super::claims::Claims;
+use super::routes;
+use super::rules::{self, Clients};
 use super::upstreams::Upstreams;
-use super::{Lookup, Notes, Place, at};
+use super::{Backends, Lookup, Notes, Place, at};
 use crate::foreign::annotations::AUTH_TLS_SECRET;
-use crate::foreign::asked::{Action, Asked, Host, PathRule, SecretRef, ToHttps};
+use crate::foreign::asked::{Action, Asked, Host, PathRule, SecretRef};
 use crate::foreign::finding::{self, Effect};
 use crate::place::At;
 use crate::spec::ingress::{
@@ -40,13 +41,15 @@ impl Listeners<'_> {
         for claim in &self.claims.rules {
             // A host whose certificate is missing is not served by plain HTTP instead.
             let is_tls = self.claims.is_tls(claim);
-            let routes = self.routes(claim, &served, upstreams, notes);
+            let clients =
+                if served.clients.is_some() { Clients::Asked } else { Clients::Refused(DIFFERENT) };
+            let routes = rules::routes(claim, clients, upstreams, notes);
             if is_tls && served.has_certificate {
                 hosts[1].insert(&claim.rule.host);
                 secured.extend(routes.iter().cloned());
             }
             hosts[0].insert(&claim.rule.host);
-            plain.extend(self.plain(claim, is_tls, &served, routes));
+            plain.extend(rules::plain(claim, is_tls, clients, routes));
         }
         let [mut plain_hosts, secured_hosts] = hosts;
         let passed = self.passed(!secured.is_empty(), upstreams, notes);
@@ -160,92 +163,6 @@ impl Listeners<'_> {
         }
     }
 
-    /// The routes of a rule, as they are where the rule is served and not redirected.
-    fn routes(
-        &self,
-        claim: &Claim<'_>,
-        served: &Served,
-        upstreams: &mut Upstreams<'_>,
-        notes: &mut Notes,
-    ) -> Vec<At<RouteSpec>> {
-        let (asked, rule) = (claim.asked, claim.rule);
-        let route = routes::matching(&rule.host, &rule.path);
-        let refused = |route| vec![at(routes::answered(route, 503))];
-        let backend = match &rule.action {
-            Action::Refuse => return refused(route),
-            Action::Redirect(to) => return vec![at(routes::redirected(route, to))],
-            Action::Forward(backend) => backend,
-        };
-        if let Some(wanted) = &asked.settings.client_certificates
-            && served.clients.is_none()
-        {
-            let sentence = format!(
-                "asks for client certificates by Secret {}: they are asked of all clients of an address, so all Ingresses with TLS must want the same; the rules are answered 503",
-                wanted.secret
-            );
-            notes.add(
-                &asked.id,
-                (Effect::Refused, "ClientCertificates"),
-                finding::annotation(AUTH_TLS_SECRET),
-                sentence,
-            );
-            return refused(route);
-        }
-        let main = match upstreams.of_requests(asked, backend) {
-            Ok(main) => main,
-            Err(why) => {
-                let sentence = format!("is answered 503: {why}");
-                notes.add(&asked.id, (Effect::Refused, "BackendUnusable"), &*rule.field, sentence);
-                return refused(route);
-            }
-        };
-        let canary = self.canary(claim, upstreams, notes);
-        let canary = canary.and_then(|(asked, name)| Some((asked.settings.canary.as_ref()?, name)));
-        routes::forwarded(&route, &asked.settings, &Targets { main, canary })
-    }
-
-    fn canary<'c>(
-        &self,
-        claim: &Claim<'c>,
-        upstreams: &mut Upstreams<'_>,
-        notes: &mut Notes,
-    ) -> Option<(&'c Asked, String)> {
-        let (asked, rule) = claim.canary?;
-        let Action::Forward(backend) = &rule.action else { return None };
-        match upstreams.of_requests(asked, backend) {
-            Ok(name) => Some((asked, name)),
-            Err(why) => {
-                let sentence = format!("gets no requests: {why}");
-                notes.add(&asked.id, (Effect::Refused, "BackendUnusable"), &*rule.field, sentence);
-                None
-            }
-        }
-    }
-
-    /// Returns the plain HTTP routes of a rule: the routes themselves, or a redirect to https.
-    fn plain(
-        &self,
-        claim: &Claim<'_>,
-        is_tls: bool,
-        served: &Served,
-        routes: Vec<At<RouteSpec>>,
-    ) -> Vec<At<RouteSpec>> {
-        let settings = &claim.asked.settings;
-        let wants_clients = settings.client_certificates.is_some() && served.clients.is_some();
-        let is_redirected = match settings.to_https {
-            ToHttps::Always => true,
-            ToHttps::Unsaid | ToHttps::WithTls => is_tls,
-            ToHttps::Never => false,
-        };
-        let route = || routes::matching(&claim.rule.host, &claim.rule.path);
-        // A client certificate is never shown by plain HTTP.
-        match (is_redirected || (wants_clients && is_tls), wants_clients) {
-            (true, _) => vec![at(routes::to_https(route()))],
-            (false, true) => vec![at(routes::answered(route(), 503))],
-            (false, false) => routes,
-        }
-    }
-
     /// The entry for TLS that is carried through, with its hosts. Port 443 of one address ends TLS, or carries it through.
     fn passed(
         &self,
@@ -295,6 +212,10 @@ impl Listeners<'_> {
         if routes.is_empty() { None } else { Some((hosts, IngressSpec { routes, ..entry })) }
     }
 }
+
+/// Reason why client certificates that an Ingress wants cannot be asked for.
+const DIFFERENT: &str =
+    "they are asked of all clients of an address, so all Ingresses with TLS must want the same";
 
 /// TLS settings of the HTTPS listener.
 struct Served {

@@ -2,7 +2,7 @@
 
 use std::collections::BTreeMap;
 
-use super::{Endpoints, Lookup, at};
+use super::{Backends, Endpoints, Lookup, at};
 use crate::foreign::asked::{Asked, Backend, BackendProtocol, BackendTls};
 use crate::place::At;
 use crate::spec::upstream::{
@@ -43,35 +43,6 @@ impl<'a> Upstreams<'a> {
 
     pub(super) fn into_map(self) -> BTreeMap<At<String>, At<UpstreamSpec>> {
         self.named
-    }
-
-    /// Returns the name of the upstream for a backend of an Ingress' requests.
-    ///
-    /// # Errors
-    /// When nothing can be served from it; the phrase says why.
-    pub(super) fn of_requests(
-        &mut self,
-        asked: &Asked,
-        backend: &Backend,
-    ) -> Result<String, String> {
-        let protocol = asked.settings.protocol.or(backend.protocol).unwrap_or_default();
-        let key = Key {
-            backend: backend.clone(),
-            speech: Speech::Requests(protocol),
-            tls: protocol.is_tls().then(|| asked.settings.backend_tls.clone()),
-            by_client: asked.settings.by_client,
-        };
-        self.of(asked, key)
-    }
-
-    /// Returns the name of the upstream for a backend that gets TLS unopened.
-    ///
-    /// # Errors
-    /// When nothing can be served from it; the phrase says why.
-    pub(super) fn of_bytes(&mut self, asked: &Asked, backend: &Backend) -> Result<String, String> {
-        let by_client = asked.settings.by_client;
-        let key = Key { backend: backend.clone(), speech: Speech::Bytes, tls: None, by_client };
-        self.of(asked, key)
     }
 
     fn of(&mut self, asked: &Asked, key: Key) -> Result<String, String> {
@@ -151,6 +122,25 @@ impl<'a> Upstreams<'a> {
             next += 1;
         }
         name
+    }
+}
+
+impl Backends for Upstreams<'_> {
+    fn of_requests(&mut self, asked: &Asked, backend: &Backend) -> Result<String, String> {
+        let protocol = asked.settings.protocol.or(backend.protocol).unwrap_or_default();
+        let key = Key {
+            backend: backend.clone(),
+            speech: Speech::Requests(protocol),
+            tls: protocol.is_tls().then(|| asked.settings.backend_tls.clone()),
+            by_client: asked.settings.by_client,
+        };
+        self.of(asked, key)
+    }
+
+    fn of_bytes(&mut self, asked: &Asked, backend: &Backend) -> Result<String, String> {
+        let by_client = asked.settings.by_client;
+        let key = Key { backend: backend.clone(), speech: Speech::Bytes, tls: None, by_client };
+        self.of(asked, key)
     }
 }
 

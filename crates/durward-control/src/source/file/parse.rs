@@ -129,6 +129,7 @@ impl Parser<'_> {
             Some(Content::Mapping(_)) => Kind::PortMapping,
             Some(Content::Policy(_)) => Kind::EgressPolicy,
             Some(Content::HostedApi(_)) => Kind::HostedApi,
+            Some(Content::Ingress(_)) => Kind::Ingress,
             // Objects of other controllers come from an API server alone.
             Some(Content::ForeignApi(_) | Content::Broken(_)) | None => kind(&text),
         };

@@ -1,5 +1,8 @@
 //! What changes in a cluster changes what is served: of those who name it, and of nobody else.
 
+use durward_control::change::ServiceEndpoints;
+use durward_model::mapping::Affinity;
+
 use super::*;
 
 fn touched(world: &mut World, reference: Reference, fact: Fact) -> Vec<String> {
@@ -333,5 +336,36 @@ fn what_is_lost_because_its_object_is_gone_or_changed_is_no_loss_of_a_hand_over(
         let lost = served.without(&changed).lost_in(&younger.served());
 
         assert_eq!(lost.is_empty(), is_excused, "{name}: {lost:?}");
+    }
+}
+
+#[test]
+fn a_mapping_takes_over_the_affinity_of_its_service_unless_it_says_another() {
+    let mut world = World::new();
+    world.label("acme", Some("acme"));
+    world.put(tenant_object("acme", "{}"));
+    let endpoints = |by_client: bool| {
+        let mut at: ServiceEndpoints = ["10.0.0.1:80".parse().unwrap()].into_iter().collect();
+        at.by_client = by_client;
+        Fact::Endpoints(at)
+    };
+    let spec = |more: &str| {
+        format!(
+            "{{addresses: [198.51.100.7], ports: [{{port: 80, service: {{name: pay, port: http}}}}]{more}}}"
+        )
+    };
+    for (by_client, more, expected) in [
+        (true, "", Affinity::ClientIp),
+        (false, "", Affinity::None),
+        (true, ", affinity: None", Affinity::None),
+        (false, ", affinity: ClientIP", Affinity::ClientIp),
+    ] {
+        world.say(service(("acme", "pay")), endpoints(by_client));
+        world.put(mapping_object(("acme", "web"), &spec(more)));
+
+        world.compile();
+
+        let mapping = &world.compiled.snapshot.nat.mappings[0];
+        assert_eq!(mapping.affinity, expected, "{by_client} {more:?}");
     }
 }

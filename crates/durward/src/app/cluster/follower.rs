@@ -7,7 +7,7 @@ use std::time::Duration;
 use durward_control::change::Change;
 use durward_control::document::Document;
 use durward_control::reference::Reference;
-use durward_control::stream::ObjectReport;
+use durward_control::stream::{Answered, Asked, ObjectReport};
 use durward_control::{Store, compile};
 use durward_kube::object::Object;
 use durward_kube::revisions::Revisions;
@@ -15,13 +15,13 @@ use durward_kube::source::{Observed, Wanted};
 use durward_kube::status::Desired;
 use durward_kube::{Clients, Limits, Source};
 use durward_model::verdict::{Outcome, Verdict};
-use durward_model::{DocumentKey, ResourceId};
+use durward_model::{DocumentKey, Kind, ResourceId};
 use tokio::time::{Instant, timeout_at};
 
 use super::mappings::{self, Look};
 use super::routing::RoutingDocuments;
 use super::writers::Writers;
-use super::{ApiOptions, Served, Shared, load_balancers};
+use super::{ApiOptions, Shared, load_balancers};
 use crate::app::sentence;
 use crate::inspect::now;
 
@@ -45,6 +45,8 @@ pub(crate) struct Follower {
     routing: RoutingDocuments,
     /// Things that are read though no document of the store names them.
     also: Also,
+    /// The last reports on Mappings.
+    mappings: BTreeMap<ResourceId, ObjectReport>,
     /// A change whose documents wait for what they name, and until when.
     pending: Change,
     deadline: Option<Instant>,
@@ -106,6 +108,7 @@ impl Follower {
             store,
             routing: RoutingDocuments::new(options.routing),
             also: Also::new(),
+            mappings: BTreeMap::new(),
             pending: Change::default(),
             deadline: None,
         })
@@ -164,24 +167,45 @@ impl Follower {
     }
 
     /// Has the status say what became of an object, if it is still the one that the report is on.
-    pub(crate) fn note(&self, report: &ObjectReport) {
+    pub(crate) fn note(&mut self, report: &ObjectReport) {
         let (Some(writers), Some(object)) = (&self.writers, self.objects.get(&report.id)) else {
             return;
         };
-        if object.mapping.is_none() && report.observed == object.revision {
+        if report.observed != object.revision {
+            return;
+        }
+        if object.mapping.is_some() {
+            self.mappings.insert(report.id.clone(), report.clone());
+            return;
+        }
+        if let (Kind::Ingress, Some(ingresses)) = (object.id.kind, &writers.ingresses) {
+            return ingresses.note(object, report);
+        }
+        if object.is_ours() {
             writers.own.want(&report.id, Desired::new(object, &report.verdict(), &report.planes));
         }
     }
 
+    /// Returns what is to be asked of whoever serves: the addresses of Services, and the Mappings that are being deleted.
+    pub(crate) fn asked(&self) -> Asked {
+        let Some(writers) = &self.writers else { return Asked::default() };
+        let addresses = match &writers.load_balancers {
+            Some(_) => load_balancers::asked(&self.store, &self.source),
+            None => BTreeSet::new(),
+        };
+        let going = self.objects.iter().filter(|(_, object)| object.is_going());
+        Asked { addresses, going: going.map(|(id, _)| id.clone()).collect() }
+    }
+
     /// Says of the objects of others' kinds what became of them: of Mappings, and of Services.
-    pub(crate) fn look_at_foreign(&self, served: &Served) -> Look {
+    pub(crate) fn look_at_foreign(&self, answered: &Answered) -> Look {
         let Some(writers) = &self.writers else { return Look::Settled };
         if let Some(writer) = &writers.load_balancers {
-            load_balancers::look(writer, served, &self.store, &self.source);
+            load_balancers::look(writer, answered, &self.store, &self.source);
         }
         match &writers.mappings {
             Some(writer) => {
-                mappings::look(writer, served, (&self.objects, &self.store, &self.source))
+                mappings::look(writer, (&self.objects, &self.mappings), answered, &self.source)
             }
             None => Look::Settled,
         }
@@ -246,6 +270,7 @@ impl Follower {
         for id in &observed.deletes {
             self.writers.iter().for_each(|writers| writers.forget(id));
             self.objects.remove(id);
+            self.mappings.remove(id);
         }
         let mut change = observed.into_change();
         self.routing.follow(&mut change);
@@ -260,7 +285,7 @@ impl Follower {
         let broken = compiled.verdicts.iter().filter(|verdict| is_broken(verdict));
         let broken = broken.filter_map(|verdict| self.objects.get(verdict.document.object()?));
         // Of foreign objects no revisions are kept.
-        let broken = broken.filter(|object| object.mapping.is_none());
+        let broken = broken.filter(|object| object.is_ours());
         let found = revisions.former_documents(broken, Instant::now() + FORMER).await;
         if found.unread > 0 {
             let objects = found.unread;
@@ -326,7 +351,6 @@ fn is_broken(verdict: &Verdict) -> bool {
 
 #[cfg(test)]
 mod tests {
-    use durward_model::Kind;
     use serde_json::json;
 
     use super::*;

@@ -6,6 +6,7 @@ use std::time::Duration;
 use durward_control::Feed;
 use tokio::time::{Instant, sleep_until};
 
+use super::foreign;
 use super::mappings::Look;
 use super::reporter::{LOOK, Reporter};
 use super::{
@@ -14,9 +15,9 @@ use super::{
 use crate::app::Gateway;
 
 /// Pause after a change that the kernel does not carry yet.
-const SOON: Duration = Duration::from_millis(100);
+pub(super) const SOON: Duration = Duration::from_millis(100);
 /// Time in which the kernel carries a change, unless it refuses it.
-const CARRIED: Duration = Duration::from_secs(10);
+pub(super) const CARRIED: Duration = Duration::from_secs(10);
 
 /// Lists and watches for ever. `first` is notified once the feed holds everything.
 pub(super) async fn run(
@@ -116,14 +117,15 @@ impl Following {
                 && let Some(served) = Served::by(gateway).await
             {
                 let objects = self.follower.objects().keys();
-                for report in reporter.reports(&served, objects, self.follower.store()) {
+                for report in reporter.reports(&served, objects) {
                     self.follower.note(&report);
                     if self.keeps {
                         self.record.note(&report);
                         self.saver.note();
                     }
                 }
-                let look = self.follower.look_at_foreign(&served);
+                let answered = foreign::answer(&self.follower.asked(), &served);
+                let look = self.follower.look_at_foreign(&answered);
                 if look == Look::Unsettled && changed_at.elapsed() < CARRIED {
                     next_look = Instant::now() + SOON;
                 }

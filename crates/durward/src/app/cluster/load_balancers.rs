@@ -1,34 +1,42 @@
 //! Services of type `LoadBalancer` of our class: which of the addresses they ask for their tenants have.
 
+use std::collections::BTreeSet;
 use std::net::IpAddr;
 use std::sync::Arc;
 
 use durward_control::Store;
+use durward_control::stream::{Answered, Standing};
 use durward_kube::Source;
 use durward_kube::load_balancers::{Answer, LoadBalancer, LoadBalancerWriter};
-use durward_model::{Tenant, TenantId};
-use durward_proxy::present::PresentAddresses;
+use durward_model::TenantId;
 
-use super::Served;
+/// Returns what is to be asked: the addresses of all Services, each with the tenant of its Service.
+pub(super) fn asked(store: &Store, source: &Source) -> BTreeSet<(TenantId, IpAddr)> {
+    let services = source.load_balancers().into_iter();
+    let of = |service: Arc<LoadBalancer>| {
+        let tenant = store.tenant_of(&service.name.namespace, &service.labels)?.ok()?;
+        let addresses = service.addresses().ok()?.into_iter();
+        Some(addresses.map(move |address| (tenant.clone(), address)))
+    };
+    services.filter_map(of).flatten().collect()
+}
 
 /// Says of each Service which addresses it has.
-pub(super) fn look(writer: &LoadBalancerWriter, served: &Served, store: &Store, source: &Source) {
-    let services = source.load_balancers();
-    let present = (!services.is_empty()).then(PresentAddresses::now);
-    let answers = services.into_iter().filter_map(|service| {
-        let answer = answer(&service, served, store, present.as_ref()?)?;
+pub(super) fn look(
+    writer: &LoadBalancerWriter,
+    answered: &Answered,
+    store: &Store,
+    source: &Source,
+) {
+    let answers = source.load_balancers().into_iter().filter_map(|service| {
+        let answer = answer(&service, answered, store)?;
         Some((service, answer))
     });
     writer.want(answers.collect());
 }
 
 /// Returns what is true of a Service; `None` while that is not known.
-fn answer(
-    service: &LoadBalancer,
-    served: &Served,
-    store: &Store,
-    present: &PresentAddresses,
-) -> Option<Answer> {
+fn answer(service: &LoadBalancer, answered: &Answered, store: &Store) -> Option<Answer> {
     let addresses = match service.addresses() {
         Ok(addresses) => addresses,
         Err(refusal) => return Some(refusal),
@@ -37,41 +45,16 @@ fn answer(
         Ok(tenant) => tenant,
         Err(why) => return Some(Answer::Refuses("NamespaceWithoutTenant", why)),
     };
-    let view = served.view.snapshot.tenants.get(&tenant);
-    let is_its = |address: &&IpAddr| {
-        view.is_some_and(|view| listens(view, **address)) || is_mapped(served, &tenant, **address)
-    };
-    if let Some(foreign) = addresses.iter().find(|address| !is_its(address)) {
+    let standing = |address: &IpAddr| answered.addresses.get(&(tenant.clone(), *address)).copied();
+    let is_foreign = |address: &&IpAddr| standing(address) == Some(Standing::Foreign);
+    if let Some(foreign) = addresses.iter().find(is_foreign) {
         let sentence = format!(
             "{foreign} is not an address of tenant {tenant}: name it in the tenant's ingress, or ask for another one"
         );
         return Some(Answer::Refuses("AddressNotOwned", sentence));
     }
-    // What another gateway has is that one's to say.
-    let is_here = |address: &IpAddr| {
-        let by_proxy =
-            served.by_proxy && view.is_some_and(|view| listens_here(view, *address, present));
-        let by_kernel = served.by_kernel && is_mapped(served, &tenant, *address);
-        by_proxy || (by_kernel && present.has(*address))
-    };
+    let is_here = |address: &IpAddr| standing(address) == Some(Standing::Here);
     addresses.iter().all(is_here).then_some(Answer::Serves(addresses))
-}
-
-fn listens(tenant: &Tenant, address: IpAddr) -> bool {
-    tenant.listeners.iter().any(|listener| listener.address.0 == address)
-}
-
-/// Returns whether a listener can be reached at the address: it is on this host, or clients come by something in front that says it.
-fn listens_here(tenant: &Tenant, address: IpAddr, present: &PresentAddresses) -> bool {
-    let mut there = tenant.listeners.iter().filter(|listener| listener.address.0 == address);
-    there.any(|listener| listener.bind.ip() != address || present.has(address))
-}
-
-fn is_mapped(served: &Served, tenant: &TenantId, address: IpAddr) -> bool {
-    let mut mappings = served.view.snapshot.nat.mappings.iter();
-    mappings.any(|mapping| {
-        mapping.tenant == *tenant && mapping.addresses.iter().any(|one| one.0 == address)
-    })
 }
 
 /// Returns the namespaces whose labels say whose the Services are.

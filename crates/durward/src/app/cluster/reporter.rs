@@ -3,20 +3,25 @@
 //! A plane has confirmed an object only when it serves the configuration that the verdict is part of; what was compiled and is not served yet is pending.
 
 use std::collections::BTreeMap;
+use std::net::IpAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
 use durward_control::stream::{ObjectReport, PlaneReport};
 use durward_control::{Compiled, Document, Store};
 use durward_model::verdict::Verdict;
-use durward_model::{DocumentKey, ResourceId, TenantId};
+use durward_model::{DocumentKey, Kind as ObjectKind, ResourceId, TenantId};
 
+use super::ingresses::IngressAddresses;
+use super::mappings::{Carried, Configured};
 use crate::app::Gateway;
 use crate::app::condition::Kind;
 use crate::app::health::{Health, KernelFacts};
 
 /// The gateway at one moment.
 pub(crate) struct Served {
+    /// The documents that were compiled. What the API server says may be newer.
+    pub(crate) store: Store,
     /// The compiled configuration.
     pub(crate) view: Arc<Compiled>,
     /// True if the proxy serves it.
@@ -44,12 +49,15 @@ pub(super) const LOOK: Duration = Duration::from_secs(2);
 #[derive(Default)]
 pub(super) struct Reporter {
     said: BTreeMap<ResourceId, Reported>,
+    ingresses: IngressAddresses,
 }
 
 /// Report on an object that was sent last.
 struct Reported {
     verdict: Arc<Verdict>,
     planes: Vec<PlaneReport>,
+    addresses: Vec<IpAddr>,
+    configured: Option<Configured>,
 }
 
 impl Reporter {
@@ -58,22 +66,39 @@ impl Reporter {
         &mut self,
         served: &Served,
         objects: impl Iterator<Item = &'a ResourceId>,
-        store: &Store,
     ) -> Vec<ObjectReport> {
         let (mut reports, mut said) = (Vec::new(), BTreeMap::new());
+        self.ingresses.look(&served.view.snapshot);
+        let mut carried = None;
         for id in objects {
             let key = DocumentKey::Object(id.clone());
             let Some(verdict) = served.view.verdicts.on(&key) else { continue };
-            let tenant = store.document(&key).and_then(Document::tenant);
+            let tenant = served.store.document(&key).and_then(Document::tenant);
             let planes = planes(served, verdict, tenant.as_ref());
+            let addresses = self.ingresses.of(id, tenant.as_ref());
+            let configured = if id.kind == ObjectKind::Mapping {
+                let carried = carried.get_or_insert_with(|| Carried::of(served)).as_ref();
+                carried.map(|carried| carried.configured(id, tenant.as_ref()))
+            } else {
+                None
+            };
             let is_same = |said: &Reported| {
                 (Arc::ptr_eq(&said.verdict, verdict) || said.verdict == *verdict)
                     && said.planes == planes
+                    && said.addresses == addresses
+                    && said.configured == configured
             };
             if !self.said.get(id).is_some_and(is_same) {
-                reports.extend(ObjectReport::new(verdict, planes.clone()));
+                let report = ObjectReport::new(verdict, planes.clone());
+                let (addresses, configured) = (addresses.clone(), configured.clone());
+                reports.extend(report.map(|report| ObjectReport {
+                    addresses,
+                    configured,
+                    ..report
+                }));
             }
-            said.insert(id.clone(), Reported { verdict: Arc::clone(verdict), planes });
+            let verdict = Arc::clone(verdict);
+            said.insert(id.clone(), Reported { verdict, planes, addresses, configured });
         }
         self.said = said;
         reports

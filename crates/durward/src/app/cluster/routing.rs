@@ -60,6 +60,19 @@ impl RoutingDocuments {
         self.routing.as_ref().map(|routing| &routing.config_map)
     }
 
+    /// Adds to the first change that the `ConfigMap` is not in it, if it should be.
+    pub(super) fn miss(&mut self, change: &mut Change) {
+        let Some(routing) = &self.routing else { return };
+        let mut facts = change.facts.iter();
+        if facts.any(|(reference, fact)| *reference == routing.config_map && fact.is_some()) {
+            return;
+        }
+        let why = "was not handed over: give durward kube the same --kube-routing".to_owned();
+        let documents = routing.documents(&Fact::Unreadable(why));
+        self.said = documents.iter().map(|one| one.key.clone()).collect();
+        change.upserts.extend(documents);
+    }
+
     /// Adds to a change what its facts change in the documents.
     pub(super) fn follow(&mut self, change: &mut Change) {
         let Some(routing) = &self.routing else { return };

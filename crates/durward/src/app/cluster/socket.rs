@@ -8,15 +8,19 @@ use std::time::{Duration, Instant};
 
 use durward_control::change::Change;
 use durward_control::stream::{
-    Frames, FromGateway, ItemDigest, ItemKey, Received, SourceState, ToGateway, VERSION, frame,
+    Answered, Asked, Frames, FromGateway, ItemDigest, ItemKey, Received, SourceState, ToGateway,
+    VERSION, frame,
 };
-use durward_control::{Cluster, Feed, Store};
+use durward_control::{Cluster, Feed};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::UnixStream;
+use tokio::net::unix::OwnedWriteHalf;
 use tokio::time::timeout;
 
+use super::in_process::{CARRIED, SOON};
 use super::reporter::{LOOK, Reporter};
-use super::{First, Served, Serving, Shared, Status, until_taken};
+use super::routing::RoutingDocuments;
+use super::{First, Routing, Served, Serving, Shared, Status, foreign, until_taken};
 use crate::app::local_socket::{Peers, connect};
 use crate::app::{Gateway, sentence};
 
@@ -34,6 +38,8 @@ pub(crate) struct SocketOptions {
     pub(crate) path: PathBuf,
     /// User that the other process runs as.
     pub(crate) peers: Peers,
+    /// A `ConfigMap` that holds a `routing.json`.
+    pub(crate) routing: Option<Routing>,
 }
 
 /// State of the connection.
@@ -84,8 +90,6 @@ pub(super) async fn run(
         away: Some((since, "was not reached yet".to_owned())),
         state: SourceState::default(),
     });
-    let mut store = Store::default();
-    store.read_cluster(Some(cluster.clone()));
     let mut receiver = Receiver {
         feed,
         shared,
@@ -93,10 +97,12 @@ pub(super) async fn run(
         serving,
         cluster,
         received: Received::default(),
-        store,
         waiting: Change::default(),
         is_complete: false,
         settled: false,
+        routing: RoutingDocuments::new(options.routing.clone()),
+        asked: Asked::default(),
+        is_asked: false,
     };
     let mut pause = PAUSES[0];
     loop {
@@ -124,14 +130,17 @@ struct Receiver {
     serving: Serving,
     cluster: Cluster,
     received: Received,
-    /// State that was received; it determines the tenant of each document.
-    store: Store,
     /// A change that came before the gateway served.
     waiting: Change,
     /// True once the other process has said everything on this connection.
     is_complete: bool,
     /// True once the first change was compiled: it has the last accepted revisions of objects that are broken now.
     settled: bool,
+    routing: RoutingDocuments,
+    /// What the other process asks.
+    asked: Asked,
+    /// True if that was not answered yet.
+    is_asked: bool,
 }
 
 impl Receiver {
@@ -139,13 +148,10 @@ impl Receiver {
     async fn session(&mut self, stream: UnixStream, pause: &mut Duration) -> Result<(), String> {
         let (mut reading, mut writing) = stream.into_split();
         self.is_complete = false;
-        let greeting = self.greeting()?;
-        let sent = timeout(SILENCE, writing.write_all(&greeting)).await;
-        sent.map_err(|_| silent())?.map_err(|error| error.to_string())?;
+        self.asked = Asked::default();
+        write(&mut writing, &self.greeting()?).await?;
         let (mut frames, mut bytes) = (Frames::default(), vec![0; 64 * 1024]);
-        let (mut welcomed, mut reporter) = (false, Reporter::default());
-        let mut looks = tokio::time::interval(LOOK);
-        looks.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
+        let (mut welcomed, mut saying) = (false, Saying::new());
         let mut heard = Instant::now();
         let mut compiled = None;
         loop {
@@ -170,11 +176,15 @@ impl Receiver {
                         welcomed = self.take(message, json, welcomed).await?;
                         *pause = PAUSES[0];
                     }
-                    continue;
+                    if !std::mem::take(&mut self.is_asked) {
+                        continue;
+                    }
+                    saying.changed_at = Instant::now();
                 }
-                () = newly_compiled => {}
-                _ = looks.tick() => {}
+                () = newly_compiled => saying.changed_at = Instant::now(),
+                () = tokio::time::sleep_until(saying.next_look.into()) => {}
             }
+            saying.next_look = Instant::now() + LOOK;
             if heard.elapsed() > SILENCE {
                 return Err(silent());
             }
@@ -186,15 +196,31 @@ impl Receiver {
                 continue;
             }
             let Some(served) = Served::by(gateway).await else { continue };
-            let reports = reporter.reports(&served, self.received.objects(), &self.store);
-            for report in reports {
-                let message = frame(&FromGateway::Report(Box::new(report)));
-                let message = message.map_err(|error| sentence(&error))?;
-                // The other process reads all the time, so this ends soon or never.
-                let sent = timeout(SILENCE, writing.write_all(&message)).await;
-                sent.map_err(|_| silent())?.map_err(|error| error.to_string())?;
-            }
+            self.say(&mut saying, &served, &mut writing).await?;
         }
+    }
+
+    /// Says what became of the objects, and answers what was asked.
+    async fn say(
+        &self,
+        saying: &mut Saying,
+        served: &Served,
+        writing: &mut OwnedWriteHalf,
+    ) -> Result<(), String> {
+        let objects = self.received.objects();
+        for report in saying.reporter.reports(served, objects) {
+            send(writing, &FromGateway::Report(Box::new(report))).await?;
+        }
+        let answered = foreign::answer(&self.asked, served);
+        let waits = !served.by_kernel || answered.out.len() < self.asked.going.len();
+        if waits && saying.changed_at.elapsed() < CARRIED {
+            saying.next_look = Instant::now() + SOON;
+        }
+        if answered != saying.answered {
+            saying.answered = answered.clone();
+            send(writing, &FromGateway::Answer(answered)).await?;
+        }
+        Ok(())
     }
 
     /// Returns the first messages: the version, and what is held.
@@ -225,6 +251,10 @@ impl Receiver {
             }
             ToGateway::Gone(key) => self.received.gone(key),
             ToGateway::Commit => self.commit().await,
+            ToGateway::Ask(asked) => {
+                self.asked = asked;
+                self.is_asked = true;
+            }
             ToGateway::State(state) => {
                 if let Some(link) = &mut self.shared.state().link {
                     link.state = state;
@@ -255,9 +285,12 @@ impl Receiver {
 
     /// Ends a change: it goes into the feed.
     async fn commit(&mut self) {
-        let change = self.received.commit();
+        let mut change = self.received.commit();
+        self.routing.follow(&mut change);
+        if self.first.is_some() {
+            self.routing.miss(&mut change);
+        }
         self.is_complete = true;
-        self.store.apply(change.clone());
         if let Some(first) = self.first.take() {
             self.feed.say(change);
             if let Some(link) = &mut self.shared.state().link {
@@ -298,6 +331,32 @@ impl Receiver {
             }
         }
     }
+}
+
+/// What was said to the other process on one connection, and when to look again.
+struct Saying {
+    reporter: Reporter,
+    answered: Answered,
+    next_look: Instant,
+    changed_at: Instant,
+}
+
+impl Saying {
+    fn new() -> Self {
+        let (reporter, answered) = (Reporter::default(), Answered::default());
+        let (next_look, changed_at) = (Instant::now(), Instant::now());
+        Self { reporter, answered, next_look, changed_at }
+    }
+}
+
+async fn send(writing: &mut OwnedWriteHalf, message: &FromGateway) -> Result<(), String> {
+    write(writing, &frame(message).map_err(|error| sentence(&error))?).await
+}
+
+/// Writes bytes. The other process reads all the time, so this ends soon or never.
+async fn write(writing: &mut OwnedWriteHalf, bytes: &[u8]) -> Result<(), String> {
+    let sent = timeout(SILENCE, writing.write_all(bytes)).await;
+    sent.map_err(|_| silent())?.map_err(|error| error.to_string())
 }
 
 /// JSON of a message.

@@ -1,6 +1,7 @@
-//! The writers of statuses: one for our own kinds, one for SmartNat's Mappings.
+//! The writers of statuses: of our own kinds, of SmartNat's Mappings, of Ingresses and of Services.
 
 use durward_kube::Clients;
+use durward_kube::ingresses::IngressWriter;
 use durward_kube::lease::Lease;
 use durward_kube::load_balancers::LoadBalancerWriter;
 use durward_kube::object::Object;
@@ -15,6 +16,8 @@ pub(super) struct Writers {
     pub(super) own: Writer,
     /// There if Mappings are read.
     pub(super) mappings: Option<MappingWriter>,
+    /// Present if Ingresses are read.
+    pub(super) ingresses: Option<IngressWriter>,
     /// Present if Services of type `LoadBalancer` are watched.
     pub(super) load_balancers: Option<LoadBalancerWriter>,
 }
@@ -25,8 +28,14 @@ impl Writers {
         let writing = options.statuses.as_ref()?;
         let client = || clients.write.clone();
         let mappings = options.sources.smartnat.as_ref();
+        let own = Writer::start(client(), writing.clone());
+        let may_write = own.may_write();
         Some(Self {
-            own: Writer::start(client(), writing.clone()),
+            own,
+            ingresses: options
+                .sources
+                .ingresses
+                .then(|| IngressWriter::start(client(), writing, may_write)),
             load_balancers: options
                 .sources
                 .load_balancers
@@ -42,16 +51,18 @@ impl Writers {
 
     /// Records an object as it is in the API server.
     pub(super) fn observe(&self, object: &Object) {
-        match &self.mappings {
-            Some(mappings) if object.mapping.is_some() => mappings.observe(object),
+        match (object.id.kind, &self.mappings, &self.ingresses) {
+            (Kind::Mapping, Some(mappings), _) => mappings.observe(object),
+            (Kind::Ingress, _, Some(ingresses)) => ingresses.observe(object),
             _ => self.own.observe(object),
         }
     }
 
     /// Forgets an object that is gone.
     pub(super) fn forget(&self, id: &ResourceId) {
-        match &self.mappings {
-            Some(mappings) if id.kind == Kind::Mapping => mappings.forget(id),
+        match (id.kind, &self.mappings, &self.ingresses) {
+            (Kind::Mapping, Some(mappings), _) => mappings.forget(id),
+            (Kind::Ingress, _, Some(ingresses)) => ingresses.forget(id),
             _ => self.own.forget(id),
         }
     }

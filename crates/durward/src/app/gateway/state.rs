@@ -45,13 +45,18 @@ impl Gateway {
 
     /// Returns what is served at this moment, and what does not work of it.
     pub(crate) fn served(&self) -> cluster::Served {
-        let (view, served) = self.moment();
+        // A change that waits is applied first: an object that was added and removed again would count as out of the planes before it has come into them.
+        self.follow();
+        // All parts are of one configuration, which both planes were given.
+        let applied = self.applied();
+        let (store, view) = (applied.store.clone(), self.view());
+        let served = self.with_proxy(Proxy::served);
+        let (by_kernel, kernel) = self.kernel.carries(&view.snapshot.nat);
+        drop(applied);
         let same = |served: &Served| served.snapshot().generation == view.snapshot.generation;
         let by_proxy = served.as_ref().is_some_and(same);
-        let by_kernel = self.kernel.carries(&view.snapshot.nat);
-        let kernel = self.kernel.facts();
         let health = self.judge(&view, served.as_ref(), kernel.as_ref());
-        cluster::Served { view, by_proxy, by_kernel, kernel, health }
+        cluster::Served { store, view, by_proxy, by_kernel, kernel, health }
     }
 
     fn judge(

@@ -6,7 +6,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use durward_control::change::Change;
 use durward_control::document::Document;
 use durward_control::stream::{
-    FrameFault, Item, ItemDigest, ItemKey, ObjectReport, Outbox, SourceState,
+    Answered, Asked, FrameFault, Item, ItemDigest, ItemKey, ObjectReport, Outbox, SourceState,
 };
 use durward_model::ResourceId;
 use tokio::sync::Notify;
@@ -30,10 +30,13 @@ struct State {
     begun: bool,
     record: Record,
     source: SourceState,
+    asked: Asked,
     peers: BTreeMap<u64, Peer>,
     connections: u64,
     /// Objects on which a report has not been taken.
     unread: BTreeSet<ResourceId>,
+    /// True if an answer has not been taken.
+    is_answered: bool,
 }
 
 /// A gateway that is connected.
@@ -43,7 +46,9 @@ struct Peer {
     /// True until it has been sent everything once.
     is_new: bool,
     state_is_due: bool,
+    question_is_due: bool,
     reports: BTreeMap<ResourceId, ObjectReport>,
+    answered: Option<Answered>,
 }
 
 /// Next batch for a gateway.
@@ -54,6 +59,8 @@ pub(super) struct Batch {
     pub(super) is_first: bool,
     /// State of the reading, if that is to be sent.
     pub(super) state: Option<SourceState>,
+    /// What is asked, if that is to be sent.
+    pub(super) asked: Option<Asked>,
 }
 
 impl Hub {
@@ -105,6 +112,39 @@ impl Hub {
         }
     }
 
+    /// Asks all gateways.
+    pub(super) fn ask(&self, asked: Asked) {
+        let mut state = self.state();
+        if state.asked == asked {
+            return;
+        }
+        state.asked = asked;
+        for peer in state.peers.values_mut() {
+            peer.question_is_due = true;
+            peer.wake.notify_one();
+        }
+    }
+
+    /// Takes in what a gateway answers.
+    pub(super) fn answer(&self, number: u64, answered: Answered) {
+        let mut state = self.state();
+        let answered = answered.only(&state.asked);
+        let Some(peer) = state.peers.get_mut(&number) else { return };
+        peer.answered = Some(answered);
+        if state.heard() == Some(number) {
+            state.is_answered = true;
+            self.reported.notify_one();
+        }
+    }
+
+    /// Returns what the gateway that is heard answers.
+    pub(super) fn answered(&self) -> Answered {
+        let mut state = self.state();
+        state.is_answered = false;
+        let heard = state.heard().and_then(|number| state.peers.get(&number));
+        heard.and_then(|peer| peer.answered.clone()).unwrap_or_default()
+    }
+
     /// Returns the last served revisions of objects that are another now. What they name is read on, for gateways that start.
     pub(super) fn former(&self) -> Vec<Document> {
         self.state().record.all_former()
@@ -128,8 +168,16 @@ impl Hub {
         }
         state.connections += 1;
         let number = state.connections;
-        let (is_new, state_is_due, reports) = (true, true, BTreeMap::new());
-        let peer = Peer { wake: Arc::clone(&wake), outbox, is_new, state_is_due, reports };
+        let question_is_due = !state.asked.is_empty();
+        let peer = Peer {
+            wake: Arc::clone(&wake),
+            outbox,
+            is_new: true,
+            state_is_due: true,
+            question_is_due,
+            reports: BTreeMap::new(),
+            answered: None,
+        };
         peer.wake.notify_one();
         state.peers.insert(number, peer);
         Some((number, wake))
@@ -144,6 +192,7 @@ impl Hub {
             let known = state.peers.get(&next).map(|peer| peer.reports.keys().cloned());
             let known: Vec<ResourceId> = known.into_iter().flatten().collect();
             state.unread.extend(known);
+            state.is_answered = true;
             self.reported.notify_one();
         }
     }
@@ -151,12 +200,12 @@ impl Hub {
     /// Takes what a gateway is to be sent next; `None` if that is nothing.
     pub(super) fn batch(&self, number: u64) -> Option<Batch> {
         let mut state = self.state();
-        let State { begun, record, source, peers, .. } = &mut *state;
+        let State { begun, record, source, asked, peers, .. } = &mut *state;
         let peer = peers.get_mut(&number)?;
         let said = std::mem::take(&mut peer.state_is_due).then(|| source.clone());
         if !*begun {
             let (items, is_first) = (BTreeSet::new(), false);
-            return said.map(|state| Batch { items, is_first, state: Some(state) });
+            return said.map(|state| Batch { items, is_first, state: Some(state), asked: None });
         }
         let is_first = std::mem::take(&mut peer.is_new);
         let items = peer.outbox.take();
@@ -169,8 +218,9 @@ impl Hub {
                 peer.wake.notify_one();
             }
         }
-        let is_empty = items.is_empty() && !is_first && said.is_none();
-        (!is_empty).then_some(Batch { items, is_first, state: said })
+        let asked = std::mem::take(&mut peer.question_is_due).then(|| asked.clone());
+        let is_empty = items.is_empty() && !is_first && said.is_none() && asked.is_none();
+        (!is_empty).then_some(Batch { items, is_first, state: said, asked })
     }
 
     /// Returns the message about a thing for a gateway; `None` if it needs none. With `is_first`, about an object that it does not hold as it was last served.
@@ -218,7 +268,11 @@ impl Hub {
     pub(super) async fn reported(&self) {
         loop {
             let notified = self.reported.notified();
-            if !self.state().unread.is_empty() {
+            let is_due = {
+                let state = self.state();
+                !state.unread.is_empty() || state.is_answered
+            };
+            if is_due {
                 return;
             }
             notified.await;
@@ -248,7 +302,8 @@ impl State {
     /// Returns the gateway whose word is written: the youngest that has said anything. Gateways report only once they serve.
     fn heard(&self) -> Option<u64> {
         let mut youngest_first = self.peers.iter().rev();
-        youngest_first.find(|(_, peer)| !peer.reports.is_empty()).map(|(number, _)| *number)
+        let has_spoken = |peer: &Peer| !peer.reports.is_empty() || peer.answered.is_some();
+        youngest_first.find(|(_, peer)| has_spoken(peer)).map(|(number, _)| *number)
     }
 }
 

@@ -103,7 +103,7 @@ async fn send(
     wake: &Notify,
 ) -> Result<(), String> {
     loop {
-        let Some(Batch { items, is_first, state }) = hub.batch(number) else {
+        let Some(Batch { items, is_first, state, asked }) = hub.batch(number) else {
             wake.notified().await;
             continue;
         };
@@ -127,6 +127,9 @@ async fn send(
         if let Some(state) = state {
             write(writing, &framed(&ToGateway::State(state))?).await?;
         }
+        if let Some(asked) = asked {
+            write(writing, &framed(&ToGateway::Ask(asked))?).await?;
+        }
     }
 }
 
@@ -137,6 +140,10 @@ async fn receive(reader: &mut Reader, hub: &Hub, number: u64) -> Result<(), Stri
                 hub.report(number, *report);
             }
             Some(FromGateway::Report(_)) => return Err("its report is too large".to_owned()),
+            Some(FromGateway::Answer(answered)) if answered.is_bounded() => {
+                hub.answer(number, answered);
+            }
+            Some(FromGateway::Answer(_)) => return Err("its answer is too large".to_owned()),
             Some(_) => return Err("it sent its list twice".to_owned()),
             None => return Ok(()),
         }

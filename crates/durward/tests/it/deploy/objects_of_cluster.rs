@@ -66,6 +66,25 @@ fn in_one_process_the_gateway_has_the_token() {
 }
 
 #[test]
+fn a_component_has_ingresses_read_by_the_process_that_has_the_token() {
+    let listed = "  - ../../components/kubernetes\n";
+    let with = "  - ../../components/kubernetes\n  - ../../components/kubernetes-ingresses\n";
+    let file = "kustomize/overlays/kubernetes/kustomization.yaml";
+    let path = "kustomize/overlays/kubernetes";
+    let Some(objects) = kustomize_edited("deploy", path, file, (listed, with)) else { return };
+
+    assert_eq!(complaints(&objects), Vec::<String>::new());
+    let [gateway, reader] = containers(&objects, "durward") else { panic!("two containers") };
+    let reads = |container: &Value| {
+        let mut variables = container["env"].as_array().unwrap().iter();
+        variables.any(|it| it["name"] == "DURWARD_KUBE_INGRESSES" && it["value"] == "true")
+    };
+    assert_eq!([reads(gateway), reads(reader)], [false, true]);
+    assert!(find(&objects, "IngressClass", "durward").is_some());
+    assert!(find(&objects, "ClusterRole", "durward-ingresses").is_some());
+}
+
+#[test]
 fn the_policy_sees_a_token_in_the_gateway_and_a_role_that_opens_secrets() {
     let Some(good) = kustomize(OVERLAY) else { return };
     let mut with_token = good.clone();
@@ -96,6 +115,14 @@ fn the_chart_has_the_rights_of_the_manifests_and_secrets_only_where_asked() {
         json!({"apiGroups": [""], "resources": ["secrets"], "verbs": ["get", "list", "watch"]});
     assert_eq!(rules(&by_name), *wanted);
     assert_eq!(rules(&certs), *wanted);
+    let of_ingresses = objects(&crate::text("deploy/kubernetes/ingresses/ingresses.yaml"));
+    let of_ingresses = &find(&of_ingresses, "ClusterRole", "durward-ingresses").unwrap()["rules"];
+    let both = wanted.as_array().unwrap().iter().chain(of_ingresses.as_array().unwrap());
+    let with_ingresses =
+        helm(&json!({"kubernetes": {"enabled": true, "ingresses": true}})).unwrap();
+    assert_eq!(rules(&with_ingresses), Value::Array(both.cloned().collect()));
+    let class = find(&with_ingresses, "IngressClass", "edge").unwrap();
+    assert_eq!(class["spec"]["controller"], "durward.dev/ingress");
     let leases =
         |objects: &[Value], name: &str| find(objects, "Role", name).unwrap()["rules"].clone();
     assert_eq!(leases(&by_name, "edge"), leases(&manifests, "durward"));

@@ -11,6 +11,7 @@ use super::cases::install;
 type Action = (&'static str, &'static str, &'static str, &'static str);
 
 const DURWARD: &str = "durward.dev";
+const NETWORKING: &str = "networking.k8s.io";
 
 /// Actions in the namespace of a tenant, or on objects without a namespace.
 const ACTIONS: &[Action] = &[
@@ -32,6 +33,13 @@ const ACTIONS: &[Action] = &[
     ("patch", DURWARD, "hostedapis/status", "t1"),
     ("list", "smartnat.aureacentral.com", "mappings", ""),
     ("patch", "smartnat.aureacentral.com", "mappings/status", "web"),
+    ("list", NETWORKING, "ingresses", ""),
+    ("watch", NETWORKING, "ingresses", ""),
+    ("create", NETWORKING, "ingresses", ""),
+    ("patch", NETWORKING, "ingresses", "web"),
+    ("patch", NETWORKING, "ingresses/status", "web"),
+    ("watch", NETWORKING, "ingressclasses", ""),
+    ("create", NETWORKING, "ingressclasses", ""),
     ("list", "", "namespaces", ""),
     ("patch", "", "namespaces", "acme"),
     ("watch", "", "services", ""),
@@ -114,6 +122,14 @@ const VIEWER: &[Action] = &[
     ("list", DURWARD, "hostedapis", ""),
 ];
 
+/// What the account may do more that reads Ingresses.
+const OF_INGRESSES: &[Action] = &[
+    ("list", NETWORKING, "ingresses", ""),
+    ("watch", NETWORKING, "ingresses", ""),
+    ("patch", NETWORKING, "ingresses/status", "web"),
+    ("watch", NETWORKING, "ingressclasses", ""),
+];
+
 /// Returns what a user may do in a namespace.
 async fn allowed(env: &TestEnv, user: &str, namespace: &str) -> BTreeSet<Action> {
     let mut allowed = BTreeSet::new();
@@ -124,7 +140,7 @@ async fn allowed(env: &TestEnv, user: &str, namespace: &str) -> BTreeSet<Action>
             "apiVersion": "authorization.k8s.io/v1", "kind": "SubjectAccessReview",
             "spec": {"user": user, "resourceAttributes": {
                 "verb": verb, "group": group, "resource": resource, "subresource": subresource,
-                "namespace": if resource == "tenants" { "" } else { namespace }, "name": name,
+                "namespace": if ["tenants", "ingressclasses"].contains(&resource) { "" } else { namespace }, "name": name,
             }},
         });
         let path = "/apis/authorization.k8s.io/v1/subjectaccessreviews";
@@ -189,16 +205,25 @@ async fn every_role_may_do_what_it_is_for_and_nothing_else() {
         (user("viewer"), &others, &[]),
     ];
     for (user, namespace, wanted) in &matrix {
-        let wanted: BTreeSet<Action> = wanted.iter().copied().collect();
-        let mut has = allowed(&env, user, namespace).await;
-        for _ in 0..50 {
-            if has == wanted {
-                break;
-            }
-            // A server's authorizer has its rules from a watch.
-            tokio::time::sleep(std::time::Duration::from_millis(100)).await;
-            has = allowed(&env, user, namespace).await;
-        }
-        assert_eq!(has, wanted, "{user} in {namespace}");
+        assert_allowed(&env, (user, namespace), wanted).await;
     }
+
+    install(&env, "deploy/kubernetes/ingresses/ingresses.yaml", &theirs).await;
+    let reader = account("durward");
+    assert_allowed(&env, (&reader, &theirs), &[READER, OF_INGRESSES].concat()).await;
+    assert_allowed(&env, (&account("default"), &theirs), &[]).await;
+}
+
+async fn assert_allowed(env: &TestEnv, (user, namespace): (&str, &str), wanted: &[Action]) {
+    let wanted: BTreeSet<Action> = wanted.iter().copied().collect();
+    let mut has = allowed(env, user, namespace).await;
+    for _ in 0..50 {
+        if has == wanted {
+            break;
+        }
+        // A server's authorizer has its rules from a watch.
+        tokio::time::sleep(std::time::Duration::from_millis(100)).await;
+        has = allowed(env, user, namespace).await;
+    }
+    assert_eq!(has, wanted, "{user} in {namespace}");
 }

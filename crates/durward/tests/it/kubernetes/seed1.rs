@@ -16,11 +16,11 @@ use crate::support::get;
 const CONFIG_MAP: &str = "pingora-tenant-routing";
 
 /// Starts a gateway that reads the ConfigMap of its own namespace.
-async fn start() -> Cluster {
-    start_on(TestEnv::start().await).await
+async fn start(form: Form) -> Cluster {
+    start_on(TestEnv::start().await, form).await
 }
 
-async fn start_on(env: TestEnv) -> Cluster {
+async fn start_on(env: TestEnv, form: Form) -> Cluster {
     let kubeconfig = env.service_account("durward").await;
     let theirs = env.namespace().to_owned();
     install(&env, "deploy/kubernetes/rbac.yaml", &theirs).await;
@@ -29,9 +29,10 @@ async fn start_on(env: TestEnv) -> Cluster {
     // Loopback addresses are bound on a port that needs no right.
     let port = 20_000 + u16::from(port[2]) % 128 * 64 + u16::from(port[3]) % 64;
     let bind = format!("0.0.0.0:{port}");
-    let more =
-        ["--gateway-namespace", &theirs, "--kube-routing", CONFIG_MAP, "--routing-bind", &bind];
-    Cluster::with(env, &kubeconfig, Form::OneProcess, Arguments::new(&[], &more)).await
+    let both = ["--gateway-namespace", &theirs, "--kube-routing", CONFIG_MAP];
+    let gateway = [&both[..], &["--routing-bind", &bind]].concat();
+    let reader = if form == Form::TwoProcesses { &both[..] } else { &[] };
+    Cluster::with(env, &kubeconfig, form, Arguments::new(reader, &gateway)).await
 }
 
 /// Waits until the certificate at an address is one of the authority.
@@ -77,7 +78,17 @@ async fn certificate(cluster: &Cluster, name: &str, authority: &Authority, addre
 // S1.4+ S1.17+ S1.20 S1.21 S1.23 S1.56+ S1.61+
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_config_map_and_secrets_are_served_followed_and_survive_a_bad_edit() {
-    let cluster = start().await;
+    served_followed_and_survives(Form::OneProcess).await;
+}
+
+// S1.4+ S1.17+ S1.20+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_config_map_and_secrets_are_served_by_a_gateway_without_any_right() {
+    served_followed_and_survives(Form::TwoProcesses).await;
+}
+
+async fn served_followed_and_survives(form: Form) {
+    let cluster = start(form).await;
     let (a, b): (IpAddr, IpAddr) = (unique_loopback().into(), unique_loopback().into());
     let (first, second) = (Authority::new("first"), Authority::new("second"));
     route(&cluster, &[("tenant-A", a)]).await;
@@ -109,7 +120,8 @@ async fn a_config_map_and_secrets_are_served_followed_and_survive_a_bad_edit() {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_config_map_is_served_from_the_cache_by_a_start_without_an_api_server() {
-    let mut cluster = start_on(TestEnv::on_double(ApiServer::settings()).await).await;
+    let env = TestEnv::on_double(ApiServer::settings()).await;
+    let mut cluster = start_on(env, Form::OneProcess).await;
     cluster.dir.write("cache.key", "AAECAwQFBgcICQoLDA0ODxAREhMUFRYXGBkaGxwdHh8=\n");
     let key = cluster.dir.join("cache.key");
     std::fs::set_permissions(&key, std::os::unix::fs::PermissionsExt::from_mode(0o600)).unwrap();
@@ -189,13 +201,23 @@ async fn has_event(cluster: &Cluster, namespace: &str, reason: &str, of: &str) -
 // S1.24 S1.48
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_service_says_the_address_that_its_tenant_serves_and_no_other() {
+    says_the_address_and_no_other(Form::OneProcess).await;
+}
+
+// S1.24+ S1.48+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_service_says_the_address_that_a_gateway_without_any_right_serves() {
+    says_the_address_and_no_other(Form::TwoProcesses).await;
+}
+
+async fn says_the_address_and_no_other(form: Form) {
     let env = TestEnv::start().await;
     let kubeconfig = env.service_account("durward").await;
     let theirs = env.new_namespace(&json!({"durward.dev/tenant": "acme"})).await;
     install(&env, "deploy/kubernetes/rbac.yaml", &theirs).await;
     install(&env, "deploy/kubernetes/load-balancers.yaml", &theirs).await;
-    let more = Arguments::new(&[], &["--kube-load-balancers"]);
-    let cluster = Cluster::with(env, &kubeconfig, Form::OneProcess, more).await;
+    let more = Arguments::new(&["--kube-load-balancers"], &[]);
+    let cluster = Cluster::with(env, &kubeconfig, form, more).await;
     let mallory = namespace(&cluster, "mallory").await;
     let nobody = cluster.env.new_namespace(&json!({})).await;
     let at = door();

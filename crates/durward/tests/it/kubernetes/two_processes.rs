@@ -6,7 +6,9 @@ use durward_testkit::kubernetes::{ApiServer, TestEnv};
 use durward_testkit::process::eventually;
 use serde_json::json;
 
-use super::{Cluster, DEADLINE, Form, cases, door, kube, policies, run, spec, until_served};
+use super::{
+    Arguments, Cluster, DEADLINE, Form, cases, door, kube, policies, run, spec, until_served,
+};
 use crate::support::{durward, get, status};
 
 // S1.14+ S1.18+ S1.23+
@@ -87,22 +89,29 @@ async fn egress_policies_and_the_labels_of_a_namespace_add_to_the_rules_of_its_t
 }
 
 #[test]
-fn what_only_one_process_does_is_refused_by_name_where_there_are_two() {
-    let of_gateway = ["run", "--kube-socket", "/nonexistent/kube.sock"];
-    let of_kube = ["kube", "--socket", "/nonexistent/kube.sock"];
-    for (option, value) in [
-        ("--smartnat-mappings", None),
-        ("--kube-load-balancers", None),
-        ("--kube-routing", Some("routing")),
-    ] {
-        for process in [&of_gateway[..], &of_kube] {
-            let mut command = durward(process);
-            let output = command.arg(option).args(value).output().unwrap();
-            let said = String::from_utf8_lossy(&output.stderr);
-            assert_eq!(output.status.code(), Some(2), "{process:?} {said}");
-            assert!(said.contains(option) && said.contains("run --kubernetes"), "{said}");
-        }
+fn what_is_for_the_process_that_reads_the_api_is_refused_by_the_other() {
+    let gateway = ["run", "--kube-socket", "/nonexistent/kube.sock"];
+    for option in ["--smartnat-mappings", "--kube-load-balancers", "--kube-ingresses"] {
+        let output = durward(&gateway).arg(option).output().unwrap();
+        let said = String::from_utf8_lossy(&output.stderr);
+        assert_eq!(output.status.code(), Some(2), "{said}");
+        assert!(said.contains(option) && said.contains("durward kube"), "{said}");
     }
+    let output = durward(&["run", "--kube-routing", "routing"]).output().unwrap();
+    let said = String::from_utf8_lossy(&output.stderr);
+    assert_eq!(output.status.code(), Some(2), "{said}");
+    assert!(said.contains("--kube-socket"), "{said}");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_config_map_that_is_not_handed_over_is_said() {
+    let env = TestEnv::start().await;
+    let kubeconfig = env.kubeconfig();
+    let more = Arguments::new(&[], &["--kube-routing", "routing"]);
+    let cluster = Cluster::with(env, &kubeconfig, Form::TwoProcesses, more).await;
+
+    let says = async || readiness(&cluster).contains("give durward kube the same --kube-routing");
+    assert!(eventually(DEADLINE, says).await, "{}", readiness(&cluster));
 }
 
 /// Returns what the gateway's readiness says.

@@ -11,6 +11,13 @@ use crate::support::{DEADLINE, durward, get};
 
 const FINALIZER: &str = "mapping.finalizers.aureacentral.com";
 
+/// Processes in which the API is read and the kernel written.
+#[derive(Clone, Copy)]
+enum Processes {
+    One,
+    Two,
+}
+
 /// A lab with an API server, in whose namespace there is a Service `echo` with the lab's pod.
 struct Cluster {
     lab: Lab,
@@ -90,8 +97,8 @@ impl Cluster {
         self.runtime.block_on(self.env.raw("DELETE", &self.path(name), None)).unwrap();
     }
 
-    /// Starts a gateway that has the rights of the manifests and no others.
-    fn start(&self) -> Child {
+    /// Starts a gateway, or `durward kube` and a gateway without any right; whoever reads the API has the rights of the manifests and no others.
+    fn start(&self, processes: Processes) -> Vec<Child> {
         let kubeconfig = self.runtime.block_on(self.env.service_account("durward"));
         for file in [
             "deploy/kubernetes/rbac.yaml",
@@ -104,12 +111,24 @@ impl Cluster {
         let file = self.lab.dir.join("kubeconfig");
         std::fs::write(&file, kubeconfig).unwrap();
         let (file, admin) = (file.to_str().unwrap().to_owned(), ADMIN.to_string());
-        let arguments = [
-            &["run", "--kubernetes", "--smartnat-mappings", "--kubeconfig", &file][..],
-            &["--admin", &admin, "--access-log", "off", "--workers", "1"],
-            &OPTIONS,
-        ];
-        Child::spawn(durward(&arguments.concat()))
+        let reads = ["--smartnat-mappings", "--kubeconfig", &file];
+        let serves = ["--admin", &admin, "--access-log", "off", "--workers", "1"];
+        match processes {
+            Processes::One => {
+                let arguments = [&["run", "--kubernetes"][..], &reads, &serves, &OPTIONS];
+                vec![Child::spawn(durward(&arguments.concat()))]
+            }
+            Processes::Two => {
+                let socket = self.lab.dir.join("kube.sock");
+                let socket = socket.to_str().unwrap();
+                let kube = [&["kube", "--admin", "off", "--socket", socket][..], &reads];
+                let gateway = [&["run", "--kube-socket", socket][..], &serves, &OPTIONS];
+                vec![
+                    Child::spawn(durward(&gateway.concat())),
+                    Child::spawn(durward(&kube.concat())),
+                ]
+            }
+        }
     }
 
     /// Waits until the status of a Mapping is so.
@@ -158,9 +177,21 @@ fn is_carried(status: &Value, pods: &[&str]) -> bool {
 fn a_mapping_of_a_cluster_is_carried_to_its_pods_and_gone_when_it_is_deleted() {
     let name =
         "nat::mappings::a_mapping_of_a_cluster_is_carried_to_its_pods_and_gone_when_it_is_deleted";
+    carried_and_gone(name, Processes::One);
+}
+
+// S5.17+ S5.34+ S5.45+ S5.53+
+#[test]
+fn a_mapping_is_carried_and_gone_by_a_gateway_without_any_right() {
+    let name = "nat::mappings::a_mapping_is_carried_and_gone_by_a_gateway_without_any_right";
+    carried_and_gone(name, Processes::Two);
+}
+
+fn carried_and_gone(name: &str, processes: Processes) {
     in_namespace(name, || {
         let cluster = Cluster::new();
-        let gateway = cluster.start();
+        let gateways = cluster.start(processes);
+        let gateway = &gateways[0];
         cluster.mapping("desk", &spec(8080));
 
         cluster.until("desk", |status| is_carried(status, &[POD]));
@@ -182,7 +213,8 @@ fn a_mapping_of_a_cluster_is_carried_to_its_pods_and_gone_when_it_is_deleted() {
         ] {
             assert!(!cluster.may(verb, group, resource), "{verb} {resource}");
         }
-        // Several slices, none ready, and the Service itself gone.
+        // Several slices, none ready, and the Service itself gone. At no moment before it is meant to be is none ready: a status that says so would be of that moment.
+        cluster.slice(&[9000, 9001]);
         cluster.slice(&[9001]);
         let is_second = || cluster.heard(8080) == Ok("second 10.244.0.1".to_owned());
         assert!(eventually_blocking(DEADLINE, is_second));
@@ -204,9 +236,20 @@ fn a_mapping_of_a_cluster_is_carried_to_its_pods_and_gone_when_it_is_deleted() {
 fn an_invalid_mapping_says_why_leaves_the_other_alone_and_can_be_deleted() {
     let name =
         "nat::mappings::an_invalid_mapping_says_why_leaves_the_other_alone_and_can_be_deleted";
+    invalid_and_deleted(name, Processes::One);
+}
+
+// S5.36+ S5.55+
+#[test]
+fn an_invalid_mapping_says_why_where_the_gateway_has_no_right() {
+    let name = "nat::mappings::an_invalid_mapping_says_why_where_the_gateway_has_no_right";
+    invalid_and_deleted(name, Processes::Two);
+}
+
+fn invalid_and_deleted(name: &str, processes: Processes) {
     in_namespace(name, || {
         let cluster = Cluster::new();
-        let _gateway = cluster.start();
+        let _gateways = cluster.start(processes);
         cluster.mapping("first", &spec(8080));
         cluster.until("first", |status| is_carried(status, &[POD]));
 

@@ -39,6 +39,8 @@ fn report(document: &Document, outcome: Outcome) -> ObjectReport {
         outcome,
         findings: Vec::new(),
         planes: Vec::new(),
+        addresses: Vec::new(),
+        configured: None,
     }
 }
 
