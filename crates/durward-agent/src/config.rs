@@ -463,3 +463,6 @@ fn bad(field: &str, written: &str, fault: &str) -> ConfigError {
         fault: fault.to_owned(),
     }
 }
+
+#[cfg(test)]
+mod tests;

@@ -94,12 +94,20 @@ impl Links {
 
     /// Returns the claims for a younger process, and takes no registrations while it starts: it would not know of them.
     pub(crate) fn hand_over(&self) -> Vec<String> {
-        let mut state = self.state();
-        state.paused = true;
-        // From here on the files are the younger one's.
-        self.disk.iter().for_each(Disk::hold);
-        let claims = state.claims.all_to_json().into_iter();
-        claims.filter_map(|one| String::from_utf8(one).ok()).collect()
+        let claims = {
+            let mut state = self.state();
+            state.paused = true;
+            state.claims.all_to_json()
+        };
+        // From here on the files are the younger one's. A disk that hangs must not stop the hand-over.
+        if let Some(disk) = &self.disk
+            && !disk.hold(STORED)
+        {
+            tracing::warn!(
+                "claims of links are still being written: the new process may find older ones in the files, and writes its own"
+            );
+        }
+        claims.into_iter().filter_map(|one| String::from_utf8(one).ok()).collect()
     }
 
     /// Takes registrations again: the younger process did not take over.

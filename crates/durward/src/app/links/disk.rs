@@ -176,13 +176,13 @@ impl Disk {
         Ok(())
     }
 
-    /// Writes nothing from now on, once what is being written is finished: another process has the files.
-    pub(super) fn hold(&self) {
+    /// Writes nothing from now on: another process has the files. Returns false if what is being written is not finished after `patience`.
+    pub(super) fn hold(&self, patience: Duration) -> bool {
         let mut work = self.shared.work();
         work.held = true;
-        while !work.writing.is_empty() {
-            work = self.shared.changed.wait(work).unwrap_or_else(PoisonError::into_inner);
-        }
+        let is_writing = |work: &mut Work| !work.writing.is_empty();
+        let waited = self.shared.changed.wait_timeout_while(work, patience, is_writing);
+        !waited.unwrap_or_else(PoisonError::into_inner).1.timed_out()
     }
 
     /// Writes again.
@@ -345,13 +345,13 @@ mod tests {
         let disk = Disk::start(directory.path()).unwrap();
         let file = directory.path().join("links/acme+a.json");
 
-        disk.hold();
+        assert!(disk.hold(PATIENCE));
         kept(&disk, &["a"]);
         assert!(disk.wait(&[&id("a")], Duration::from_millis(50)).is_err());
         assert!(!file.exists());
         disk.resume();
         disk.wait(&[&id("a")], PATIENCE).unwrap();
-        disk.hold();
+        assert!(disk.hold(PATIENCE));
         disk.keep([(id("a"), None)].into_iter());
         drop(disk);
 

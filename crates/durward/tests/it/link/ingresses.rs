@@ -117,7 +117,7 @@ async fn double(test: &str) -> Option<TestEnv> {
     Some(env)
 }
 
-// S3.3 S3.26+ S3.67 S3.42 S3.43 S3.44 S3.46 S3.54+ S3.74
+// S3.3 S3.26+ S3.40 S3.41 S3.42 S3.43 S3.44 S3.45 S3.46 S3.54 S3.55+ S3.67 S3.74
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn an_ingress_of_a_private_cluster_is_served_at_its_tenants_address_as_long_as_it_is_there() {
     let Some(env) = double("ingresses of an agent").await else { return };
@@ -175,6 +175,10 @@ async fn shows_what_is_served(cluster: &Cluster) {
     };
     let metrics = ask("/metrics").await;
     assert!(metrics.contains("gateway_routes_active 2\n"), "{metrics}");
+    let registered = metrics.lines().find_map(|line| {
+        line.strip_prefix("gateway_routes_registered_total ")?.parse::<u64>().ok()
+    });
+    assert!(registered.is_some_and(|number| number >= 4), "{metrics}");
     assert!(metrics.contains("gateway_cluster_type{type=\"private\"} 1"), "{metrics}");
     let shown = blocking(move || stdout(&output(&["agent", "status", "--admin", &admin]))).await;
     assert!(shown.contains("cluster: private, routing mode: tunnel, routes served: 2"), "{shown}");

@@ -59,7 +59,7 @@ fn an_agent_runs_says_how_it_is_reads_its_routes_again_and_ends() {
     gateway.stop();
 }
 
-// S3.56+
+// S3.56
 #[test]
 fn the_first_broken_piece_from_the_route_to_the_backend_is_named() {
     let world = World::new();
@@ -92,9 +92,11 @@ fn the_first_broken_piece_from_the_route_to_the_backend_is_named() {
     gateway.stop();
 }
 
+// S3.39
 #[test]
 fn a_file_that_cannot_be_used_says_the_field_and_ends_with_3() {
     let dir = TempDir::new();
+    durward_testkit::certificates::Authority::new("servers").write(dir.path(), "servers");
     let cases = [
         ("link: a\n", "gateways"),
         ("link: a\ngateways: []\ncertificateFile: a\nkeyFile: a\n", "gateways"),
@@ -102,6 +104,10 @@ fn a_file_that_cannot_be_used_says_the_field_and_ends_with_3() {
         (
             "link: a\ngateways: ['tls://a']\ncertificateFile: nowhere.crt\nkeyFile: nowhere.key\ncaFile: nowhere.crt\n",
             "nowhere.crt",
+        ),
+        (
+            "link: a\ngateways: ['wss://a']\ncaFile: servers.crt\n",
+            "set DURWARD_AGENT_TOKEN or PIPEOPS_TOKEN",
         ),
         ("link: a\nrouts: []\n", "routs"),
     ];
