@@ -2,7 +2,7 @@
 
 use std::collections::BTreeMap;
 use std::net::{IpAddr, TcpStream};
-use std::time::{Duration, Instant};
+use std::time::Instant;
 
 use durward_nat::options::{AssignedAddress, GatewayRule};
 use durward_nat::{Nat, Options};
