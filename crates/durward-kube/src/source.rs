@@ -151,8 +151,7 @@ impl Source {
                 Reflector::new(client.clone(), scope, sink, watch, sources.absent_pause);
             tasks.spawn(reflector.run());
         }
-        for (watch, reflector) in foreign_apis(client, sources, &gather, &health) {
-            first.push(watch);
+        for reflector in foreign_apis(client, sources, &gather, &health) {
             tasks.spawn(reflector.run());
         }
         // Where one namespace is served, no right on any other is needed.
@@ -245,7 +244,12 @@ impl Source {
 
     /// Waits for the next change; the first one may be empty. Cancelling the wait loses nothing.
     pub async fn next(&self) -> Observed {
-        while !self.first.iter().all(|watch| watch.is_synced()) {
+        // A kind of another controller that cannot be read keeps nobody's tenants out: it is waited for briefly, as is_synced does.
+        let is_read = || {
+            self.first.iter().all(|watch| watch.is_synced())
+                && FOREIGN_APIS.iter().all(|(_, kind)| self.health.is_ready(kind))
+        };
+        while !is_read() {
             // A start, and nothing else, waits here; a watch that goes down later stays synced.
             tokio::time::sleep(Duration::from_millis(5)).await;
         }
@@ -297,15 +301,13 @@ fn foreign_apis(
     sources: &Sources,
     gather: &Arc<Gather>,
     health: &Health,
-) -> impl Iterator<Item = (Arc<WatchHealth>, Reflector<ForeignApis>)> {
+) -> impl Iterator<Item = Reflector<ForeignApis>> {
     let read = FOREIGN_APIS.iter().filter(move |_| sources.foreign_apis);
     read.map(move |(kind, resource)| {
         let scope = Scope { namespace: sources.namespace.clone(), ..Scope::all(resource) };
         let sink = ForeignApis::new(*kind, resource, Arc::clone(gather));
-        let watch = health.of_start(resource);
-        let (client, pause) = (client.clone(), sources.absent_pause);
-        let reflector = Reflector::new(client, scope, sink, Arc::clone(&watch), pause);
-        (watch, reflector)
+        let (watch, pause) = (health.of(resource), sources.absent_pause);
+        Reflector::new(client.clone(), scope, sink, watch, pause)
     })
 }
 

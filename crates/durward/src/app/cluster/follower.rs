@@ -10,6 +10,7 @@ use durward_control::reference::Reference;
 use durward_control::stream::ObjectReport;
 use durward_control::{Store, compile};
 use durward_kube::object::Object;
+use durward_kube::resource_type::ResourceType;
 use durward_kube::revisions::Revisions;
 use durward_kube::source::{Observed, Wanted};
 use durward_kube::status::Desired;
@@ -260,7 +261,10 @@ impl Follower {
         let broken = compiled.verdicts.iter().filter(|verdict| is_broken(verdict));
         let broken = broken.filter_map(|verdict| self.objects.get(verdict.document.object()?));
         // Of foreign objects no revisions are kept.
-        let broken = broken.filter(|object| object.mapping.is_none());
+        let is_own = |object: &&Object| {
+            object.mapping.is_none() && ResourceType::of(object.id.kind).is_some()
+        };
+        let broken = broken.filter(is_own);
         let found = revisions.former_documents(broken, Instant::now() + FORMER).await;
         if found.unread > 0 {
             let objects = found.unread;
