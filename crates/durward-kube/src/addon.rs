@@ -1,12 +1,14 @@
 //! Objects in tenant clusters: whoever hosts API servers applies and removes them through the kubeconfig of each, and says in the `HostedApi` what came of it.
 //!
-//! Each `HostedApi` has a task of its own, so that a cluster that does not answer delays no other. A cluster is connected to when something has to be applied there, and the connection is
-//! closed afterwards: clusters in which nothing changes cost nothing.
+//! Each `HostedApi` has a task of its own, an attempt has a deadline, and the `HostedApi`s of one namespace have few places at once: a cluster that answers slowly delays those of
+//! other namespaces by a bounded time. A cluster is connected to when something has to be applied there or was not looked at for long, and the connection is closed afterwards.
 
 mod cluster;
+mod failure;
 mod follow;
 mod kubeconfig;
 mod management;
+mod places;
 mod target;
 mod work;
 
@@ -21,12 +23,16 @@ use serde_json::Value;
 pub use follow::{Addons, AddonsReport};
 pub use kubeconfig::{KubeconfigFault, of_tenant};
 
+use crate::client::Reach;
+
 /// Field manager of everything that is written, in both clusters.
 pub const MANAGER: &str = "durward-api-addons";
 /// Finalizer of a `HostedApi` whose tenant cluster has objects of ours.
 pub const FINALIZER: &str = "durward.dev/api-proxy";
 /// Label of every object in a tenant cluster, and its value.
 pub const MANAGED_BY: (&str, &str) = ("app.kubernetes.io/managed-by", MANAGER);
+/// Annotation of every object in a tenant cluster: the uid of the `HostedApi` that it was installed for. Several may name one cluster.
+pub const OWNER: &str = "durward.dev/hosted-api-uid";
 /// Type of the condition that says what became of the installation.
 pub const CONDITION: &str = "ProxyInstalled";
 
@@ -73,6 +79,10 @@ pub struct AddonOptions {
     pub longest_wait: Duration,
     /// Tenant clusters that are worked on at once.
     pub at_once: usize,
-    /// Time for one request to a tenant cluster.
+    /// Time for one request to a tenant cluster. An attempt has six times as much.
     pub patience: Duration,
+    /// Time after which everything is applied again where nothing changed, so that what was deleted there comes back.
+    pub recheck: Duration,
+    /// Addresses that the API servers of tenant clusters may have.
+    pub reach: Arc<Reach>,
 }

@@ -5,6 +5,7 @@
 
 mod access;
 mod dial;
+mod reach;
 mod target;
 mod tls;
 mod token;
@@ -17,6 +18,7 @@ use thiserror::Error;
 use tower::ServiceBuilder;
 
 pub use access::{AccessError, Location};
+pub use reach::Reach;
 pub(crate) use transport::chain;
 pub use transport::{Traffic, Transport, TransportError};
 

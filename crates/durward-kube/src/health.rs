@@ -128,7 +128,13 @@ impl Health {
         watches.is_synced
     }
 
-    /// Returns the kinds that were never read, though documents name objects of them, each with the fault.
+    /// Returns whether a start does not wait for this kind.
+    pub(crate) fn is_ready(&self, kind: &ResourceType) -> bool {
+        let now = Instant::now();
+        self.watches().all.get(kind.kind).is_none_or(|watch| watch.is_ready(now))
+    }
+
+    /// Returns the kinds that were never read, though documents name objects of them or they are another controller's, each with the fault.
     #[must_use]
     pub fn unread(&self) -> Vec<(&'static str, String)> {
         let watches = self.watches();

@@ -28,5 +28,5 @@ pub mod source;
 pub mod status;
 mod watch;
 
-pub use client::{Clients, Limits, Location};
+pub use client::{Clients, Limits, Location, Reach};
 pub use source::{Source, Sources};

@@ -13,6 +13,7 @@ use serde::de::{IgnoredAny, MapAccess, Visitor};
 use serde::{Deserialize, Deserializer, Serialize};
 use serde_json::value::RawValue;
 
+use crate::resource_type::ResourceType;
 use crate::smartnat::Mapping;
 use crate::status::Condition;
 
@@ -255,7 +256,7 @@ impl Object {
     /// Returns whether the object is of one of our own kinds, of which statuses and accepted revisions are written.
     #[must_use]
     pub fn is_ours(&self) -> bool {
-        self.mapping.is_none() && self.id.kind != Kind::Ingress
+        self.mapping.is_none() && ResourceType::of(self.id.kind).is_some()
     }
 
     /// Returns whether the object counts as gone: a `Mapping` that waits for its finalizers only.

@@ -19,6 +19,10 @@ use crate::client::{TransportError, chain};
 
 /// Longest answer that is read, and longest line of a watch, in bytes. etcd holds objects of up to 1.5 MiB, unless it is told otherwise.
 pub(crate) const LONGEST: usize = 32 << 20;
+/// Longest answer to one object that is read, in bytes.
+pub(crate) const LONGEST_OBJECT: usize = 2 << 20;
+/// Longest answer to a request that failed that is read, in bytes.
+const LONGEST_FAILURE: usize = 64 << 10;
 /// Time without a byte after which an answer counts as broken off.
 const SILENCE: Duration = Duration::from_secs(30);
 /// Time after which an answer counts as broken off though some bytes of it come now and then.
@@ -62,7 +66,7 @@ pub enum ApiError {
         message: String,
     },
     /// The answer is longer than is read: ask for fewer objects.
-    #[error("answer is longer than {LONGEST} bytes")]
+    #[error("answer is longer than is read")]
     TooLong,
     /// The answer is not what the API defines.
     #[error("answer cannot be read: {0}")]
@@ -109,6 +113,8 @@ impl ApiError {
 #[derive(Debug, Default, Deserialize)]
 pub(crate) struct Status {
     #[serde(default)]
+    pub(crate) kind: String,
+    #[serde(default)]
     pub(crate) code: u16,
     #[serde(default)]
     pub(crate) message: String,
@@ -131,7 +137,17 @@ pub(crate) fn path(base: &str, query: &[(&str, &str)]) -> String {
 
 /// Returns the whole answer to a GET.
 pub(crate) async fn get(client: &kube::Client, path: &str) -> Result<Bytes, ApiError> {
-    whole(client, Method::GET, path, None, Bytes::new()).await
+    get_within(client, path, LONGEST).await
+}
+
+/// Returns the whole answer to a GET if it is no longer than `longest` bytes.
+pub(crate) async fn get_within(
+    client: &kube::Client,
+    path: &str,
+    longest: usize,
+) -> Result<Bytes, ApiError> {
+    let response = respond(client, Method::GET, path, None, Bytes::new()).await?;
+    collect(response.into_body(), longest).await
 }
 
 /// Sends `body` and returns the whole answer.
@@ -142,7 +158,20 @@ pub(crate) async fn send(
     content_type: &'static str,
     body: Bytes,
 ) -> Result<Bytes, ApiError> {
-    whole(client, method, path, Some(content_type), body).await
+    send_within(client, method, path, content_type, body, LONGEST).await
+}
+
+/// Sends `body` and returns the whole answer if it is no longer than `longest` bytes.
+pub(crate) async fn send_within(
+    client: &kube::Client,
+    method: Method,
+    path: &str,
+    content_type: &'static str,
+    body: Bytes,
+    longest: usize,
+) -> Result<Bytes, ApiError> {
+    let response = respond(client, method, path, Some(content_type), body).await?;
+    collect(response.into_body(), longest).await
 }
 
 /// A whole answer, and the server's time.
@@ -163,7 +192,7 @@ pub(crate) async fn dated(
     let response = respond(client, method, path, content_type, body).await?;
     let date = response.headers().get(header::DATE).and_then(|date| date.to_str().ok());
     let time = date.and_then(|date| DateTimeParser::new().parse_timestamp(date).ok());
-    Ok(Dated { body: collect(response.into_body()).await?, time })
+    Ok(Dated { body: collect(response.into_body(), LONGEST).await?, time })
 }
 
 /// Returns the lines of the answer to a GET.
@@ -171,16 +200,6 @@ pub(crate) async fn lines(client: &kube::Client, path: &str) -> Result<Lines, Ap
     let response = respond(client, Method::GET, path, None, Bytes::new()).await?;
     let body = Box::pin(response.into_body());
     Ok(Lines { body, held: BytesMut::new(), searched: 0 })
-}
-
-async fn whole(
-    client: &kube::Client,
-    method: Method,
-    path: &str,
-    content_type: Option<&'static str>,
-    body: Bytes,
-) -> Result<Bytes, ApiError> {
-    collect(respond(client, method, path, content_type, body).await?.into_body()).await
 }
 
 async fn respond(
@@ -204,13 +223,21 @@ async fn respond(
     }
     let after = response.headers().get(header::RETRY_AFTER);
     let after = after.and_then(|value| value.to_str().ok()?.parse().ok()).map(Duration::from_secs);
-    let said = collect(response.into_body()).await.unwrap_or_default();
-    let message = match serde_json::from_slice::<Status>(&said) {
-        Ok(said) if !said.message.is_empty() => said.message,
-        // Proxies answer with pages of their own: a line of it says enough.
-        _ => String::from_utf8_lossy(&said).chars().take(200).collect(),
-    };
-    Err(ApiError::of(status, message, after))
+    let said = collect(response.into_body(), LONGEST_FAILURE).await.unwrap_or_default();
+    Err(ApiError::of(status, words(&said), after))
+}
+
+/// Returns the words of an answer to a request that failed.
+fn words(answer: &[u8]) -> String {
+    match serde_json::from_slice::<Status>(answer) {
+        Ok(said) if said.kind == "Status" && !said.message.is_empty() => said.message,
+        // A page of a proxy, or of something that is no API server. Conditions repeat these words, and whoever chose the server must not read pages by them.
+        _ => {
+            let page: String = String::from_utf8_lossy(answer).chars().take(200).collect();
+            tracing::debug!(page, "answer is no Status of the Kubernetes API");
+            "the answer is not of the Kubernetes API".to_owned()
+        }
+    }
 }
 
 fn unreachable(error: &kube::Error) -> ApiError {
@@ -221,12 +248,12 @@ fn unreachable(error: &kube::Error) -> ApiError {
     ApiError::Unreachable(own.map_or_else(|| chain(error), |error| chain(error)))
 }
 
-async fn collect(body: Body) -> Result<Bytes, ApiError> {
+async fn collect(body: Body, longest: usize) -> Result<Bytes, ApiError> {
     let mut body = Box::pin(body);
     let mut held = BytesMut::new();
     let end = Instant::now() + WHOLE;
     while let Some(data) = next(&mut body, end.min(Instant::now() + SILENCE)).await? {
-        if held.len() + data.len() > LONGEST {
+        if held.len() + data.len() > longest {
             return Err(ApiError::TooLong);
         }
         held.extend_from_slice(&data);
@@ -306,7 +333,7 @@ mod tests {
     #[test]
     fn each_status_has_its_reaction() {
         let of = |code| {
-            let status = Status { code, message: "why".to_owned() };
+            let status = Status { code, message: "why".to_owned(), ..Status::default() };
             ApiError::of_status(&status)
         };
 
@@ -314,6 +341,43 @@ mod tests {
         assert!(matches!(of(403), ApiError::Forbidden(_)) && !of(403).is_passing());
         assert!(matches!(of(429), ApiError::Throttled { .. }) && of(429).is_passing());
         assert!(of(500).is_passing() && !of(422).is_passing());
+    }
+
+    /// Answers every request with this status and body.
+    fn answering(status: u16, body: &str) -> kube::Client {
+        let body = Bytes::from(body.to_owned());
+        let service = tower::service_fn(move |_: Request<Body>| {
+            let body = http_body_util::Full::new(body.clone());
+            let response = Response::builder().status(status).body(body);
+            std::future::ready(Ok::<_, std::convert::Infallible>(response.unwrap()))
+        });
+        kube::Client::new(service, "default")
+    }
+
+    #[tokio::test]
+    async fn an_answer_is_no_longer_than_the_caller_reads() {
+        let client = answering(200, &"[0,0]".repeat(10));
+
+        let (read, refused) =
+            (get_within(&client, "/api", 50).await, get_within(&client, "/api", 49).await);
+
+        assert!(read.is_ok() && matches!(refused, Err(ApiError::TooLong)));
+    }
+
+    #[tokio::test]
+    async fn only_the_words_of_the_kubernetes_api_are_repeated() {
+        let said = |body: &str| {
+            let client = answering(500, body);
+            async move { get(&client, "/api").await.unwrap_err().to_string() }
+        };
+        let long = format!(r#"{{"kind": "Status", "message": "{}"}}"#, "a".repeat(LONGEST_FAILURE));
+
+        let status = said(r#"{"kind": "Status", "message": "etcd is full"}"#).await;
+        assert_eq!(status, "refused with status 500: etcd is full");
+        for page in ["<p>password: hunter2</p>", r#"{"message": "hunter2"}"#, "", &*long] {
+            let words = said(page).await;
+            assert_eq!(words, "refused with status 500: the answer is not of the Kubernetes API");
+        }
     }
 
     /// An answer of which a byte comes each `pause`, without end.

@@ -164,7 +164,7 @@ impl ResourceType {
     pub fn path(&self, version: &str, namespace: Option<&str>) -> String {
         let group = self.group_path(version);
         match namespace.filter(|_| self.namespaced) {
-            Some(namespace) => format!("{group}/namespaces/{namespace}/{}", self.plural),
+            Some(namespace) => format!("{group}/namespaces/{}/{}", segment(namespace), self.plural),
             None => format!("{group}/{}", self.plural),
         }
     }
@@ -172,7 +172,7 @@ impl ResourceType {
     /// Returns the path of one object.
     #[must_use]
     pub fn object_path(&self, version: &str, namespace: Option<&str>, name: &str) -> String {
-        format!("{}/{name}", self.path(version, namespace))
+        format!("{}/{}", self.path(version, namespace), segment(name))
     }
 
     fn group_path(&self, version: &str) -> String {
@@ -231,6 +231,23 @@ impl ResourceType {
         Ok(list.resources.iter().any(|resource| resource.name == self.plural))
     }
 }
+
+/// Returns a name as one segment of a path.
+///
+/// Servers and proxies in front of them may resolve `..` before they look at rights, however it is escaped. In place of what is no segment stands `_`, a name that no object has.
+fn segment(name: &str) -> String {
+    let is_segment = !matches!(name, "" | "." | "..") && !name.contains(['/', '\\', '%']);
+    let name = if is_segment { name } else { "_" };
+    percent_encoding::utf8_percent_encode(name, ESCAPED).to_string()
+}
+
+/// Bytes that are escaped in a segment of a path: all but the unreserved ones and the colon, which names of roles have.
+const ESCAPED: &percent_encoding::AsciiSet = &percent_encoding::NON_ALPHANUMERIC
+    .remove(b'-')
+    .remove(b'.')
+    .remove(b'_')
+    .remove(b'~')
+    .remove(b':');
 
 fn decode<'a, T: Deserialize<'a>>(bytes: &'a [u8]) -> Result<T, ApiError> {
     serde_json::from_slice(bytes).map_err(|error| ApiError::Unreadable(error.to_string()))
@@ -301,5 +318,15 @@ mod tests {
         assert_eq!(slice, "/apis/discovery.k8s.io/v1/namespaces/pay/endpointslices/api-1");
         assert_eq!(TENANTS.api_version("v1alpha1"), "durward.dev/v1alpha1");
         assert_eq!(SERVICES.api_version("v1"), "v1");
+    }
+
+    #[test]
+    fn no_name_leads_out_of_its_namespace() {
+        for name in ["..", ".", "", "../x", "../../other/secrets/x", "a/b", "%2e%2e", "a\\..\\b"] {
+            let path = SECRETS.object_path("v1", Some("pay"), name);
+            assert_eq!(path, "/api/v1/namespaces/pay/secrets/_", "{name}");
+        }
+        let path = SECRETS.object_path("v1", Some("../kube-system"), "a?watch=1#x y");
+        assert_eq!(path, "/api/v1/namespaces/_/secrets/a%3Fwatch%3D1%23x%20y");
     }
 }

@@ -157,10 +157,9 @@ impl Source {
             tasks.spawn(reflector.run());
         }
         if sources.ingresses {
-            first.extend(begin_ingresses(client, sources, (&gather, &health), &mut tasks));
+            begin_ingresses(client, sources, (&gather, &health), &mut tasks);
         }
-        for (watch, reflector) in foreign_apis(client, sources, &gather, &health) {
-            first.push(watch);
+        for reflector in foreign_apis(client, sources, &gather, &health) {
             tasks.spawn(reflector.run());
         }
         // Where one namespace is served, no right on any other is needed.
@@ -253,7 +252,16 @@ impl Source {
 
     /// Waits for the next change; the first one may be empty. Cancelling the wait loses nothing.
     pub async fn next(&self) -> Observed {
-        while !self.first.iter().all(|watch| watch.is_synced()) {
+        // A kind that is not ours and cannot be read keeps nobody's tenants out: it is waited for briefly, as is_synced does.
+        let foreign = || {
+            let apis = FOREIGN_APIS.iter().map(|(_, kind)| *kind);
+            apis.chain([&INGRESSES, &INGRESS_CLASSES])
+        };
+        let is_read = || {
+            self.first.iter().all(|watch| watch.is_synced())
+                && foreign().all(|kind| self.health.is_ready(kind))
+        };
+        while !is_read() {
             // A start, and nothing else, waits here; a watch that goes down later stays synced.
             tokio::time::sleep(Duration::from_millis(5)).await;
         }
@@ -305,18 +313,16 @@ fn begin_ingresses(
     sources: &Sources,
     (gather, health): (&Arc<Gather>, &Arc<Health>),
     tasks: &mut JoinSet<()>,
-) -> [Arc<WatchHealth>; 2] {
+) {
     let sink = Ingresses::new(Arc::clone(gather));
     let scope = Scope { namespace: sources.namespace.clone(), ..Scope::all(&INGRESSES) };
-    let watches = [health.of_start(&INGRESSES), health.of_start(&INGRESS_CLASSES)];
-    let [objects, classes] = watches.clone();
+    let (objects, classes) = (health.of(&INGRESSES), health.of(&INGRESS_CLASSES));
     let pause = sources.absent_pause;
     let reflector = Reflector::new(client.clone(), scope, sink.clone(), objects, pause);
     tasks.spawn(reflector.run());
     let (scope, sink) = (Scope::all(&INGRESS_CLASSES), Classes(sink));
     let reflector = Reflector::new(client.clone(), scope, sink, classes, pause);
     tasks.spawn(reflector.run());
-    watches
 }
 
 /// Returns the watches of kinds of other controllers that name hosted API servers, if these are read.
@@ -325,15 +331,13 @@ fn foreign_apis(
     sources: &Sources,
     gather: &Arc<Gather>,
     health: &Health,
-) -> impl Iterator<Item = (Arc<WatchHealth>, Reflector<ForeignApis>)> {
+) -> impl Iterator<Item = Reflector<ForeignApis>> {
     let read = FOREIGN_APIS.iter().filter(move |_| sources.foreign_apis);
     read.map(move |(kind, resource)| {
         let scope = Scope { namespace: sources.namespace.clone(), ..Scope::all(resource) };
         let sink = ForeignApis::new(*kind, resource, Arc::clone(gather));
-        let watch = health.of_start(resource);
-        let (client, pause) = (client.clone(), sources.absent_pause);
-        let reflector = Reflector::new(client, scope, sink, Arc::clone(&watch), pause);
-        (watch, reflector)
+        let (watch, pause) = (health.of(resource), sources.absent_pause);
+        Reflector::new(client.clone(), scope, sink, watch, pause)
     })
 }
 

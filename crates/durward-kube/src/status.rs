@@ -195,13 +195,14 @@ fn ready(accepted: &Judgement, programmed: &Judgement) -> Judgement {
 }
 
 impl Judgement {
-    fn new(r#type: &'static str, status: Truth, reason: &str, message: &str) -> Self {
+    /// Builds a judgement, with no more of the message than a condition holds.
+    pub(crate) fn new(r#type: &'static str, status: Truth, reason: &str, message: &str) -> Self {
         Self { r#type, status, reason: Arc::from(reason), message: Arc::from(bounded(message)) }
     }
 }
 
 /// Returns `message`, cut where it is too long.
-fn bounded(message: &str) -> String {
+pub(crate) fn bounded(message: &str) -> String {
     if message.len() <= LONGEST_MESSAGE {
         return message.to_owned();
     }

@@ -47,8 +47,9 @@ const QUESTION_BYTES: usize = 64 * 1024;
 
 /// Addresses of a connection.
 #[derive(Clone, Copy, Debug)]
-struct Ends {
-    peer: IpAddr,
+pub(crate) struct Ends {
+    /// Address of the client.
+    pub(crate) peer: IpAddr,
     /// Address the client connected to; `None` if the socket no longer knows it.
     local: Option<IpAddr>,
 }

@@ -11,7 +11,7 @@ use serde::{Deserialize, Serialize};
 use crate::field::Field;
 use crate::place::{At, Place};
 use crate::spec::hosted_api::{HostedApiSpec, ModeSpec};
-use crate::spec::object_name::is_namespace;
+use crate::spec::object_name::is_object_name;
 
 /// Port of the proxies unless another is written: the API server's own.
 const PORT: u16 = 6443;
@@ -237,7 +237,7 @@ impl Reading {
     }
 
     fn secret(&mut self, written: &At<String>, field: &Field<'_>) {
-        if !is_namespace(written) {
+        if !is_object_name(written) {
             let sentence = format!("{:?} is no name of a Secret", written.value);
             self.fault(field, written.place, sentence);
         }

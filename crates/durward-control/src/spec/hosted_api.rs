@@ -70,7 +70,7 @@ pub struct HostedApiSpec {
     /// What `durward api-addons` installs in the tenant cluster. Default: nothing.
     #[serde(default)]
     pub api_proxy: Option<At<ApiProxySpec>>,
-    /// The Secret with a kubeconfig of the tenant cluster, in its key `kubeconfig`, `admin.conf` or `value`, by which its API proxies are installed.
+    /// The Secret with a kubeconfig of the tenant cluster, in its key `kubeconfig`, `admin.conf`, `admin.svc` or `value`, by which its API proxies are installed.
     #[serde(default)]
     pub kubeconfig_secret_name: Option<At<String>>,
     /// Longest time without a byte on a connection. Default: `24h`; dead peers are detected earlier, by TCP keep-alive.

@@ -1,5 +1,6 @@
 //! A tenant cluster while objects are applied there or removed.
 
+use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::Bytes;
@@ -9,9 +10,9 @@ use serde::Deserialize;
 use serde_json::{Value, json};
 use tokio::time::timeout;
 
-use super::{MANAGED_BY, MANAGER};
+use super::{AddonOptions, MANAGED_BY, MANAGER, OWNER};
 use crate::client::{Clients, Limits, Location};
-use crate::request::{self, ApiError};
+use crate::request::{self, ApiError, LONGEST_OBJECT};
 
 /// Connections to one tenant cluster.
 const LIMITS: Limits = Limits {
@@ -27,6 +28,26 @@ const LIMITS: Limits = Limits {
 pub(super) struct TenantCluster {
     clients: Clients,
     patience: Duration,
+    /// Uid of the `HostedApi` that objects are applied for.
+    owner: Arc<str>,
+}
+
+/// What was found in a tenant cluster in place of an object.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) enum Found {
+    /// Nothing.
+    Nothing,
+    /// An object that was installed for this `HostedApi`, or for one that is not said.
+    Ours {
+        /// Uid of the object.
+        uid: String,
+        /// Version of an object that does not say for which `HostedApi` it was installed.
+        unclaimed: Option<String>,
+    },
+    /// An object that was installed for another `HostedApi`.
+    OfAnother,
+    /// An object that was not installed from here.
+    Foreign,
 }
 
 /// How much of what runs in a cluster is ready.
@@ -39,86 +60,178 @@ pub(super) struct Readiness {
 }
 
 impl Readiness {
+    /// Returns whether all proxies are ready. None at all serve nobody.
     pub(super) fn is_complete(self) -> bool {
-        self.is_current && self.ready >= self.wanted
+        self.is_current && self.wanted > 0 && self.ready >= self.wanted
     }
 }
 
+/// An object, of which no more is read than is needed: whoever wrote the kubeconfig may answer anything.
 #[derive(Deserialize)]
-struct Labelled {
-    metadata: Labels,
+struct Head {
+    metadata: HeadMetadata,
 }
 
 #[derive(Deserialize)]
-struct Labels {
+#[serde(rename_all = "camelCase")]
+struct HeadMetadata {
     #[serde(default)]
-    labels: std::collections::BTreeMap<String, String>,
+    uid: String,
+    #[serde(default)]
+    resource_version: String,
+    #[serde(default)]
+    labels: Option<HeadLabels>,
+    #[serde(default)]
+    annotations: Option<HeadAnnotations>,
+}
+
+#[derive(Deserialize)]
+struct HeadLabels {
+    #[serde(default, rename = "app.kubernetes.io/managed-by")]
+    managed_by: Option<String>,
+}
+
+#[derive(Deserialize)]
+struct HeadAnnotations {
+    #[serde(default, rename = "durward.dev/hosted-api-uid")]
+    owner: Option<String>,
+}
+
+/// A `DaemonSet` or Deployment.
+#[derive(Deserialize)]
+struct Workload {
+    metadata: WorkloadMetadata,
+    #[serde(default)]
+    spec: WorkloadSpec,
+    #[serde(default)]
+    status: WorkloadStatus,
+}
+
+#[derive(Deserialize)]
+struct WorkloadMetadata {
+    #[serde(default)]
+    generation: u64,
+}
+
+#[derive(Default, Deserialize)]
+struct WorkloadSpec {
+    #[serde(default)]
+    replicas: Option<u64>,
+}
+
+#[derive(Default, Deserialize)]
+#[serde(rename_all = "camelCase", default)]
+struct WorkloadStatus {
+    observed_generation: Option<u64>,
+    updated_replicas: u64,
+    ready_replicas: u64,
+    desired_number_scheduled: u64,
+    updated_number_scheduled: u64,
+    number_ready: u64,
 }
 
 impl TenantCluster {
-    /// Makes the clients. A connection is opened by the first request.
-    pub(super) async fn new(kubeconfig: Kubeconfig, patience: Duration) -> Result<Self, ApiError> {
-        let location = Location::Inline(std::sync::Arc::new(kubeconfig));
-        let clients = Clients::new(location, LIMITS).await;
+    /// Makes the clients for the `HostedApi` with the uid `owner`. A connection is opened by the first request.
+    pub(super) async fn new(
+        kubeconfig: Kubeconfig,
+        options: &AddonOptions,
+        owner: Arc<str>,
+    ) -> Result<Self, ApiError> {
+        let (kubeconfig, reach) = (Arc::new(kubeconfig), Arc::clone(&options.reach));
+        let clients = Clients::new(Location::Inline { kubeconfig, reach }, LIMITS).await;
         // The library's own words may quote what is written, which may be a secret.
         let clients = clients.map_err(|_| {
             ApiError::Unreadable(
                 "the kubeconfig has an authority or a credential that cannot be used".to_owned(),
             )
         })?;
-        Ok(Self { clients, patience })
+        Ok(Self { clients, patience: options.patience, owner })
     }
 
-    /// Applies an object by server-side apply.
-    pub(super) async fn apply(&self, object: &Value) -> Result<Value, ApiError> {
-        let query = [("fieldManager", MANAGER), ("force", "true")];
-        let path = request::path(&path_of(object), &query);
-        let body = Bytes::from(object.to_string());
-        let send = request::send(
-            &self.clients.write,
-            Method::PATCH,
-            &path,
-            "application/apply-patch+yaml",
-            body,
-        );
-        let answer = self.in_time(send).await?;
-        serde_json::from_slice(&answer)
-            .map_err(|_| ApiError::Unreadable("an object has another form".to_owned()))
-    }
-
-    /// Removes an object if it is there and has our label.
-    pub(super) async fn remove(&self, object: &Value) -> Result<(), ApiError> {
+    /// Looks at what is there in place of an object.
+    pub(super) async fn look(&self, object: &Value) -> Result<Found, ApiError> {
         let path = path_of(object);
-        let body = match self.in_time(request::get(&self.clients.write, &path)).await {
-            Err(ApiError::NotFound(_)) => return Ok(()),
-            body => body?,
-        };
-        let there: Labelled = serde_json::from_slice(&body)
-            .map_err(|_| ApiError::Unreadable("an object has another form".to_owned()))?;
-        let (label, value) = MANAGED_BY;
-        if there.metadata.labels.get(label).map(String::as_str) != Some(value) {
-            return Ok(());
-        }
-        let body = Bytes::from(json!({"propagationPolicy": "Background"}).to_string());
-        let send =
-            request::send(&self.clients.write, Method::DELETE, &path, "application/json", body);
-        match self.in_time(send).await {
-            Ok(_) | Err(ApiError::NotFound(_)) => Ok(()),
-            Err(error) => Err(error),
+        let get = request::get_within(&self.clients.write, &path, LONGEST_OBJECT);
+        match self.in_time(get).await {
+            Err(ApiError::NotFound(_)) => Ok(Found::Nothing),
+            body => Ok(found(decode(&body?)?, &self.owner)),
         }
     }
 
-    /// Gives the endpoints of `kubernetes` back, if proxies have written them.
-    pub(super) async fn hand_back(&self) -> Result<(), ApiError> {
-        self.in_time(crate::slice::hand_back(&self.clients.write)).await.map(drop)
+    /// Makes an object with nothing but its name, its label and its owner. Of several that try, one succeeds; the others are told that it exists.
+    pub(super) async fn claim(&self, object: &Value) -> Result<(), ApiError> {
+        let path = request::path(&collection_of(object), &[("fieldManager", MANAGER)]);
+        let claim = json!({
+            "apiVersion": object["apiVersion"], "kind": object["kind"], "metadata": object["metadata"],
+        });
+        self.send(Method::POST, &path, "application/json", &claim).await
+    }
+
+    /// Applies an object by server-side apply, unless another one is in its place by now.
+    pub(super) async fn apply(&self, object: &Value, found: &Found) -> Result<(), ApiError> {
+        let mut object = object.clone();
+        // What is not there is not taken from anybody either.
+        let mut force = "false";
+        if let Found::Ours { uid, .. } = found {
+            object["metadata"]["uid"] = json!(uid);
+            force = "true";
+        }
+        let query = [("fieldManager", MANAGER), ("force", force)];
+        let path = request::path(&path_of(&object), &query);
+        self.send(Method::PATCH, &path, "application/apply-patch+yaml", &object).await
+    }
+
+    /// Takes an object that does not say its owner, unless it was written since it was found.
+    pub(super) async fn adopt(&self, object: &Value, found: &Found) -> Result<(), ApiError> {
+        let Found::Ours { uid, unclaimed: Some(version) } = found else { return Ok(()) };
+        let metadata = json!({
+            "uid": uid, "resourceVersion": version, "annotations": { OWNER: &*self.owner },
+        });
+        let path = request::path(&path_of(object), &[("fieldManager", MANAGER)]);
+        let change = json!({ "metadata": metadata });
+        self.send(Method::PATCH, &path, "application/merge-patch+json", &change).await
+    }
+
+    /// Removes an object that is ours, unless another one is in its place by now. What runs stays an object until its pods are gone.
+    pub(super) async fn remove(&self, object: &Value, found: &Found) -> Result<(), ApiError> {
+        let Found::Ours { uid, .. } = found else { return Ok(()) };
+        let policy = if is_workload(object) { "Foreground" } else { "Background" };
+        let options = json!({
+            "apiVersion": "v1", "kind": "DeleteOptions",
+            "propagationPolicy": policy, "preconditions": { "uid": uid },
+        });
+        match self.send(Method::DELETE, &path_of(object), "application/json", &options).await {
+            Err(ApiError::NotFound(_)) => Ok(()),
+            removed => removed,
+        }
+    }
+
+    /// Gives the endpoints of `kubernetes` back, if proxies have written them. Returns whether they had.
+    pub(super) async fn hand_back(&self) -> Result<bool, ApiError> {
+        let changed = self.in_time(crate::slice::hand_back(&self.clients.write)).await?;
+        Ok(!changed.is_empty())
     }
 
     /// Returns how many proxies are ready.
     pub(super) async fn readiness(&self, workload: &Value) -> Result<Readiness, ApiError> {
-        let body = self.in_time(request::get(&self.clients.write, &path_of(workload))).await?;
-        let there: Value = serde_json::from_slice(&body)
-            .map_err(|_| ApiError::Unreadable("an object has another form".to_owned()))?;
-        Ok(readiness(&there))
+        let path = path_of(workload);
+        let get = request::get_within(&self.clients.write, &path, LONGEST_OBJECT);
+        let there = decode(&self.in_time(get).await?)?;
+        Ok(readiness(&there, workload["kind"] == "Deployment"))
+    }
+
+    /// Sends a request. Nothing of the answer is needed.
+    async fn send(
+        &self,
+        method: Method,
+        path: &str,
+        kind: &'static str,
+        body: &Value,
+    ) -> Result<(), ApiError> {
+        let body = Bytes::from(body.to_string());
+        let client = &self.clients.write;
+        let send = request::send_within(client, method, path, kind, body, LONGEST_OBJECT);
+        self.in_time(send).await.map(drop)
     }
 
     async fn in_time<T>(
@@ -130,31 +243,67 @@ impl TenantCluster {
     }
 }
 
+fn decode<'a, T: Deserialize<'a>>(answer: &'a [u8]) -> Result<T, ApiError> {
+    serde_json::from_slice(answer)
+        .map_err(|_| ApiError::Unreadable("an object has another form".to_owned()))
+}
+
+fn found(there: Head, owner: &str) -> Found {
+    let HeadMetadata { uid, resource_version: version, labels, annotations } = there.metadata;
+    if labels.and_then(|labels| labels.managed_by).as_deref() != Some(MANAGED_BY.1) {
+        return Found::Foreign;
+    }
+    match annotations.and_then(|annotations| annotations.owner) {
+        Some(other) if other != owner => Found::OfAnother,
+        Some(_) => Found::Ours { uid, unclaimed: None },
+        None => Found::Ours { uid, unclaimed: Some(version) },
+    }
+}
+
 /// Returns how much of a `DaemonSet` or Deployment is ready.
-fn readiness(object: &Value) -> Readiness {
-    let (spec, status) = (&object["spec"], &object["status"]);
-    let number = |value: &Value| value.as_u64().unwrap_or(0);
-    let (wanted, updated, ready) = if object["kind"] == "Deployment" {
-        let wanted = spec["replicas"].as_u64().unwrap_or(1);
-        (wanted, number(&status["updatedReplicas"]), number(&status["readyReplicas"]))
+fn readiness(there: &Workload, is_deployment: bool) -> Readiness {
+    let status = &there.status;
+    let (wanted, updated, ready) = if is_deployment {
+        let wanted = there.spec.replicas.unwrap_or(1);
+        (wanted, status.updated_replicas, status.ready_replicas)
     } else {
-        let wanted = number(&status["desiredNumberScheduled"]);
-        (wanted, number(&status["updatedNumberScheduled"]), number(&status["numberReady"]))
+        (status.desired_number_scheduled, status.updated_number_scheduled, status.number_ready)
     };
-    let generation = number(&object["metadata"]["generation"]);
-    let is_seen = status["observedGeneration"].as_u64().is_some_and(|seen| seen >= generation);
-    Readiness { ready: ready.min(updated), wanted, is_current: is_seen }
+    let generation = there.metadata.generation;
+    let is_current = status.observed_generation.is_some_and(|seen| seen >= generation);
+    Readiness { ready: ready.min(updated), wanted, is_current }
+}
+
+/// Returns whether an object has pods.
+pub(super) fn is_workload(object: &Value) -> bool {
+    object["kind"] == "DaemonSet" || object["kind"] == "Deployment"
+}
+
+/// Returns kind, namespace and name of an object, for people.
+pub(super) fn shown(object: &Value) -> String {
+    let text = |value: &Value| value.as_str().unwrap_or_default().to_owned();
+    let metadata = &object["metadata"];
+    format!(
+        "{} {}/{}",
+        text(&object["kind"]),
+        text(&metadata["namespace"]),
+        text(&metadata["name"])
+    )
 }
 
 /// Returns the path of an object, of which kind, version, namespace and name are known.
 pub(super) fn path_of(object: &Value) -> String {
+    let name = object["metadata"]["name"].as_str().unwrap_or_default();
+    format!("{}/{name}", collection_of(object))
+}
+
+fn collection_of(object: &Value) -> String {
     let text = |value: &Value| value.as_str().unwrap_or_default().to_owned();
     let (version, kind) = (text(&object["apiVersion"]), text(&object["kind"]));
-    let (namespace, name) =
-        (text(&object["metadata"]["namespace"]), text(&object["metadata"]["name"]));
+    let namespace = text(&object["metadata"]["namespace"]);
     let group =
         if version.contains('/') { format!("/apis/{version}") } else { format!("/api/{version}") };
-    format!("{group}/namespaces/{namespace}/{}s/{name}", kind.to_ascii_lowercase())
+    format!("{group}/namespaces/{namespace}/{}s", kind.to_ascii_lowercase())
 }
 
 #[cfg(test)]
@@ -163,22 +312,50 @@ mod tests {
 
     #[test]
     fn a_workload_is_ready_once_its_controller_has_seen_it_and_all_are_new_and_ready() {
+        let read = |kind: &str, object: Value| {
+            readiness(&serde_json::from_value(object).unwrap(), kind == "Deployment").is_complete()
+        };
         let daemon_set = |seen: u64, updated: u64, ready: u64| {
             let status = json!({"observedGeneration": seen, "desiredNumberScheduled": 3, "updatedNumberScheduled": updated, "numberReady": ready});
-            readiness(
-                &json!({"kind": "DaemonSet", "metadata": {"generation": 2}, "status": status}),
-            )
+            read("DaemonSet", json!({"metadata": {"generation": 2}, "status": status}))
         };
-        let deployment = json!({"kind": "Deployment", "metadata": {"generation": 1}, "spec": {"replicas": 2},
+        let deployment = json!({"metadata": {"generation": 1}, "spec": {"replicas": 2},
             "status": {"observedGeneration": 1, "updatedReplicas": 2, "readyReplicas": 2}});
 
-        assert!(daemon_set(2, 3, 3).is_complete() && readiness(&deployment).is_complete());
-        assert!(!daemon_set(1, 3, 3).is_complete());
-        assert!(!daemon_set(2, 1, 3).is_complete());
-        assert!(!daemon_set(2, 3, 2).is_complete());
-        assert!(
-            !readiness(&json!({"kind": "DaemonSet", "metadata": {"generation": 1}})).is_complete()
-        );
+        assert!(daemon_set(2, 3, 3) && read("Deployment", deployment));
+        assert!(!daemon_set(1, 3, 3) && !daemon_set(2, 1, 3) && !daemon_set(2, 3, 2));
+        assert!(!read("DaemonSet", json!({"metadata": {"generation": 1}})));
+    }
+
+    #[test]
+    fn a_workload_that_no_node_takes_is_not_ready() {
+        let status = json!({"observedGeneration": 1, "desiredNumberScheduled": 0});
+        let there = json!({"metadata": {"generation": 1}, "status": status});
+
+        let readiness = readiness(&serde_json::from_value(there).unwrap(), false);
+
+        assert!(readiness.is_current && !readiness.is_complete());
+    }
+
+    #[test]
+    fn an_object_is_ours_by_its_label_and_its_owner() {
+        let found = |metadata: Value| {
+            let object = json!({"metadata": metadata, "data": [0, 0]}).to_string();
+            found(decode(object.as_bytes()).unwrap(), "me")
+        };
+        let labels = json!({MANAGED_BY.0: MANAGED_BY.1, "app": "x"});
+        let ours = |unclaimed: Option<&str>| Found::Ours {
+            uid: "u".to_owned(),
+            unclaimed: unclaimed.map(str::to_owned),
+        };
+        let of = |owner: &str| json!({"uid": "u", "resourceVersion": "1", "labels": labels, "annotations": {OWNER: owner}});
+
+        assert_eq!(found(of("me")), ours(None));
+        let unsaid = json!({"uid": "u", "resourceVersion": "1", "labels": labels});
+        assert_eq!(found(unsaid), ours(Some("1")));
+        assert_eq!(found(of("another")), Found::OfAnother);
+        assert_eq!(found(json!({"labels": {"app": "x"}, "annotations": null})), Found::Foreign);
+        assert_eq!(found(json!({})), Found::Foreign);
     }
 
     #[test]

@@ -4,18 +4,20 @@ use std::collections::{BTreeMap, HashMap};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
-use tokio::sync::{Semaphore, watch};
+use tokio::sync::watch;
 use tokio::task::{AbortHandle, JoinSet};
-use tokio::time::sleep;
+use tokio::time::{sleep, timeout};
 
 use super::AddonOptions;
 use super::management::Management;
+use super::places::Places;
 use super::target::Target;
 use super::work::{Outcome, Work};
 use crate::Clients;
 use crate::backoff::{Backoff, between};
 use crate::health::{Health, WatchHealth};
 use crate::object::{Metadata, ObjectName};
+use crate::request::ApiError;
 use crate::resource_type::HOSTED_APIS;
 use crate::watch::{Reflector, Scope, Sink};
 
@@ -23,6 +25,10 @@ use crate::watch::{Reflector, Scope, Sink};
 const ABSENT: Duration = Duration::from_secs(10);
 /// First pause after an attempt that failed.
 const FIRST: Duration = Duration::from_secs(2);
+/// Attempts to write a condition into an object that others write too.
+const SAYINGS: usize = 5;
+/// Time in which the watch shows an object that was written.
+const FRESH: Duration = Duration::from_secs(2);
 
 /// State of the installations.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -62,7 +68,7 @@ impl Addons {
         let scope = Scope { namespace: options.namespace.clone(), ..Scope::all(&HOSTED_APIS) };
         let management = Management { read: clients.watch.clone(), write: clients.write.clone() };
         let sink = Targets {
-            at_once: Arc::new(Semaphore::new(options.at_once.max(1))),
+            places: Places::new(options.at_once, options.namespace.is_some()),
             management,
             options,
             shared: Arc::clone(&shared),
@@ -103,7 +109,7 @@ impl Addons {
 
 /// Reader of `HostedApi`s, with a task for each.
 struct Targets {
-    at_once: Arc<Semaphore>,
+    places: Places,
     management: Management,
     options: AddonOptions,
     shared: Shared,
@@ -127,17 +133,13 @@ impl Sink for Targets {
             }
             self.forget(&name);
         }
-        if matches!(target.plan, Ok(None)) && target.installed_by.is_none() && target.said.is_none()
-        {
+        let asks_nothing = matches!(target.plan, Ok(None));
+        if asks_nothing && !target.has_finalizer && target.said.is_none() {
             return Ok(true);
         }
+        let share = self.places.of(&target.name.namespace);
         let (sender, targets) = watch::channel(target);
-        let work = Work {
-            management: self.management.clone(),
-            options: self.options.clone(),
-            at_once: Arc::clone(&self.at_once),
-            applied: None,
-        };
+        let work = Work::new(self.management.clone(), self.options.clone(), share);
         let task = tokio::spawn(look_after(targets, work, Arc::clone(&self.shared)));
         self.tasks.insert(name, (sender, task.abort_handle()));
         Ok(true)
@@ -168,12 +170,10 @@ async fn look_after(mut targets: watch::Receiver<Arc<Target>>, mut work: Work, s
     let mut backoff = Backoff::new(FIRST, work.options.resync);
     loop {
         let target = Arc::clone(&targets.borrow_and_update());
-        let was_applied = work.applied.is_some();
+        let was_applied = work.is_applied();
         let outcome = work.attempt(&target).await;
-        if let Err(error) = work.management.say(&target, outcome.judgement()).await {
-            tracing::debug!(hosted_api = %target.name, %error, "the condition was not written");
-        }
-        let is_settled = outcome.is_settled();
+        let is_said = say(&work, &mut targets, &target, &outcome).await;
+        let is_settled = outcome.is_settled() && is_said;
         note(&shared, &target.name, outcome, was_applied);
         let pause = if is_settled {
             backoff.reset();
@@ -191,19 +191,46 @@ async fn look_after(mut targets: watch::Receiver<Arc<Target>>, mut work: Work, s
     }
 }
 
-/// Waits until what is asked for is another; our own writes change nothing of it. `None` when the object is gone.
-async fn wanting_change(targets: &mut watch::Receiver<Arc<Target>>, seen: &Target) -> Option<()> {
-    loop {
-        targets.changed().await.ok()?;
-        let now = targets.borrow_and_update();
-        let same =
-            (now.generation, now.deleted.is_some()) == (seen.generation, seen.deleted.is_some());
-        // Somebody took the finalizer or the condition away.
-        let is_held = now.installed_by == seen.installed_by || now.installed_by.is_some();
-        if !same || !is_held {
-            return Some(());
+/// Writes what came of an attempt, once more where the object was written meanwhile. Returns whether it is said, or another attempt follows at once.
+async fn say(
+    work: &Work,
+    targets: &mut watch::Receiver<Arc<Target>>,
+    attempted: &Target,
+    outcome: &Outcome,
+) -> bool {
+    for _ in 0..SAYINGS {
+        let now = Arc::clone(&targets.borrow_and_update());
+        if asks_otherwise(&now, attempted) {
+            return true;
+        }
+        match work.management.say(&now, outcome.judgement()).await {
+            // An object that is gone has nothing to say.
+            Ok(()) | Err(ApiError::NotFound(_)) => return true,
+            Err(ApiError::Conflict(_)) => {
+                // The sender is gone with the object; the next look at it ends the task.
+                let _ = timeout(FRESH, targets.changed()).await;
+            }
+            Err(error) => {
+                tracing::warn!(hosted_api = %now.name, %error, "the condition of a HostedApi cannot be written");
+                return false;
+            }
         }
     }
+    false
+}
+
+/// Waits until what is asked for is another; our own writes change nothing of it. `None` when the object is gone.
+async fn wanting_change(targets: &mut watch::Receiver<Arc<Target>>, seen: &Target) -> Option<()> {
+    while !asks_otherwise(&targets.borrow_and_update(), seen) {
+        targets.changed().await.ok()?;
+    }
+    Some(())
+}
+
+/// Returns whether something else is asked for than was `seen`, or somebody took away what holds the object.
+fn asks_otherwise(now: &Target, seen: &Target) -> bool {
+    let asked = |target: &Target| (target.generation, target.is_deleted);
+    asked(now) != asked(seen) || (seen.is_held() && !now.is_held())
 }
 
 fn note(shared: &Shared, name: &ObjectName, outcome: Outcome, was_applied: bool) {

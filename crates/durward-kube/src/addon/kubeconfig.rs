@@ -3,6 +3,8 @@
 use kube::config::{AuthInfo, Cluster, Kubeconfig};
 use thiserror::Error;
 
+use crate::client::Reach;
+
 /// A kubeconfig that is not used.
 #[derive(Clone, Debug, PartialEq, Eq, Error)]
 pub enum KubeconfigFault {
@@ -28,8 +30,8 @@ const LONGEST: usize = 256 << 10;
 /// Returns what of a tenant's kubeconfig is used: the server, authority and credentials of its current context.
 ///
 /// # Errors
-/// Fails if it asks for anything else: files, programs, proxies, an unverified server, or an address that only this host reaches.
-pub fn of_tenant(text: &[u8]) -> Result<Kubeconfig, KubeconfigFault> {
+/// Fails if it asks for anything else: files, programs, proxies, an unverified server, or an address that `reach` does not allow.
+pub fn of_tenant(text: &[u8], reach: &Reach) -> Result<Kubeconfig, KubeconfigFault> {
     let unreadable = |why: &str| KubeconfigFault::Unreadable(why.to_owned());
     if text.len() > LONGEST {
         return Err(unreadable("it is longer than 256 KiB"));
@@ -44,7 +46,7 @@ pub fn of_tenant(text: &[u8]) -> Result<Kubeconfig, KubeconfigFault> {
     let context = context.ok_or(KubeconfigFault::Missing("context of its current-context"))?;
     let cluster = read.clusters.iter().find(|named| named.name == context.cluster);
     let cluster = cluster.and_then(|named| named.cluster.as_ref());
-    check_cluster(cluster.ok_or(KubeconfigFault::Missing("cluster of its context"))?)?;
+    check_cluster(cluster.ok_or(KubeconfigFault::Missing("cluster of its context"))?, reach)?;
     let user = read.auth_infos.iter().find(|named| Some(&named.name) == context.user.as_ref());
     let user = user.and_then(|named| named.auth_info.as_ref());
     check_user(user.ok_or(KubeconfigFault::Missing("user of its context"))?)?;
@@ -60,7 +62,7 @@ fn refused(field: &'static str, cure: &'static str) -> KubeconfigFault {
     KubeconfigFault::Refused { field, cure }
 }
 
-fn check_cluster(cluster: &Cluster) -> Result<(), KubeconfigFault> {
+fn check_cluster(cluster: &Cluster, reach: &Reach) -> Result<(), KubeconfigFault> {
     if cluster.insecure_skip_tls_verify == Some(true) {
         return Err(refused(
             "insecure-skip-tls-verify",
@@ -81,26 +83,32 @@ fn check_cluster(cluster: &Cluster) -> Result<(), KubeconfigFault> {
         .parse()
         .map_err(|_| KubeconfigFault::Unreadable("its server is no URL".to_owned()))?;
     if server.scheme_str() != Some("https") {
-        return Err(refused("server without https", "write https://HOST:PORT"));
+        return Err(refused("server without https", SERVER));
+    }
+    let authority = server.authority().map(http::uri::Authority::as_str).unwrap_or_default();
+    let has_path = !matches!(server.path(), "" | "/") || server.query().is_some();
+    if has_path || authority.contains('@') {
+        return Err(refused("server with more than host and port", SERVER));
     }
     let host = server.host().unwrap_or_default().trim_matches(['[', ']']);
-    if host.parse().is_ok_and(is_of_this_host) {
-        return Err(refused(
-            "server at a link-local, multicast or unspecified address",
-            "write the API server's own address",
-        ));
+    if host.is_empty() {
+        return Err(KubeconfigFault::Missing("host in its server"));
+    }
+    // Names are judged when they are dialled, by the addresses that they have then.
+    if host.parse().is_ok_and(|address| !reach.allows(address)) {
+        return Err(refused("server at an address that is not connected to", OWN_ADDRESS));
+    }
+    // Without it the authorities of this host would vouch for the server, and those are everybody's.
+    let authority = cluster.certificate_authority_data.as_deref().unwrap_or_default();
+    if authority.trim().is_empty() {
+        return Err(KubeconfigFault::Missing("certificate-authority-data"));
     }
     Ok(())
 }
 
-fn is_of_this_host(address: std::net::IpAddr) -> bool {
-    let address = address.to_canonical();
-    let is_link_local = match address {
-        std::net::IpAddr::V4(address) => address.is_link_local() || address.is_broadcast(),
-        std::net::IpAddr::V6(address) => address.is_unicast_link_local(),
-    };
-    is_link_local || address.is_unspecified() || address.is_multicast()
-}
+const SERVER: &str = "write https://HOST:PORT";
+const OWN_ADDRESS: &str =
+    "write the API server's own address, in a network that the installer connects to";
 
 fn check_user(user: &AuthInfo) -> Result<(), KubeconfigFault> {
     const INLINE: &str = "write the contents into the field of the same name with -data";
@@ -139,7 +147,7 @@ mod tests {
             "token: t",
         );
 
-        let used = of_tenant(text.as_bytes()).unwrap();
+        let used = of_tenant(text.as_bytes(), &Reach::default()).unwrap();
 
         assert_eq!((used.clusters.len(), used.auth_infos.len(), used.contexts.len()), (1, 1, 1));
         assert_eq!(used.auth_infos[0].name, "u");
@@ -147,7 +155,7 @@ mod tests {
 
     #[test]
     fn a_tenant_gets_no_file_program_or_proxy_of_the_installers_host() {
-        let server = "server: 'https://10.0.0.1:6443'";
+        let server = "server: 'https://10.0.0.1:6443', certificate-authority-data: QQ==";
         for (cluster, user, field) in [
             (server, "exec: {apiVersion: client.authentication.k8s.io/v1, command: id}", "exec"),
             (server, "auth-provider: {name: oidc, config: {}}", "auth-provider"),
@@ -166,24 +174,9 @@ mod tests {
                 "token: t",
                 "certificate-authority",
             ),
-            ("server: 'http://10.0.0.1'", "token: t", "server without https"),
-            (
-                "server: 'https://169.254.169.254'",
-                "token: t",
-                "server at a link-local, multicast or unspecified address",
-            ),
-            (
-                "server: 'https://[::ffff:169.254.169.254]:443'",
-                "token: t",
-                "server at a link-local, multicast or unspecified address",
-            ),
-            (
-                "server: 'https://0.0.0.0:6443'",
-                "token: t",
-                "server at a link-local, multicast or unspecified address",
-            ),
         ] {
-            let fault = of_tenant(kubeconfig(cluster, user).as_bytes()).unwrap_err();
+            let text = kubeconfig(cluster, user);
+            let fault = of_tenant(text.as_bytes(), &Reach::default()).unwrap_err();
 
             let KubeconfigFault::Refused { field: said, .. } = &fault else { panic!("{fault}") };
             assert_eq!(*said, field);
@@ -195,8 +188,44 @@ mod tests {
             "current-context: a",
             "current-context: a\ncontexts: [{name: a, context: {cluster: c, user: u}}]",
         ] {
-            assert!(of_tenant(text.as_bytes()).is_err(), "{text}");
+            assert!(of_tenant(text.as_bytes(), &Reach::default()).is_err(), "{text}");
         }
-        assert!(of_tenant(&[0xff]).is_err() && of_tenant(&vec![b'#'; LONGEST + 1]).is_err());
+        let long = vec![b'#'; LONGEST + 1];
+        for text in [&[0xff][..], &long] {
+            assert!(of_tenant(text, &Reach::default()).is_err());
+        }
+    }
+
+    #[test]
+    fn a_server_is_a_host_and_a_port_that_the_installer_connects_to() {
+        const FOREIGN: &str = "server at an address that is not connected to";
+        const MORE: &str = "server with more than host and port";
+        for (server, field) in [
+            ("http://10.0.0.1", "server without https"),
+            ("https://169.254.169.254", FOREIGN),
+            ("https://[::ffff:169.254.169.254]:443", FOREIGN),
+            ("https://127.0.0.1:6443", FOREIGN),
+            ("https://0.0.0.0:6443", FOREIGN),
+            ("https://10.0.0.1/api/v1/namespaces", MORE),
+            ("https://10.0.0.1?a=b", MORE),
+            ("https://a@10.0.0.1", MORE),
+        ] {
+            let text = kubeconfig(&format!("server: '{server}'"), "token: t");
+            let fault = of_tenant(text.as_bytes(), &Reach::default()).unwrap_err();
+
+            let KubeconfigFault::Refused { field: said, .. } = &fault else { panic!("{fault}") };
+            assert_eq!(*said, field, "{server}");
+        }
+    }
+
+    #[test]
+    fn the_authorities_of_the_installers_host_vouch_for_no_server_of_a_tenant() {
+        for authority in ["", ", certificate-authority-data: ''"] {
+            let text = kubeconfig(&format!("server: 'https://10.0.0.1'{authority}"), "token: t");
+
+            let fault = of_tenant(text.as_bytes(), &Reach::default()).unwrap_err();
+
+            assert_eq!(fault, KubeconfigFault::Missing("certificate-authority-data"));
+        }
     }
 }

@@ -6,14 +6,15 @@ use std::sync::Arc;
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
 use bytes::Bytes;
+use durward_control::spec::object_name::is_object_name;
 use http::Method;
 use jiff::Timestamp;
 use serde::Deserialize;
 use serde_json::{Value, json};
 
-use super::target::{KUBECONFIG, Target};
+use super::target::{KUBECONFIG, Target, Whole};
 use super::{CONDITION, FINALIZER, MANAGER, SecretEntries};
-use crate::request::{self, ApiError};
+use crate::request::{self, ApiError, LONGEST_OBJECT};
 use crate::resource_type::{HOSTED_APIS, SECRETS};
 use crate::status::{Condition, Judgement, with_times};
 
@@ -39,8 +40,11 @@ impl Management {
         namespace: &str,
         name: &str,
     ) -> Result<SecretEntries, ApiError> {
+        if !is_object_name(name) {
+            return Err(ApiError::NotFound("no Secret can have this name".to_owned()));
+        }
         let path = SECRETS.object_path(SECRETS.newest(), Some(namespace), name);
-        let body = request::get(&self.read, &path).await?;
+        let body = request::get_within(&self.read, &path, 2 * LONGEST_OBJECT).await?;
         let unreadable = || ApiError::Unreadable("its data has another form".to_owned());
         let secret: Secret = serde_json::from_slice(&body).map_err(|_| unreadable())?;
         let decoded = secret.data.into_iter().map(|(key, value)| {
@@ -64,10 +68,38 @@ impl Management {
             metadata["finalizers"] = json!([FINALIZER]);
             metadata["annotations"] = json!({ KUBECONFIG: kubeconfig });
         }
-        self.apply(target, "", json!({ "metadata": metadata })).await
+        let answer = self.apply(target, "", json!({ "metadata": metadata })).await?;
+        if kubeconfig.is_some() {
+            return Ok(());
+        }
+        // One that somebody else wrote too, by hand or from a backup, is not taken away with our own fields.
+        let Whole { metadata } = serde_json::from_slice(&answer)
+            .map_err(|_| ApiError::Unreadable("a HostedApi has another form".to_owned()))?;
+        match metadata.finalizers.iter().position(|finalizer| finalizer == FINALIZER) {
+            Some(at) => self.drop_finalizer(target, at).await,
+            None => Ok(()),
+        }
+    }
+
+    /// Takes the finalizer away that is at a position of the list, unless the object was changed there.
+    async fn drop_finalizer(&self, target: &Target, at: usize) -> Result<(), ApiError> {
+        let path = format!("/metadata/finalizers/{at}");
+        let patch = json!([
+            { "op": "test", "path": "/metadata/uid", "value": &*target.uid },
+            { "op": "test", "path": path, "value": FINALIZER },
+            { "op": "remove", "path": path },
+        ]);
+        let version = HOSTED_APIS.newest();
+        let path = HOSTED_APIS.object_path(version, target.name.namespace(), &target.name.name);
+        let path = request::path(&path, &[("fieldManager", MANAGER)]);
+        let (kind, body) = ("application/json-patch+json", Bytes::from(patch.to_string()));
+        request::send(&self.write, Method::PATCH, &path, kind, body).await.map(drop)
     }
 
     /// Says what became of a `HostedApi`, unless that was said already.
+    ///
+    /// # Errors
+    /// Fails with a conflict if the object was written since it was read: what it says by then is not known here.
     pub(super) async fn say(
         &self,
         target: &Target,
@@ -82,12 +114,18 @@ impl Management {
         }
         let metadata = json!({
             "name": &*target.name.name, "namespace": &*target.name.namespace, "uid": &*target.uid,
+            "resourceVersion": &*target.version,
         });
         let body = json!({ "metadata": metadata, "status": { "conditions": conditions } });
-        self.apply(target, "/status", body).await
+        self.apply(target, "/status", body).await.map(drop)
     }
 
-    async fn apply(&self, target: &Target, below: &str, mut body: Value) -> Result<(), ApiError> {
+    async fn apply(
+        &self,
+        target: &Target,
+        below: &str,
+        mut body: Value,
+    ) -> Result<Bytes, ApiError> {
         let version = HOSTED_APIS.newest();
         body["apiVersion"] = json!(HOSTED_APIS.api_version(version));
         body["kind"] = json!(HOSTED_APIS.kind);
@@ -95,11 +133,11 @@ impl Management {
         let query = [("fieldManager", MANAGER), ("force", "true")];
         let path = request::path(&format!("{object}{below}"), &query);
         let body = Bytes::from(body.to_string());
-        request::send(&self.write, Method::PATCH, &path, APPLY, body).await.map(drop)
+        request::send(&self.write, Method::PATCH, &path, APPLY, body).await
     }
 }
 
 /// Returns a judgement of the installation.
 pub(super) fn judgement(status: crate::status::Truth, reason: &str, message: &str) -> Judgement {
-    Judgement { r#type: CONDITION, status, reason: Arc::from(reason), message: Arc::from(message) }
+    Judgement::new(CONDITION, status, reason, message)
 }

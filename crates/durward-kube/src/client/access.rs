@@ -12,13 +12,20 @@ use kube::config::{InClusterError, KubeConfigOptions, Kubeconfig, KubeconfigErro
 use secrecy::ExposeSecret as _;
 use thiserror::Error;
 
+use super::reach::Reach;
+
 /// Source of the API server's address and credentials.
 #[derive(Clone, Debug)]
 pub enum Location {
     /// The service account of the pod.
     InCluster,
-    /// A kubeconfig that was read and judged already.
-    Inline(Arc<Kubeconfig>),
+    /// A kubeconfig that others wrote, and that was judged already.
+    Inline {
+        /// The kubeconfig.
+        kubeconfig: Arc<Kubeconfig>,
+        /// Addresses that its server may have.
+        reach: Arc<Reach>,
+    },
     /// A kubeconfig.
     Kubeconfig {
         /// The file; `None` for `$KUBECONFIG` or `~/.kube/config`.
@@ -64,13 +71,21 @@ impl Location {
         if in_pod && !is_given { Self::InCluster } else { Self::Kubeconfig { file, context } }
     }
 
+    /// Returns the addresses that the server may have; `None` where whoever runs the process chose it.
+    pub(super) fn reach(&self) -> Option<&Reach> {
+        match self {
+            Self::Inline { reach, .. } => Some(reach),
+            Self::InCluster | Self::Kubeconfig { .. } => None,
+        }
+    }
+
     /// Reads address, authorities and credentials as they are now.
     pub(super) async fn load(&self) -> Result<Config, AccessError> {
         let config = match self {
             Self::InCluster => {
                 Config::incluster().map_err(|error| AccessError::ServiceAccount(Box::new(error)))?
             }
-            Self::Inline(kubeconfig) => {
+            Self::Inline { kubeconfig, .. } => {
                 let options = KubeConfigOptions::default();
                 let read = Config::from_custom_kubeconfig(Kubeconfig::clone(kubeconfig), &options);
                 read.await.map_err(|error| AccessError::Kubeconfig(Box::new(error)))?

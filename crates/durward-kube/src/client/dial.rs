@@ -1,5 +1,6 @@
 //! One new connection to the API server: TCP, TLS, and the HTTP version that both sides speak.
 
+use std::net::SocketAddr;
 use std::time::Duration;
 
 use hyper::client::conn::{http1, http2};
@@ -7,10 +8,11 @@ use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
 use kube::Config;
 use kube::client::Body;
 use tokio::io::{AsyncRead, AsyncWrite};
-use tokio::net::TcpStream;
+use tokio::net::{TcpStream, lookup_host};
 use tokio::task::JoinSet;
 use tokio_rustls::TlsConnector;
 
+use super::reach::Reach;
 use super::tls;
 use super::transport::TransportError;
 
@@ -30,16 +32,17 @@ pub(super) enum Dialled {
     Http1(http1::SendRequest<Body>),
 }
 
-/// Connects to the server of `config`. The connection runs in `tasks`.
+/// Connects to the server of `config`, at an address that `reach` allows. The connection runs in `tasks`.
 pub(super) async fn dial(
     config: &Config,
+    reach: Option<&Reach>,
     tasks: &mut JoinSet<()>,
 ) -> Result<Dialled, TransportError> {
     let url = &config.cluster_url;
     let is_tls = url.scheme_str() != Some("http");
     let host = url.host().unwrap_or_default().trim_matches(['[', ']']);
     let port = url.port_u16().unwrap_or(if is_tls { 443 } else { 80 });
-    let socket = TcpStream::connect((host, port)).await.map_err(TransportError::Connect)?;
+    let socket = connect(host, port, reach).await?;
     socket.set_nodelay(true).map_err(TransportError::Connect)?;
     if !is_tls {
         return http1(socket, tasks).await;
@@ -53,6 +56,23 @@ pub(super) async fn dial(
     } else {
         http1(tls, tasks).await
     }
+}
+
+async fn connect(
+    host: &str,
+    port: u16,
+    reach: Option<&Reach>,
+) -> Result<TcpStream, TransportError> {
+    let Some(reach) = reach else {
+        return TcpStream::connect((host, port)).await.map_err(TransportError::Connect);
+    };
+    // Resolved once: another answer of DNS a moment later is not dialled.
+    let found = lookup_host((host, port)).await.map_err(TransportError::Connect)?;
+    let found: Vec<SocketAddr> = found.collect();
+    if let Some(refused) = found.iter().find(|address| !reach.allows(address.ip())) {
+        return Err(TransportError::OutOfReach(refused.ip()));
+    }
+    TcpStream::connect(&*found).await.map_err(TransportError::Connect)
 }
 
 async fn http2<T>(io: T, tasks: &mut JoinSet<()>) -> Result<Dialled, TransportError>

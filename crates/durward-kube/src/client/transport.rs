@@ -36,6 +36,9 @@ pub enum TransportError {
     /// No TCP connection.
     #[error("connection to the API server failed")]
     Connect(#[source] std::io::Error),
+    /// The server has an address that is not connected to.
+    #[error("server has the address {0}, which is not connected to")]
+    OutOfReach(std::net::IpAddr),
     /// No TLS session: an unknown authority, a wrong name, a refused certificate.
     #[error("TLS handshake with the API server failed")]
     Tls(#[source] std::io::Error),
@@ -262,7 +265,7 @@ impl Shared {
         }
         let dialled = timeout(self.limits.connect, async {
             let config = self.location.load().await?;
-            dial(&config, &mut dialling.tasks).await
+            dial(&config, self.location.reach(), &mut dialling.tasks).await
         });
         let dialled = dialled.await.unwrap_or(Err(TransportError::Late("no connection")));
         match dialled {

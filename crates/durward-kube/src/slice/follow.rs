@@ -28,6 +28,8 @@ const SERVICE_LABEL: &str = "kubernetes.io/service-name=";
 const WRITE: Duration = Duration::from_secs(5);
 /// Field manager of marks.
 const MARKS: &str = "durward-api-proxy-marks";
+/// Longest object that is read, in bytes: a slice has a thousand endpoints at the most, and the server may be a stranger's.
+const LONGEST: usize = 512 << 10;
 /// Longest pause between two attempts to watch: an edit made while the API server restarts is to be seen soon after.
 const WATCH_PAUSE: Duration = Duration::from_millis(500);
 const ABSENT: Duration = Duration::from_secs(30);
@@ -333,16 +335,16 @@ async fn send(
     let path = object_path(target);
     let path = request::path(&path, &[("fieldManager", manager), ("force", "true")]);
     let body = Bytes::from(body.to_string());
-    request::send(client, Method::PATCH, &path, "application/apply-patch+yaml", body).await?;
-    Ok(())
+    let kind = "application/apply-patch+yaml";
+    request::send_within(client, Method::PATCH, &path, kind, body, LONGEST).await.map(drop)
 }
 
 /// Changes marks of the primary slice. They are not applied: each field manager that applies has an entry in the object, which stays when its node is gone.
 async fn merge(client: &kube::Client, change: &Value) -> Result<(), ApiError> {
     let path = request::path(&object_path(Target::Primary), &[("fieldManager", MARKS)]);
     let body = Bytes::from(change.to_string());
-    request::send(client, Method::PATCH, &path, "application/merge-patch+json", body).await?;
-    Ok(())
+    let kind = "application/merge-patch+json";
+    request::send_within(client, Method::PATCH, &path, kind, body, LONGEST).await.map(drop)
 }
 
 /// Reads the objects as they are. Where a port decides whether one is in form, it is none.
@@ -352,7 +354,7 @@ async fn merge(client: &kube::Client, change: &Value) -> Result<(), ApiError> {
 pub async fn read(client: &kube::Client) -> Result<BTreeMap<Target, Option<Seen>>, ApiError> {
     let mut objects = BTreeMap::new();
     for target in Target::ALL {
-        let seen = match request::get(client, &object_path(target)).await {
+        let seen = match request::get_within(client, &object_path(target), LONGEST).await {
             Err(ApiError::NotFound(_)) => None,
             json => {
                 let seen = object::decode(target, 0, &String::from_utf8_lossy(&json?));
@@ -401,8 +403,8 @@ async fn delete(client: &kube::Client, target: Target, version: &str) -> Result<
         "preconditions": {"resourceVersion": version},
     });
     let (path, body) = (object_path(target), Bytes::from(options.to_string()));
-    request::send(client, Method::DELETE, &path, "application/json", body).await?;
-    Ok(())
+    let kind = "application/json";
+    request::send_within(client, Method::DELETE, &path, kind, body, LONGEST).await.map(drop)
 }
 
 fn object_path(target: Target) -> String {

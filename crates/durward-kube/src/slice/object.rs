@@ -5,6 +5,8 @@ use std::net::IpAddr;
 use std::sync::Arc;
 
 use serde::Deserialize;
+use serde::de::IgnoredAny;
+use serde_json::value::RawValue;
 use serde_json::{Value, json};
 
 use super::step::WITHDRAWN;
@@ -69,8 +71,9 @@ struct Managed {
     manager: Arc<str>,
     #[serde(default)]
     time: Option<String>,
+    /// Read when it is asked for only: as a value it is ten times as long.
     #[serde(default)]
-    fields_v1: Value,
+    fields_v1: Option<Box<RawValue>>,
 }
 
 #[derive(Deserialize)]
@@ -213,7 +216,11 @@ impl Metadata {
 
 /// Returns the manager that owns `field`; of several the one that wrote last.
 fn last_writer(managed: Vec<Managed>, field: &str) -> Option<Arc<str>> {
-    let owners = managed.into_iter().filter(|entry| entry.fields_v1.get(field).is_some());
+    let owns = |fields: &RawValue| {
+        let fields = serde_json::from_str::<BTreeMap<String, IgnoredAny>>(fields.get());
+        fields.is_ok_and(|fields| fields.contains_key(field))
+    };
+    let owners = managed.into_iter().filter(|entry| entry.fields_v1.as_deref().is_some_and(owns));
     // Times are RFC 3339 in UTC, whose order is that of their texts.
     owners.max_by(|one, other| one.time.cmp(&other.time)).map(|entry| entry.manager)
 }

@@ -1,10 +1,13 @@
 //! The installer of API proxies: two API servers, one with `HostedApi`s and one of a tenant.
 
+mod guards;
+
 use std::sync::Arc;
 use std::time::Duration;
 
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
+use durward_kube::Reach;
 use durward_kube::addon::{AddonOptions, Addons, CONDITION, MANAGED_BY, Material};
 use durward_testkit::kubernetes::{ApiServer, TestEnv};
 use serde_json::{Value, json};
@@ -73,15 +76,36 @@ impl World {
         .await;
     }
 
-    /// Says in the tenant's cluster that all proxies are ready, as its controllers would.
     async fn all_ready(&self, replicas: u64) {
-        eventually("the workload can be marked as ready", async || {
-            let Ok(mut there) = self.tenant.raw("GET", DEPLOYMENT, None).await else { return false };
-            let generation = there["metadata"]["generation"].clone();
-            there["status"] = json!({
-                "observedGeneration": generation, "replicas": replicas, "updatedReplicas": replicas, "readyReplicas": replicas,
-            });
-            self.tenant.raw("PUT", &format!("{DEPLOYMENT}/status"), Some(&there)).await.is_ok()
+        all_ready(&self.tenant, replicas).await;
+    }
+
+    /// Starts with the Secrets and one `HostedApi` whose proxies are installed and ready.
+    async fn installed(options: impl FnOnce(&str) -> AddonOptions) -> (Self, Addons) {
+        let world = Self::start().await;
+        world.secret("kubeconfig", &[("kubeconfig", &world.tenant.kubeconfig())]).await;
+        world.secret("proxy", &[("tls.key", "one")]).await;
+        world.hosted("t1", &json!({})).await;
+        let addons = Addons::start(&world.cluster.clients, options(world.namespace()));
+        world.until("t1", "False Progressing").await;
+        world.all_ready(2).await;
+        world.until("t1", "True Installed").await;
+        (world, addons)
+    }
+
+    /// Changes a `HostedApi` as its owner would.
+    async fn change(&self, name: &str, change: impl Fn(&mut Value)) {
+        eventually("the HostedApi is changed", async || {
+            let mut hosted = self.cluster.env.raw("GET", &self.path(name), None).await.unwrap();
+            change(&mut hosted);
+            self.cluster.env.raw("PUT", &self.path(name), Some(&hosted)).await.is_ok()
+        })
+        .await;
+    }
+
+    async fn until_gone(&self, name: &str) {
+        eventually("the HostedApi is gone", async || {
+            !is_there(&self.cluster.env, &self.path(name)).await
         })
         .await;
     }
@@ -89,6 +113,19 @@ impl World {
     fn start_addons(&self) -> Addons {
         Addons::start(&self.cluster.clients, options(self.namespace()))
     }
+}
+
+/// Says in a tenant's cluster that all proxies are ready, as its controllers would.
+async fn all_ready(tenant: &TestEnv, replicas: u64) {
+    eventually("the workload can be marked as ready", async || {
+        let Ok(mut there) = tenant.raw("GET", DEPLOYMENT, None).await else { return false };
+        let generation = there["metadata"]["generation"].clone();
+        there["status"] = json!({
+            "observedGeneration": generation, "replicas": replicas, "updatedReplicas": replicas, "readyReplicas": replicas,
+        });
+        tenant.raw("PUT", &format!("{DEPLOYMENT}/status"), Some(&there)).await.is_ok()
+    })
+    .await;
 }
 
 fn options(namespace: &str) -> AddonOptions {
@@ -104,6 +141,9 @@ fn options(namespace: &str) -> AddonOptions {
         longest_wait: Duration::from_secs(1),
         at_once: 4,
         patience: Duration::from_secs(10),
+        recheck: Duration::from_hours(1),
+        // The doubles are on this host.
+        reach: Arc::new(Reach::new(vec!["127.0.0.0/8".parse().unwrap()])),
     }
 }
 
@@ -266,25 +306,32 @@ async fn a_wrong_a_revoked_and_a_missing_kubeconfig_cost_that_tenant_only() {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn clusters_in_which_nothing_changes_cost_neither_requests_nor_connections() {
-    const CLUSTERS: usize = 40;
+    const CLUSTERS: usize = 5;
     let world = World::start().await;
     world.secret("proxy", &[("tls.key", "one")]).await;
-    world.secret("kubeconfig", &[("kubeconfig", &world.tenant.kubeconfig())]).await;
-    world.hosted("first", &json!({})).await;
     let addons = world.start_addons();
-    world.until("first", "False Progressing").await;
-    world.all_ready(2).await;
+    let mut tenants = Vec::new();
     for at in 0..CLUSTERS {
-        world.hosted(&format!("t{at}"), &json!({})).await;
+        let tenant = TestEnv::on_double(ApiServer::settings().tls()).await;
+        let name = format!("t{at}");
+        world.secret(&name, &[("kubeconfig", &tenant.kubeconfig())]).await;
+        world.hosted(&name, &json!({"kubeconfigSecretName": name})).await;
+        world.until(&name, "False Progressing").await;
+        all_ready(&tenant, 2).await;
+        tenants.push(tenant);
     }
-    eventually("all are installed", async || addons.report().installed == CLUSTERS + 1).await;
+    eventually("all are installed", async || addons.report().installed == CLUSTERS).await;
 
-    let double = world.tenant.double().unwrap();
-    let (before, attempts) = (double.connections(), addons.report().attempts);
+    let doubles = || tenants.iter().map(|tenant| tenant.double().unwrap());
+    let connections = || doubles().map(ApiServer::connections).collect::<Vec<_>>();
+    let (before, attempts) = (connections(), addons.report().attempts);
     // Ten looks at the Secrets of each.
     tokio::time::sleep(Duration::from_secs(2)).await;
 
-    assert_eq!((double.connections(), addons.report().attempts), (before, attempts));
+    assert_eq!((connections(), addons.report().attempts), (before, attempts));
     // The test's own client keeps one or two.
-    eventually("no connection is left open", async || double.open_connections() <= 2).await;
+    eventually("no connection is left open", async || {
+        doubles().all(|double| double.open_connections() <= 2)
+    })
+    .await;
 }

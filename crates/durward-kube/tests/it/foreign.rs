@@ -6,7 +6,7 @@ use durward_model::{Kind, ResourceId};
 use durward_testkit::kubernetes::{ApiServer, TestEnv};
 use serde_json::{Value, json};
 
-use crate::cluster::{Cluster, gather, next, sources};
+use crate::cluster::{Cluster, gather, names, next, sources};
 
 /// A definition that lets objects have any fields.
 fn definition(group: &str, kind: &str, plural: &str, versions: &[&str]) -> Value {
@@ -89,4 +89,22 @@ async fn kinds_of_other_controllers_are_awaited_told_apart_by_group_and_left_whe
         assert_eq!(double.count("update", resource), 0);
         assert_eq!(double.status_writes(resource), (0, 0));
     }
+}
+
+#[tokio::test]
+async fn a_kind_of_another_controller_that_cannot_be_read_keeps_no_tenant_out() {
+    let cluster = Cluster::on(TestEnv::on_double(ApiServer::settings()).await).await;
+    cluster.install().await;
+    cluster.tenant("acme", "203.0.113.7").await;
+    let routes = definition("gateway.networking.k8s.io", "TLSRoute", "tlsroutes", &["v9"]);
+    cluster.env.define(&routes).await;
+
+    let source = cluster.source(&Sources { foreign_apis: true, ..sources() });
+    let seen = gather(&source, |seen| !seen.upserts.is_empty()).await;
+
+    assert_eq!(names(&seen), ["acme"]);
+    let unread = source.health().unread();
+    let [(kind, fault)] = &unread[..] else { panic!("{unread:?}") };
+    assert!(*kind == "TLSRoute" && fault.contains("served only as v9"), "{fault}");
+    assert!(source.health().is_synced());
 }

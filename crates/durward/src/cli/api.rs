@@ -210,19 +210,22 @@ pub(crate) struct ApiAddons {
     /// Look at HostedApis of this namespace only
     #[arg(long, value_name = "NAMESPACE")]
     pub(crate) kube_namespace: Option<String>,
-    /// Time between two looks at the Secrets that a HostedApi names, and the longest pause between two attempts
+    /// Networks that the API servers of tenant clusters are in, comma-separated; no other address is connected to [default: all but those of this host and its links]
+    #[arg(long, value_name = "CIDR", value_delimiter = ',')]
+    pub(crate) cluster_network: Vec<IpNet>,
+    /// Time between two looks at the Secrets that a HostedApi names, and the longest pause between two attempts; after six times as long everything is applied again
     #[arg(long, value_name = "DURATION", default_value = "5m", value_parser = parse_duration)]
     pub(crate) resync: Duration,
     /// Time after which a HostedApi that is being deleted no longer waits for a tenant cluster that does not answer; its objects then stay there
     #[arg(long, value_name = "DURATION", default_value = "10m", value_parser = parse_duration)]
     pub(crate) longest_wait: Duration,
-    /// Tenant clusters that are worked on at once
+    /// Tenant clusters that are worked on at once; of those in one namespace two, unless --kube-namespace is given
     #[arg(long, value_name = "N", default_value_t = 16, value_parser = clap::value_parser!(u16).range(1..))]
     pub(crate) at_once: u16,
-    /// Time for one request to a tenant cluster
+    /// Time for one request to a tenant cluster; a whole attempt has six times as much
     #[arg(long, value_name = "DURATION", default_value = "10s", value_parser = parse_duration)]
     pub(crate) patience: Duration,
-    /// Address and port of the admin listener (/healthz, /readyz, /metrics); `off` disables it
+    /// Address and port of the admin listener (/healthz, /readyz, /metrics); `off` disables it. Only clients of the host itself learn the names of tenants
     #[arg(long, value_name = "ADDRESS:PORT|off", default_value = "127.0.0.1:9442", value_parser = parse_admin)]
     pub(crate) admin: Admin,
 }

@@ -7,7 +7,7 @@ use std::net::TcpListener;
 use std::sync::Arc;
 
 use durward_kube::addon::{AddonOptions, Addons, Material};
-use durward_kube::{Clients, Limits, Location};
+use durward_kube::{Clients, Limits, Location, Reach};
 use tokio::signal::unix::{SignalKind, signal};
 use tokio_util::sync::CancellationToken;
 
@@ -15,6 +15,9 @@ use crate::app::sentence;
 use crate::cli::{Admin, ApiAddons, LogFormat};
 use crate::failure::{Exit, Failure};
 use crate::telemetry;
+
+/// Looks at Secrets after which everything is applied again, though nothing changed.
+const RECHECK: u32 = 6;
 
 /// Looks after tenant clusters until a signal arrives. What is installed stays.
 pub(crate) fn api_addons(arguments: &ApiAddons, log: LogFormat) -> Result<Exit, Failure> {
@@ -58,6 +61,8 @@ async fn serve(
         longest_wait: arguments.longest_wait,
         at_once: arguments.at_once.into(),
         patience: arguments.patience,
+        recheck: arguments.resync * RECHECK,
+        reach: Arc::new(Reach::new(arguments.cluster_network.clone())),
     };
     let addons = Arc::new(Addons::start(&clients, options));
     let stopped = CancellationToken::new();

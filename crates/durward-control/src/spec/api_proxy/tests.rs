@@ -37,6 +37,19 @@ fn a_plan_has_defaults_and_takes_every_override() {
     assert_eq!(plan_of("idleTimeout: 1h"), Ok(None));
 }
 
+#[test]
+fn a_secret_may_have_dots_in_its_name() {
+    let plan = plan_of(
+        "kubeconfigSecretName: t1.admin.conf, mode: Slice, apiProxy: {certificateSecretName: t1.proxy}",
+    );
+
+    let plan = plan.unwrap().unwrap();
+    assert_eq!(
+        (&*plan.kubeconfig_secret, &*plan.certificate_secret),
+        ("t1.admin.conf", "t1.proxy")
+    );
+}
+
 /// What does not fit, and what is said of it.
 const UNFITTING: &[(&str, &str)] = &[
     ("mode: Slice", "spec.mode needs apiProxy"),

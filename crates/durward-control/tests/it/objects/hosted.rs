@@ -76,6 +76,23 @@ fn a_tenant_names_a_service_and_no_address_that_only_the_gateway_reaches() {
 }
 
 #[test]
+fn a_fault_of_what_is_meant_for_the_installer_takes_no_api_server_out_of_service() {
+    let mut world = World::new();
+    world.label("acme", Some("acme"));
+    world.put(tenant_object("acme", "{egress: {addresses: [203.0.113.1]}}"));
+    world.service(("acme", "t1"), &["10.0.0.11:6443"]);
+    let spec = "{names: [t1.api.example], address: 198.51.100.10, upstream: {service: {name: t1, port: http}}, \
+                kubeconfigSecretName: ../admin, mode: Slice, apiProxy: {certificateSecretName: t1.proxy}}";
+
+    world.put(hosted(("acme", "t1"), spec));
+    world.compile();
+
+    assert_eq!(world.verdict("t1").outcome, Outcome::Accepted, "{:?}", world.findings("t1"));
+    assert_eq!(world.reasons("t1"), ["BadApiProxy", "BadApiProxy"]);
+    assert_eq!(routes(&world, "acme"), ["acme/t1"]);
+}
+
+#[test]
 fn a_tenant_does_not_say_how_the_gateway_listens_and_follows_its_operator() {
     let mut world = World::new();
     world.label("acme", Some("acme"));

@@ -5,20 +5,21 @@ use std::net::TcpListener;
 use std::sync::Arc;
 
 use axum::Router;
-use axum::extract::State;
+use axum::extract::{ConnectInfo, Query, State};
 use axum::http::{StatusCode, header};
 use axum::response::{IntoResponse, Response};
 use axum::routing::get;
-use durward_kube::addon::Addons;
+use durward_kube::addon::{Addons, AddonsReport};
+use serde::Deserialize;
 use tokio_util::sync::CancellationToken;
 
-use crate::admin;
+use crate::admin::{self, Ends};
 use crate::failure::Failure;
 
 const INDEX: &str = "\
 durward api-addons admin
   GET  /healthz   the process runs
-  GET  /readyz    every HostedApi was read; lists those whose installation failed
+  GET  /readyz    every HostedApi was read; ?verbose says on this host what failed
   GET  /metrics   OpenMetrics
 ";
 
@@ -44,17 +45,34 @@ pub(super) fn serve(
     Ok(())
 }
 
-async fn ready(State(addons): State<Arc<Addons>>) -> Response {
+#[derive(Deserialize)]
+struct Detail {
+    verbose: Option<String>,
+}
+
+async fn ready(
+    State(addons): State<Arc<Addons>>,
+    Query(detail): Query<Detail>,
+    ConnectInfo(ends): ConnectInfo<Ends>,
+) -> Response {
     if !addons.is_synced() {
         return (StatusCode::SERVICE_UNAVAILABLE, "HostedApis were not read yet\n").into_response();
     }
-    let mut text = "ok\n".to_owned();
-    // One tenant's fault is no reason to restart what serves the others.
-    for (name, sentence) in addons.report().failed {
+    // In a pod the listener is open to the cluster's network: who the tenants are and what fails there is for the host alone.
+    let is_shown = detail.verbose.is_some() && ends.peer.is_loopback();
+    readiness(&addons.report(), is_shown).into_response()
+}
+
+/// Returns the text of a readiness that is given. One tenant's fault is no reason to restart what serves the others.
+fn readiness(report: &AddonsReport, is_shown: bool) -> String {
+    let AddonsReport { installed, progressing, failed, .. } = report;
+    let mut text =
+        format!("ok: installed {installed}, progressing {progressing}, failed {}\n", failed.len());
+    for (name, sentence) in failed.iter().filter(|_| is_shown) {
         // Writing to a String cannot fail.
         let _ = writeln!(text, "{name}: {sentence}");
     }
-    text.into_response()
+    text
 }
 
 async fn metrics(State(addons): State<Arc<Addons>>) -> Response {
@@ -82,4 +100,25 @@ async fn metrics(State(addons): State<Arc<Addons>>) -> Response {
     );
     let kind = "application/openmetrics-text; version=1.0.0; charset=utf-8";
     ([(header::CONTENT_TYPE, kind)], text).into_response()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn names_and_faults_of_tenants_are_shown_to_the_host_alone() {
+        let failed = [("acme/t1".to_owned(), "Secret \"x\" does not exist".to_owned())];
+        let report = AddonsReport {
+            installed: 3,
+            progressing: 1,
+            failed: failed.into(),
+            ..AddonsReport::default()
+        };
+
+        let (counts, all) = (readiness(&report, false), readiness(&report, true));
+
+        assert_eq!(counts, "ok: installed 3, progressing 1, failed 1\n");
+        assert_eq!(all, format!("{counts}acme/t1: Secret \"x\" does not exist\n"));
+    }
 }

@@ -3,7 +3,7 @@
 use serde_json::{Value, json};
 
 use super::render::schema_complaints;
-use super::{RELEASES, find, kustomize};
+use super::{RELEASES, find, kustomize, objects};
 
 const BASE: &str = "deploy/api-proxy/base";
 const SLICE: &str = "deploy/api-proxy/slice";
@@ -93,6 +93,23 @@ fn an_advertised_proxy_has_no_token_and_one_that_keeps_the_slice_may_write_that_
     for objects in [&base, &slice] {
         assert!(objects.iter().all(|object| object["kind"] != "Secret"));
     }
+}
+
+#[test]
+fn the_installer_has_a_memory_limit_and_a_policy_before_its_admin_port() {
+    let manifest = objects(&crate::text("deploy/kubernetes/api-addons.yaml"));
+
+    let deployment = find(&manifest, "Deployment", "durward-api-addons").unwrap();
+    let template = &deployment["spec"]["template"];
+    let container = &template["spec"]["containers"][0];
+    assert!(container["resources"]["limits"]["memory"].is_string());
+    let policy = find(&manifest, "NetworkPolicy", "durward-api-addons").unwrap();
+    assert_eq!(policy["metadata"]["namespace"], deployment["metadata"]["namespace"]);
+    let chosen = &policy["spec"]["podSelector"]["matchLabels"];
+    assert_eq!(*chosen, template["metadata"]["labels"]);
+    let [rule] = &policy["spec"]["ingress"].as_array().unwrap()[..] else { panic!("one rule") };
+    assert!(rule["from"][0]["namespaceSelector"]["matchLabels"].is_object());
+    assert_eq!(rule["ports"][0]["port"], container["ports"][0]["containerPort"]);
 }
 
 // S4.59
