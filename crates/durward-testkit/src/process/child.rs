@@ -136,6 +136,8 @@ impl Child {
     /// Ends it at once (SIGKILL).
     pub fn kill(&mut self) {
         self.signal(Signal::KILL);
+        // Until the kernel has taken back its sockets, nobody else can have their addresses.
+        let _ = self.inner.wait();
     }
 
     /// Whether it still runs.

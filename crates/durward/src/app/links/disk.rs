@@ -137,10 +137,9 @@ impl Work {
 }
 
 impl Disk {
-    /// Makes the directory, and starts the thread.
+    /// Starts the thread.
     pub(super) fn start(state: &Path) -> io::Result<Self> {
         let directory = state.join(DIRECTORY);
-        fs::create_dir_all(&directory)?;
         let shared =
             Arc::new(Shared { directory, work: Mutex::default(), changed: Condvar::new() });
         let writer = Arc::clone(&shared);
@@ -203,8 +202,11 @@ impl Drop for Disk {
     }
 }
 
-/// Writes a file in place of another, so that a crash leaves one of both.
+/// Writes a file in place of another, so that a crash leaves one of both. Its directory is made with the first.
 fn replace(path: &Path, contents: &[u8]) -> io::Result<()> {
+    if let Some(directory) = path.parent() {
+        fs::create_dir_all(directory)?;
+    }
     let unfinished = path.with_extension(&UNFINISHED[1..]);
     let mut file = File::create(&unfinished)?;
     file.write_all(contents)?;
