@@ -457,12 +457,14 @@ impl Asked {
     }
 }
 
-/// Returns whether a listener of before has the address, whatever else the tenant has it for. An address that the tenant was granted while nothing was served there is not
-/// one: a process that starts from the last accepted revision does not know of it.
+/// Returns whether a listener of before has the address, whatever else the tenant has it for. An address that an object's tenant was granted while nothing was served
+/// there is none: a process that starts from the last accepted revision does not know of it.
 fn is_of_listener(entrant: &Entrant<'_>, held: &Held) -> bool {
     let former = entrant.former.iter().flat_map(|former| &former.listeners);
     let mut addresses = former.flat_map(|listener| [listener.address.0, listener.bind.ip()]);
-    held.role != Role::Mapped && addresses.any(|address| address == held.address)
+    let is_in_file = entrant.age.is_none();
+    is_in_file && matches!(held.role, Role::Ingress | Role::Listen)
+        || held.role != Role::Mapped && addresses.any(|address| address == held.address)
 }
 
 /// The one address an entry's socket is at, where it says so.
