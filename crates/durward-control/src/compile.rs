@@ -51,8 +51,10 @@ use std::collections::BTreeSet;
 use std::net::SocketAddr;
 use std::sync::Arc;
 
+use durward_model::verdict::Outcome;
 use durward_model::{AddressOwners, PortMapping, Snapshot, TenantId, Verdicts};
 
+use crate::change::Change;
 use crate::document::Document;
 use crate::store::Store;
 use crate::words;
@@ -126,8 +128,8 @@ pub fn is_host_name(text: &str) -> bool {
 
 /// Compiles what the store holds, given what was served before and the time in seconds since the Unix epoch.
 ///
-/// Claims to an address, a network, a name or a socket are decided by age: what `previous` says is held stays held, among others
-/// `metadata.creationTimestamp` counts where it is written, and the order of arrival decides the rest.
+/// Claims to an address, a network, a name or a socket are decided by age. Among documents of files what `previous` says is held stays held, among others
+/// `metadata.creationTimestamp` counts where it is written, and the order of arrival decides the rest; among objects of a cluster only their age counts.
 ///
 /// Only the tenants that a change concerns are compiled: those whose documents or files differ, and those whose claims meet theirs.
 #[must_use]
@@ -137,6 +139,33 @@ pub fn compile(store: &Store, previous: Option<&Compiled>, now: i64) -> Compiled
     }
     let scope = Scope::touched(store, previous, now);
     settled(compile_scope(store, previous, scope, now), store, previous, now)
+}
+
+/// Compiles as often as this to find the last accepted revisions of which something is served.
+const MOST_TRIES: usize = 4;
+
+/// Returns those of the last accepted revisions of broken objects of which something is served beside everything else in the store. The others have lost what they had to
+/// somebody else meanwhile, and must not keep it from a third one: the process that saw it all did not keep them either.
+#[must_use]
+pub fn still_served(store: &Store, mut former: Vec<Document>, now: i64) -> Vec<Document> {
+    for _ in 0..MOST_TRIES {
+        if former.is_empty() {
+            break;
+        }
+        let mut before = store.clone();
+        before.apply(Change { upserts: former.clone(), ..Change::default() });
+        let compiled = compile(&before, None, now);
+        let is_served = |document: &Document| {
+            let verdict = compiled.verdicts.on(&document.key);
+            verdict.is_some_and(|verdict| verdict.outcome != Outcome::Rejected)
+        };
+        let count = former.len();
+        former.retain(is_served);
+        if former.len() == count {
+            break;
+        }
+    }
+    former
 }
 
 /// Compiles those again that were left without something, for another may have given it up in the same change.

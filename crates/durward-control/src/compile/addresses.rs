@@ -6,6 +6,7 @@
 use std::collections::hash_map::Entry;
 use std::collections::{BTreeMap, HashMap};
 use std::net::IpAddr;
+use std::sync::Arc;
 
 use durward_model::blocks::Blocks;
 use durward_model::{AddressOwners, Origin};
@@ -15,7 +16,7 @@ use super::claim_table;
 use super::contribution;
 use super::egress;
 use super::mapping::Applicant;
-use super::precedence::Precedence;
+use super::precedence::{Age, Precedence};
 use super::roster::{Basis, Body, Entrant, Roster};
 use super::words;
 use crate::place::{At, Place};
@@ -64,6 +65,8 @@ struct Claim {
     shared: bool,
     /// True if only objects that add to the tenant ask for it.
     added: bool,
+    /// Age of the object that asks for it, if none but objects that add to the tenant do.
+    age: Option<Arc<Age>>,
     origin: Origin,
 }
 
@@ -72,6 +75,15 @@ impl Claim {
         self.entrant == other.entrant
             || (self.role == Role::Listen && other.role == Role::Listen)
             || (self.shared && other.shared)
+    }
+
+    /// Returns what the claim is sorted by.
+    fn rank(&self, roster: &Roster<'_>, address: IpAddr) -> Precedence {
+        let (entrant, role) = (&roster.entrants[self.entrant], self.role);
+        let held = entrant.past.addresses.iter().any(|held| {
+            held.address == address && (role == Role::Listen || held.role != Role::Listen)
+        });
+        entrant.precedence_as(self.age.as_ref(), held)
     }
 
     /// Names the address and who has it, in the words of a finding.
@@ -118,9 +130,7 @@ impl Networks {
             let is_first = |(address, claims): (&&IpAddr, &&Vec<Claim>)| {
                 !claims.iter().any(|claim| claim.entrant == entrant)
                     && claims.iter().any(|claim| {
-                        claim.role != Role::Listen
-                            && rank(&roster.entrants[claim.entrant], **address, claim.role)
-                                < precedence
+                        claim.role != Role::Listen && claim.rank(roster, **address) < precedence
                     })
             };
             let mut there = addresses.range(network.network()..=network.broadcast());
@@ -143,7 +153,7 @@ impl Networks {
         if claim.role == Role::Listen {
             return None;
         }
-        let precedence = rank(&roster.entrants[claim.entrant], address, claim.role);
+        let precedence = claim.rank(roster, address);
         let is_meant = |(entrant, network): &(usize, Precedence)| {
             *entrant != claim.entrant && *network < precedence
         };
@@ -307,6 +317,7 @@ fn former(entrant: &Entrant<'_>, at: usize, address: IpAddr, role: Role) -> Clai
         role,
         shared: held.is_some_and(|held| held.shared),
         added: held.is_some_and(|held| held.added),
+        age: None,
         origin: entrant.origin.clone(),
     }
 }
@@ -318,8 +329,7 @@ fn settled(
     mut claims: Vec<Claim>,
 ) -> Claims {
     if claims.len() > 1 {
-        claims
-            .sort_by_cached_key(|claim| rank(&roster.entrants[claim.entrant], address, claim.role));
+        claims.sort_by_cached_key(|claim| claim.rank(roster, address));
     }
     let mut settled = Claims::default();
     for claim in claims {
@@ -328,15 +338,6 @@ fn settled(
         if free { settled.granted.push(claim) } else { settled.refused.push(claim) }
     }
     settled
-}
-
-/// Returns what a claim to an address is sorted by.
-fn rank(entrant: &Entrant<'_>, address: IpAddr, role: Role) -> Precedence {
-    let held =
-        entrant.past.addresses.iter().any(|held| {
-            held.address == address && (role == Role::Listen || held.role != Role::Listen)
-        });
-    entrant.precedence(held)
 }
 
 /// The claims to each address, one for each tenant.
@@ -359,6 +360,8 @@ impl Asked {
             Some(known) => {
                 known.shared &= claim.shared;
                 known.added &= claim.added;
+                // The document is asked first, and stronger than all that adds to it.
+                known.age = known.age.take().zip(claim.age).map(|(one, other)| one.min(other));
                 if known.role == Role::Listen && claim.role != Role::Listen {
                     known.role = claim.role;
                     known.origin = claim.origin;
@@ -387,7 +390,7 @@ impl Asked {
         let source = entrant.report.source();
         let claim = |role, shared, place| {
             let origin = source.origin(place);
-            Claim { entrant: at, role, shared, added: false, origin }
+            Claim { entrant: at, role, shared, added: false, age: None, origin }
         };
         for address in &body.egress {
             self.claim(address.value.0, claim(Role::Egress, egress.shared, address.place));
@@ -419,7 +422,7 @@ impl Asked {
             if is_meant(held) {
                 let origin = entrant.origin.clone();
                 let Held { role, shared, added, .. } = *held;
-                let claim = Claim { entrant: at, role, shared, added, origin };
+                let claim = Claim { entrant: at, role, shared, added, age: None, origin };
                 self.claim(held.address, claim);
             }
         }
@@ -429,8 +432,8 @@ impl Asked {
         let Some(mapping) = applicant.wanted() else { return };
         for address in &mapping.addresses {
             let origin = mapping.origin.clone();
-            let shared = applicant.shared;
-            let claim = Claim { entrant: at, role: Role::Mapped, shared, added: false, origin };
+            let (role, shared, age) = (Role::Mapped, applicant.shared, applicant.age.clone());
+            let claim = Claim { entrant: at, role, shared, added: false, age, origin };
             self.claim(address.0, claim);
         }
     }
@@ -442,7 +445,8 @@ impl Asked {
             let (listener, shared) = (&added.listener, added.shared);
             let claim = |role| {
                 let origin = listener.origin.clone();
-                Claim { entrant: at, role, shared, added: true, origin }
+                let age = applicant.age.clone();
+                Claim { entrant: at, role, shared, added: true, age, origin }
             };
             let (address, bind) = (listener.address.0, listener.bind.ip());
             self.claim(address, claim(Role::Ingress));
@@ -453,12 +457,14 @@ impl Asked {
     }
 }
 
-/// Returns whether a listener of before has the address, whatever else the tenant has it for.
+/// Returns whether a listener of before has the address, whatever else the tenant has it for. An address that an object's tenant was granted while nothing was served
+/// there is none: a process that starts from the last accepted revision does not know of it.
 fn is_of_listener(entrant: &Entrant<'_>, held: &Held) -> bool {
     let former = entrant.former.iter().flat_map(|former| &former.listeners);
     let mut addresses = former.flat_map(|listener| [listener.address.0, listener.bind.ip()]);
-    matches!(held.role, Role::Ingress | Role::Listen)
-        || held.role == Role::Egress && addresses.any(|address| address == held.address)
+    let is_in_file = entrant.age.is_none();
+    is_in_file && matches!(held.role, Role::Ingress | Role::Listen)
+        || held.role != Role::Mapped && addresses.any(|address| address == held.address)
 }
 
 /// The one address an entry's socket is at, where it says so.

@@ -120,6 +120,7 @@ fn entrant<'a>(
             shared: held.shared,
             is_authority: false,
             origin: entrant.origin.clone(),
+            age: None,
         })
     };
     let (upstreams, mut used) = match &basis {

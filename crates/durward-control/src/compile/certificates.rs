@@ -246,6 +246,7 @@ impl<'a> Files<'a> {
                     shared: purpose == Purpose::Server { shared: true },
                     is_authority: false,
                     origin: report.source().origin(names.place),
+                    age: None,
                 });
                 self.remark(report, &names, field, identity, purpose);
                 Some(Arc::new(names.certificate_of(report, identity, files)))
@@ -433,12 +434,12 @@ impl<'a> Files<'a> {
 
     /// Records that the document uses a secret.
     pub(crate) fn use_secret(&mut self, key: KeyId, shared: bool, origin: Origin) {
-        self.used.push(KeyUse { key, shared, is_authority: false, origin });
+        self.used.push(KeyUse { key, shared, is_authority: false, origin, age: None });
     }
 
     /// Takes note that the document admits whoever has a certificate of an authority, as no other tenant may.
     pub(crate) fn trust_alone(&mut self, key: KeyId, origin: Origin) {
-        self.used.push(KeyUse { key, shared: false, is_authority: true, origin });
+        self.used.push(KeyUse { key, shared: false, is_authority: true, origin, age: None });
     }
 }
 

@@ -159,7 +159,9 @@ fn rank(roster: &Roster<'_>, candidate: &Candidate, previous: Option<&Compiled>)
         // Of an earlier process only this much is known.
         None => entrant.past.listeners.contains(&key),
     };
-    (entrant.precedence(held), candidate.entry.map_or(usize::MAX, |entry| entry.position))
+    let age = candidate.added.as_ref().and_then(|added| added.age(roster));
+    let position = candidate.entry.map_or(usize::MAX, |entry| entry.position);
+    (entrant.precedence_as(age.as_ref(), held), position)
 }
 
 /// Returns whether the former listener had all that the candidate asks for: its socket, the way in which the socket knows destinations, and

@@ -211,7 +211,8 @@ pub(crate) fn keys(roster: &mut Roster<'_>, entrant: usize, denied: &Denied) -> 
         if applicant.former.as_ref().and_then(taken).is_some() {
             applicant.former = None;
         }
-        used.extend(applicant.wanted().into_iter().flat_map(|it| it.keys.iter().cloned()));
+        let wanted = applicant.wanted().into_iter().flat_map(|it| it.keys.iter());
+        used.extend(wanted.map(|key| KeyUse { age: applicant.age.clone(), ..key.clone() }));
     }
     roster.entrants[entrant].parts = parts;
     used

@@ -97,7 +97,7 @@ pub(crate) fn network_claims(roster: &Roster<'_>, mappings: &[Applicant<'_>]) ->
             entrant: at,
             asked: Asked::Endpoint(position),
             network: At::new(endpoint.into(), Place::default()),
-            precedence: roster.entrants[at].precedence(held),
+            precedence: roster.entrants[at].precedence_as(applicant.age.as_ref(), held),
         }));
     }
     claims.sort_by(|a, b| a.precedence.cmp(&b.precedence).then(a.asked.cmp(&b.asked)));
@@ -121,7 +121,8 @@ fn added_claims<'r>(
             entrant,
             asked: Asked::Added(part, position),
             network: *network,
-            precedence: tenant.precedence(held(network)),
+            precedence: tenant
+                .precedence_as(roster.contributions[part].age.as_ref(), held(network)),
         })
     })
 }

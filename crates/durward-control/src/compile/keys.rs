@@ -9,6 +9,7 @@ use durward_model::Origin;
 use durward_model::egress::Credential;
 
 use super::claim_table::Claim;
+use super::precedence::Age;
 use super::roster::Roster;
 use crate::certificate::{Authority, sha256_bytes};
 
@@ -52,6 +53,8 @@ pub(crate) struct KeyUse {
     /// True if it is the key of an authority, which is trusted and not used.
     pub(crate) is_authority: bool,
     pub(crate) origin: Origin,
+    /// Age of the object that uses it, if that adds to its tenant.
+    pub(crate) age: Option<Arc<Age>>,
 }
 
 /// The keys that a tenant may not use, each with its holder in the words of a finding.
@@ -95,10 +98,10 @@ impl Keys {
         }
         let mut losers: BTreeMap<(usize, KeyId), Arc<str>> = BTreeMap::new();
         for (key, mut users) in users.into_iter().filter(|(_, users)| users.len() > 1) {
-            users.sort_by_cached_key(|(at, _)| {
+            users.sort_by_cached_key(|(at, used)| {
                 let entrant = &roster.entrants[*at];
                 let held = entrant.past.keys.binary_search_by_key(&key, |held| held.key);
-                entrant.precedence(held.is_ok())
+                entrant.precedence_as(used.age.as_ref(), held.is_ok())
             });
             let (holder, first) = users[0];
             let id = &roster.entrants[holder].id;

@@ -13,7 +13,7 @@ use ipnet::IpNet;
 use super::Input;
 use super::bounds;
 use super::limits;
-use super::precedence::winners;
+use super::precedence::{Age, winners};
 use super::report::{Field, Report};
 use super::roster::{Body, KnownText, Register};
 use super::words;
@@ -29,6 +29,8 @@ pub(crate) struct Named<'a> {
     pub(crate) revision: &'a Revision,
     pub(crate) id: TenantId,
     pub(crate) created: Option<Arc<str>>,
+    /// Age of the document, if it is an object.
+    pub(crate) age: Option<Arc<Age>>,
     pub(crate) report: Report<'a>,
 }
 

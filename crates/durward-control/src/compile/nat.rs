@@ -42,9 +42,9 @@ pub(crate) fn rules(
     }
     let mut served: Vec<_> = applicants
         .iter()
-        .filter_map(|applicant| Some((applicant.precedence(true), applicant.served.clone()?)))
+        .filter_map(|applicant| Some((applicant.seniority, applicant.served.clone()?)))
         .collect();
-    served.sort_by(|a, b| a.0.cmp(&b.0));
+    served.sort_by_key(|(seniority, _)| *seniority);
     rules.mappings = served.into_iter().map(|(_, mapping)| mapping).collect();
     rules
 }

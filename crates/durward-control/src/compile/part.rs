@@ -11,7 +11,7 @@ use std::sync::Arc;
 use durward_model::verdict::{Finding, Outcome};
 use durward_model::{Kind, Origin, SharedMap, TenantId};
 
-use super::precedence::Precedence;
+use super::precedence::{Age, Precedence};
 use super::report::{Field, Report};
 use super::roster::{KnownText, Roster};
 use super::verdict::{Draft, Served};
@@ -197,6 +197,8 @@ pub(crate) struct Applicant<'a, V> {
     pub(crate) restored: bool,
     pub(crate) seniority: u64,
     pub(crate) created: Option<Arc<str>>,
+    /// Its age, unless it is in a file.
+    pub(crate) age: Option<Arc<Age>>,
     /// True if other tenants that also say so may use its addresses.
     pub(crate) shared: bool,
     /// Value that is served, once decided.
@@ -207,7 +209,10 @@ pub(crate) struct Applicant<'a, V> {
 impl<'a, V> Applicant<'a, V> {
     /// Returns what its claims are sorted by, as for tenants.
     pub(crate) fn precedence(&self, held: bool) -> Precedence {
-        Precedence::new(held, self.created.as_ref(), self.seniority)
+        match &self.age {
+            Some(age) => Precedence::Object(Arc::clone(age)),
+            None => Precedence::new(held, self.created.as_ref(), self.seniority),
+        }
     }
 
     /// Returns the value it claims first: the document's, or else the one served before.

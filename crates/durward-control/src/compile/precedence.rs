@@ -1,18 +1,51 @@
-//! The order in which claims are decided: whoever holds the thing, then the oldest.
+//! The order in which claims are decided: among documents of files whoever holds the thing, then the oldest; among objects of a cluster the oldest.
 //!
-//! One rule for every kind of claim, so that no kind can be asked for in a way that another refuses.
+//! One rule for every kind of claim, so that no kind can be asked for in a way that another refuses. The age of an object is the API server's word, so that a
+//! process that has just started, or another replica, decides as this one does.
 
 use std::collections::HashMap;
 use std::hash::Hash;
 use std::sync::Arc;
 
+use durward_model::Kind;
+
+use crate::document::Document;
+
 /// Sort key of a claim; the strongest claim sorts first.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
-pub(crate) struct Precedence {
-    is_newcomer: bool,
-    is_undated: bool,
-    created: Option<Arc<str>>,
-    seniority: u64,
+pub(crate) enum Precedence {
+    /// A document of a file that had the thing before.
+    Holder { seniority: u64 },
+    /// An object.
+    Object(Arc<Age>),
+    /// A document of a file that asks for what it had not.
+    Newcomer { is_undated: bool, created: Option<Arc<str>>, seniority: u64 },
+}
+
+/// Age of an object, by what an API server says of it. The strongest sorts first.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub(crate) struct Age {
+    /// True if it belongs to the tenant of its namespace, where the tenant's users write. What the operator writes comes before all of these, so that nobody takes
+    /// from a tenant what its `Tenant` names.
+    is_of_users: bool,
+    created: Arc<str>,
+    namespace: Option<Arc<str>>,
+    kind: Kind,
+    name: Arc<str>,
+}
+
+impl Age {
+    /// Returns the age of the object that a document is; `None` for documents of files, and where the time of creation is not known.
+    pub(crate) fn of(document: &Document) -> Option<Arc<Self>> {
+        let object = document.source.object.as_ref()?;
+        Some(Arc::new(Self {
+            is_of_users: document.is_in_namespace_of_tenant(),
+            created: document.created.clone()?,
+            namespace: object.namespace.clone(),
+            kind: object.kind,
+            name: Arc::clone(&object.name),
+        }))
+    }
 }
 
 impl Precedence {
@@ -20,13 +53,19 @@ impl Precedence {
     ///
     /// The author of a document writes `created`, so it counts only among resources none of which holds the thing.
     pub(crate) fn new(held: bool, created: Option<&Arc<str>>, seniority: u64) -> Self {
-        let created = created.filter(|_| !held).cloned();
-        Self { is_newcomer: !held, is_undated: !held && created.is_none(), created, seniority }
+        if held {
+            return Self::Holder { seniority };
+        }
+        Self::Newcomer { is_undated: created.is_none(), created: created.cloned(), seniority }
     }
 
     /// Returns the key without the order of arrival, for claims that are sorted by another order where they are of one age.
-    pub(crate) fn without_seniority(self) -> Self {
-        Self { seniority: 0, ..self }
+    pub(crate) fn without_seniority(mut self) -> Self {
+        match &mut self {
+            Self::Holder { seniority } | Self::Newcomer { seniority, .. } => *seniority = 0,
+            Self::Object(_) => {}
+        }
+        self
     }
 }
 

@@ -20,7 +20,7 @@ use super::contribution;
 use super::keys::HeldKey;
 use super::names::{self, Doubtful, Named};
 use super::part::Applicant;
-use super::precedence::Precedence;
+use super::precedence::{Age, Precedence};
 use super::report::{Field, Report};
 use super::retained::Restoring;
 use super::scope::Scope;
@@ -154,6 +154,8 @@ pub(crate) struct Entrant<'a> {
     /// Rules that objects add to its own.
     pub(crate) rules: AddedRules,
     pub(crate) past: Past,
+    /// Age of its document, if that is an object.
+    pub(crate) age: Option<Arc<Age>>,
     /// Findings.
     pub(crate) report: Report<'a>,
     /// Verdict that carries its findings.
@@ -242,7 +244,16 @@ impl Entrant<'_> {
 
     /// Returns what its claims are sorted by; `held` says that it had the thing before.
     pub(crate) fn precedence(&self, held: bool) -> Precedence {
-        Precedence::new(held, self.past.created.as_ref(), self.past.seniority)
+        match &self.age {
+            Some(age) => Precedence::Object(Arc::clone(age)),
+            None => Precedence::new(held, self.past.created.as_ref(), self.past.seniority),
+        }
+    }
+
+    /// Returns what a claim is sorted by that an object makes which adds to the tenant: `part` is its age. `None` stands for the tenant's document, and for objects in
+    /// files, which the operator writes as well.
+    pub(crate) fn precedence_as(&self, part: Option<&Arc<Age>>, held: bool) -> Precedence {
+        part.map_or_else(|| self.precedence(held), |age| Precedence::Object(Arc::clone(age)))
     }
 }
 
@@ -321,6 +332,7 @@ impl<'a> Register<'a> {
                     Some(id) => {
                         let created = names::created(&mut report, document, &tenant.metadata);
                         let revision = &document.revision;
+                        let age = Age::of(document);
                         named.push(Named {
                             at,
                             document: tenant,
@@ -328,6 +340,7 @@ impl<'a> Register<'a> {
                             revision,
                             id,
                             created,
+                            age,
                             report,
                         });
                     }
@@ -388,6 +401,7 @@ impl<'a> Register<'a> {
             parts: Vec::new(),
             rules: AddedRules::default(),
             past,
+            age: named.age,
             report: named.report,
             verdict: Verdict::Own(named.at),
             origin: named.source.origin(named.document.metadata.name.place),
@@ -421,7 +435,7 @@ impl<'a> Register<'a> {
                     match broken.name.as_deref().and_then(|name| TenantId::new(name).ok()) {
                         Some(id) => {
                             let of = (&*document.source, &document.revision);
-                            self.keep(&id, of, Verdict::Own(at));
+                            self.keep(&id, of, Age::of(document), Verdict::Own(at));
                         }
                         None => nameless.push((&document.source.file, at)),
                     }
@@ -448,7 +462,7 @@ impl<'a> Register<'a> {
         of_file.sort();
         for id in of_file {
             if !self.taken.contains(id) {
-                self.keep(id, (&NOWHERE, &Revision::default()), Verdict::OfFile(draft));
+                self.keep(id, (&NOWHERE, &Revision::default()), None, Verdict::OfFile(draft));
             }
         }
     }
@@ -457,6 +471,7 @@ impl<'a> Register<'a> {
         &mut self,
         id: &TenantId,
         (source, revision): (&'a Source, &Revision),
+        age: Option<Arc<Age>>,
         verdict: Verdict,
     ) {
         let Some(past) = self.past(id, revision) else { return };
@@ -472,6 +487,7 @@ impl<'a> Register<'a> {
             parts: Vec::new(),
             rules: AddedRules::default(),
             past: past.clone(),
+            age,
             report: Report::new(source),
             verdict,
             origin: tenant.origin.clone(),

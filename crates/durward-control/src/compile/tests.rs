@@ -247,7 +247,8 @@ impl Written {
         if !OBJECTS.contains(&at) || self.proxy.is_some() {
             let _ = writeln!(text, "  tenant: t{}", self.egress);
         }
-        if let Some(source) = self.source {
+        // No kind adds both a listener and sources: one that loses its listener would still be the reason for which its tenant is served.
+        if let Some(source) = self.source.filter(|_| self.second.is_none()) {
             let networks = [
                 "10.244.3.0/24",
                 "10.244.1.0/24",

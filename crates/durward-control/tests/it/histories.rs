@@ -1,8 +1,7 @@
 //! Objects of a cluster come to the same whatever happened before: in whatever order they were read, with broken edits and restarts in between.
 //!
-//! An API server shows objects as they are made, so of two that claim one thing the older one comes first, or both come together, as at a start. All other orders are drawn.
-//! What meets here: ingress addresses of tenants, and mapped ports of one tenant. Mappings of two tenants do not: which tenant has an address is decided by the ages of the tenants at
-//! a start, and later by who had it, whatever the ages of the mappings. Neither do egress addresses.
+//! Any order is drawn, also those in which an older object comes later than a younger one that claims the same: then the younger one loses it.
+//! What meets here: ingress and egress addresses of tenants, networks whose traffic leaves as a tenant's, and addresses and ports of mappings, of one tenant and of several.
 //! `DURWARD_HISTORIES=10000` draws as many histories; without it there are few.
 
 use std::collections::BTreeMap;
@@ -10,6 +9,7 @@ use std::sync::Arc;
 
 use durward_control::change::{Change, Fact};
 use durward_control::cluster::TENANT_LABEL;
+use durward_control::compile::still_served;
 use durward_control::document::Document;
 use durward_control::reference::Reference;
 use durward_control::spec::document;
@@ -24,8 +24,10 @@ use crate::certificates::NOW;
 const TENANTS: usize = 6;
 /// Addresses that tenants ask for: so many that several of them meet, and not all.
 const ADDRESSES: u64 = 12;
-/// Addresses that the mappings of one tenant ask for.
-const MAPPED: u64 = 2;
+/// Addresses that mappings of all tenants ask for, beside those of listeners.
+const MAPPED: u64 = 6;
+/// Addresses that the traffic of tenants leaves from.
+const LEAVING: u64 = 12;
 
 /// A sequence of numbers that a seed stands for (SplitMix64).
 struct Draw(u64);
@@ -55,9 +57,6 @@ struct Object {
     /// Position in the order of creation.
     age: usize,
     spec: Value,
-    /// The tenant it is, or belongs to.
-    tenant: usize,
-    addresses: Vec<String>,
     /// Whether its last edit is a broken one.
     ends_broken: bool,
 }
@@ -102,26 +101,30 @@ fn objects(draw: &mut Draw) -> Vec<Object> {
     let address = |draw: &mut Draw| format!("198.51.100.{}", draw.below(ADDRESSES) + 1);
     for tenant in 0..TENANTS {
         let at = address(draw);
-        let leaves = format!("203.0.113.{}", tenant + 1);
+        let leaves = format!("203.0.113.{}", draw.below(LEAVING) + 1);
+        let sources = match draw.below(4) {
+            0 => vec![format!("10.{}.0.0/14", 4 * draw.below(3))],
+            1 => vec![format!("10.{}.0.0/16", draw.below(ADDRESSES))],
+            _ => Vec::new(),
+        };
         let spec = json!({
             "namespace": format!("n{tenant}"),
             "ingress": [{"address": at, "port": 8443, "protocol": "TCP", "upstream": "u"}],
             "upstreams": {"u": {"service": {"name": "s", "port": 80}, "protocol": "TCP"}},
-            "egress": {"addresses": [leaves]},
+            "egress": {"addresses": [leaves], "sources": sources},
         });
         objects.push(Object {
             id: ResourceId::new(Kind::Tenant, &format!("t{tenant}")),
             age: 0,
             spec,
-            tenant,
-            addresses: vec![at],
             ends_broken: draw.is_one_of(6),
         });
     }
     for number in 0..12 {
         let tenant = usize::try_from(draw.below(TENANTS as u64)).unwrap();
         let namespace = format!("n{tenant}");
-        let at = format!("192.0.2.{}", 10 * tenant as u64 + draw.below(MAPPED));
+        let mapped = format!("192.0.2.{}", draw.below(MAPPED) + 1);
+        let at = if draw.is_one_of(4) { address(draw) } else { mapped };
         let port = 8_000 + draw.below(2);
         let is_smartnats = draw.is_one_of(2);
         let (kind, spec) = if is_smartnats {
@@ -137,8 +140,6 @@ fn objects(draw: &mut Draw) -> Vec<Object> {
             id: ResourceId::namespaced(kind, &namespace, &format!("m{number}")),
             age: 0,
             spec,
-            tenant,
-            addresses: vec![at],
             ends_broken: draw.is_one_of(6),
         });
     }
@@ -148,30 +149,14 @@ fn objects(draw: &mut Draw) -> Vec<Object> {
     objects
 }
 
-/// Draws an order in which objects come: of those that meet, directly or by others, the older one comes first.
+/// Draws an order in which objects come.
 fn order(objects: &[Object], draw: &mut Draw) -> Vec<usize> {
-    let mut group: Vec<usize> = (0..objects.len()).collect();
-    for one in 0..objects.len() {
-        for other in 0..one {
-            let meets = objects[one].tenant == objects[other].tenant
-                || objects[one].addresses.iter().any(|at| objects[other].addresses.contains(at));
-            if meets {
-                let (from, to) = (group[one], group[other]);
-                group.iter_mut().filter(|group| **group == from).for_each(|group| *group = to);
-            }
-        }
-    }
     let mut order: Vec<usize> = (0..objects.len()).collect();
     for at in (1..order.len()).rev() {
         let other = usize::try_from(draw.below(at as u64 + 1)).unwrap();
         order.swap(at, other);
     }
-    let mut waiting: BTreeMap<usize, Vec<usize>> = BTreeMap::new();
-    for at in (0..objects.len()).rev() {
-        waiting.entry(group[at]).or_default().push(at);
-    }
-    // Each group's places stay where they were drawn, and its objects take them by age.
-    order.into_iter().map(|at| waiting.get_mut(&group[at]).unwrap().pop().unwrap()).collect()
+    order
 }
 
 /// A process that reads the objects, and the API server with their last accepted revisions.
@@ -254,7 +239,8 @@ impl World {
             let (spec, generation) = self.accepted.get(at)?;
             Some(objects[*at].document(spec, *generation))
         });
-        store.apply(Change { upserts: former.collect(), ..Change::default() });
+        let former = still_served(&store, former.collect(), NOW);
+        store.apply(Change { upserts: former, ..Change::default() });
         let before = compile(&store, None, NOW);
         let upserts = broken.iter().map(|at| now(*at)).collect();
         store.apply(Change { upserts, ..Change::default() });
@@ -335,4 +321,96 @@ fn whatever_happened_before_the_same_objects_come_to_the_same() {
     let first =
         different.first().map(|(seed, end, alone)| format!("seed {seed}:\n{end}\n=====\n{alone}"));
     assert!(different.is_empty(), "{} differ; {}", different.len(), first.unwrap_or_default());
+}
+
+/// Builds a tenant, or a mapping of a tenant, that asks for an address.
+fn asking(kind: Kind, tenant: usize, age: usize, at: &str) -> Object {
+    let (id, spec) = if kind == Kind::Tenant {
+        let entry = json!({"address": at, "port": 8443, "protocol": "TCP", "upstream": "u"});
+        let spec = json!({
+            "namespace": format!("n{tenant}"),
+            "ingress": [entry],
+            "upstreams": {"u": {"service": {"name": "s", "port": 80}, "protocol": "TCP"}},
+            "egress": {"addresses": [format!("203.0.113.{}", tenant + 1)]},
+        });
+        (ResourceId::new(kind, &format!("t{tenant}")), spec)
+    } else {
+        let ports = json!([{"port": 9_000, "service": {"name": "s", "port": "80/TCP"}}]);
+        let id = ResourceId::namespaced(kind, &format!("n{tenant}"), "m");
+        (id, json!({"addresses": [at], "ports": ports}))
+    };
+    Object { id, age, spec, ends_broken: false }
+}
+
+/// Reads objects one after the other, and returns the reasons of what is said of each.
+fn reasons(objects: &[Object], order: &[usize]) -> Vec<Vec<String>> {
+    let mut world = World { store: fresh(), ..World::default() };
+    for at in order {
+        world.edit(objects, *at, objects[*at].spec.clone());
+        world.compile(objects);
+    }
+    let compiled = world.compiled.unwrap();
+    let of = |object: &Object| {
+        let verdict = compiled.verdicts.on(&DocumentKey::Object(object.id.clone())).unwrap();
+        verdict.findings.iter().map(|finding| finding.reason.to_string()).collect()
+    };
+    objects.iter().map(of).collect()
+}
+
+#[test]
+fn whoever_may_write_in_the_namespace_of_an_older_tenant_takes_nothing_that_a_tenant_names() {
+    let objects = [
+        asking(Kind::Tenant, 0, 0, "198.51.100.1"),
+        asking(Kind::PortMapping, 0, 1, "198.51.100.9"),
+        asking(Kind::Tenant, 1, 2, "198.51.100.9"),
+    ];
+
+    for order in [[0, 1, 2], [2, 1, 0], [1, 2, 0], [0, 2, 1]] {
+        let said = reasons(&objects, &order);
+
+        assert_eq!(said, [vec![], vec!["AddressTaken".to_owned()], vec![]], "{order:?}");
+    }
+}
+
+#[test]
+fn of_two_objects_in_namespaces_the_older_one_has_what_both_ask_for_whatever_the_ages_of_their_tenants()
+ {
+    let objects = [
+        asking(Kind::Tenant, 0, 0, "198.51.100.1"),
+        asking(Kind::Tenant, 1, 1, "198.51.100.2"),
+        asking(Kind::PortMapping, 1, 2, "198.51.100.9"),
+        asking(Kind::PortMapping, 0, 3, "198.51.100.9"),
+    ];
+
+    for order in [[0, 1, 2, 3], [3, 2, 1, 0], [0, 3, 1, 2], [1, 2, 0, 3]] {
+        let said = reasons(&objects, &order);
+
+        let expected = [vec![], vec![], vec![], vec!["AddressTaken".to_owned()]];
+        assert_eq!(said, expected, "{order:?}");
+    }
+}
+
+#[test]
+fn a_tenant_of_which_nothing_is_served_keeps_no_address_that_its_document_no_longer_names() {
+    let mut objects = [
+        asking(Kind::Tenant, 0, 0, "198.51.100.1"),
+        asking(Kind::Tenant, 1, 1, "198.51.100.9"),
+        asking(Kind::Tenant, 2, 2, "198.51.100.9"),
+    ];
+    objects[1].spec["egress"] = objects[0].spec["egress"].clone();
+    let mut world = World { store: fresh(), ..World::default() };
+    for at in [0, 1, 2] {
+        world.edit(&objects, at, objects[at].spec.clone());
+        world.compile(&objects);
+    }
+
+    let mut broken = objects[1].spec.clone();
+    broken["ingress"] = json!([{"address": "gateway"}]);
+    world.edit(&objects, 1, broken);
+    world.compile(&objects);
+
+    let end = digest(world.compiled.as_ref().unwrap());
+    assert!(end.contains("Tenant/t2 Accepted []"), "{end}");
+    world.restart(&objects);
+    assert_eq!(end, digest(world.compiled.as_ref().unwrap()));
 }

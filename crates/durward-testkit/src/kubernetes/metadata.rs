@@ -33,10 +33,9 @@ pub(crate) fn causes(place: &Place, minor: u32, object: &Value) -> Vec<Cause> {
     for (index, finalizer) in items(&metadata["finalizers"]).enumerate() {
         let text = finalizer.as_str().unwrap_or_default();
         if place.kind.custom {
-            // Of custom kinds the server asks only for what may stand in a label's place.
+            // Of custom kinds the server asks only for what may stand in a label's place, and does not say which one it is.
             if let Some(detail) = key_error(text) {
-                let field = format!("metadata.finalizers[{index}]");
-                causes.push(Cause::invalid(field, finalizer, detail));
+                causes.push(Cause::invalid("metadata.finalizers", finalizer, detail));
             }
         } else if !text.contains('/') && !STANDARD_FINALIZERS.contains(&text) {
             let detail = "name is neither a standard finalizer name nor is it fully qualified";

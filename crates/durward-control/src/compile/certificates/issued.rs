@@ -60,7 +60,8 @@ impl Files<'_> {
             }
         };
         let origin = report.source().origin(place);
-        self.used.push(KeyUse { key: identity.key_id, shared: false, is_authority: false, origin });
+        let key = identity.key_id;
+        self.used.push(KeyUse { key, shared: false, is_authority: false, origin, age: None });
         let names = Names { certificate: name.to_owned(), key: name.to_owned(), place };
         self.remark(report, &names, field, identity, Purpose::Server { shared: false });
         let files = (found.place.to_path(), found.place.to_path());

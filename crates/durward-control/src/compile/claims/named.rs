@@ -2,7 +2,7 @@
 //!
 //! A listener is served for the names that it got. Deliberately absent: names below another tenant's wildcard; those are names of their own.
 
-use std::collections::HashMap;
+use std::collections::{BTreeMap, HashMap};
 use std::net::IpAddr;
 use std::sync::Arc;
 
@@ -47,14 +47,14 @@ impl Named {
         Self { candidate, accepted: None, refused: Vec::new() }
     }
 
-    /// Returns what the listener asks for: first what it has, as nobody may take that while it asks for more.
-    pub(super) fn wanted<'n>(
-        &'n self,
+    /// Returns what the listener asks for, the strongest claims first: what it has comes first, as nobody may take that while it asks for more; of objects the oldest.
+    pub(super) fn wanted(
+        &self,
         at: usize,
         roster: &Roster<'_>,
         previous: Option<&Compiled>,
-    ) -> impl Iterator<Item = Wanted> + use<'n> {
-        let Candidate { entrant, listener, entry, .. } = &self.candidate;
+    ) -> impl Iterator<Item = Wanted> + use<> {
+        let Candidate { entrant, listener, entry, added, .. } = &self.candidate;
         let entrant = &roster.entrants[*entrant];
         let key = listener.key();
         let former = entrant
@@ -66,12 +66,14 @@ impl Named {
             None => entrant.past.names.iter().any(|(at, known)| *at == key && known == name),
         };
         let keeps = former.is_none_or(|former| has(former, &self.candidate, previous));
-        let names = listener.names.iter().flatten().cloned();
-        let (held, more): (Vec<_>, Vec<_>) = names.partition(|name| keeps && had(name));
         let position = entry.map_or(usize::MAX, |entry| entry.position);
-        let ranks = [true, false].map(|held| (entrant.precedence(held), position));
-        let wanted = [held, more].into_iter().zip(ranks).filter(|(names, _)| !names.is_empty());
-        wanted.map(move |(names, rank)| Wanted { at, rank, names })
+        let mut wanted: BTreeMap<Rank, Vec<HostPattern>> = BTreeMap::new();
+        for name in listener.names.iter().flatten() {
+            let age = added.as_ref().and_then(|added| added.age_of_name(roster, name));
+            let precedence = entrant.precedence_as(age.as_ref(), keeps && had(name));
+            wanted.entry((precedence, position)).or_default().push(name.clone());
+        }
+        wanted.into_iter().map(move |(rank, names)| Wanted { at, rank, names })
     }
 }
 

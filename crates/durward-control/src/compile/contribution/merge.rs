@@ -19,6 +19,7 @@ use super::{AddedListener, Applicant, Contribution, Written};
 use crate::compile::body::{Candidate, Candidates};
 use crate::compile::bounds;
 use crate::compile::last_good;
+use crate::compile::precedence::Age;
 use crate::compile::report::Field;
 use crate::compile::roster::{Basis, Entrant, Roster};
 use crate::compile::transparent::Wish;
@@ -111,6 +112,33 @@ impl Added {
         }
         let added = Some(Arc::new(Self { alone: Some(alone), parts }));
         Candidate { listener: joined.finish(), added, ..candidate }
+    }
+
+    /// Returns the age of the oldest object that asks for the listener; `None` if the tenant's document does, or an object in a file.
+    pub(crate) fn age(&self, roster: &Roster<'_>) -> Option<Arc<Age>> {
+        self.age_of(roster, self.alone.is_some(), |_| true)
+    }
+
+    /// Returns the age of the oldest object that asks for a name of the listener; `None` if the tenant's document does, or an object in a file.
+    pub(crate) fn age_of_name(&self, roster: &Roster<'_>, name: &HostPattern) -> Option<Arc<Age>> {
+        let has = |listener: &Listener| listener.names.as_ref().is_some_and(|it| it.has(name));
+        let is_own = self.alone.as_ref().is_some_and(|alone| has(alone));
+        self.age_of(roster, is_own, |part| has(&part.listener))
+    }
+
+    fn age_of(
+        &self,
+        roster: &Roster<'_>,
+        is_own: bool,
+        asks: impl Fn(&AddedPart) -> bool,
+    ) -> Option<Arc<Age>> {
+        if is_own {
+            return None;
+        }
+        let asking = self.parts.iter().filter(|part| asks(part));
+        let ages = asking.map(|part| roster.contributions[part.contribution].age.clone());
+        // An object in a file has none, and is the operator's.
+        ages.min().flatten()
     }
 
     /// Says of the objects why the listener is not served.

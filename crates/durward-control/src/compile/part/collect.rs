@@ -10,12 +10,12 @@ use durward_model::{Kind, Origin, TenantId};
 use super::{Applicant, Belonging, Part, PartId, Past, Pasts, Read, Reader};
 use crate::cluster::{Owner, Ownerless};
 use crate::compile::names::{Doubtful, created, rank};
-use crate::compile::precedence::winners;
+use crate::compile::precedence::{Age, winners};
 use crate::compile::report::{Field, Report};
 use crate::compile::roster::{Basis, KnownText, NOWHERE, Roster};
 use crate::compile::verdict::Draft;
 use crate::compile::{Input, words};
-use crate::document::{Content, Document, PartHead, Source};
+use crate::document::{Content, Document, PartHead};
 use crate::spec::tenant::Metadata;
 use crate::store::Store;
 
@@ -201,6 +201,7 @@ impl<'a, V: Part> Office<'a, '_, V> {
             text: KnownText::Whole(Arc::clone(&source.text)),
             seniority: seniority.unwrap_or_else(|| roster.newcomer()),
             created,
+            age: Age::of(document),
             shared: V::is_shared(&document.content),
             served: None,
             id,
@@ -243,7 +244,7 @@ impl<'a, V: Part> Office<'a, '_, V> {
         let source = &document.source;
         for id in self.past_in_file(source.kind, &head.metadata.name, &source.file) {
             if may_be(document, &id) {
-                self.keep(&id, Some(document), (draft, false, source));
+                self.keep(&id, (draft, false), Some(document));
             }
         }
     }
@@ -261,7 +262,7 @@ impl<'a, V: Part> Office<'a, '_, V> {
                 (Some(name), true) => {
                     let ids = self.past_in_file(source.kind, name, &source.file).into_iter();
                     for id in ids.filter(|id| may_be(document, id)) {
-                        self.keep(&id, Some(document), (draft, false, source));
+                        self.keep(&id, (draft, false), Some(document));
                     }
                 }
                 (None, _) => nameless.push((&source.file, draft)),
@@ -272,17 +273,17 @@ impl<'a, V: Part> Office<'a, '_, V> {
             let Some(pasts) = self.pasts else { return };
             let of_file = pasts.iter().filter(|(_, past)| Path::new(&*past.file).starts_with(file));
             for id in of_file.map(|(id, _)| id.clone()).collect::<Vec<_>>() {
-                self.keep(&id, None, (draft, true, &NOWHERE));
+                self.keep(&id, (draft, true), None);
             }
         }
     }
 
-    /// Keeps what an object was before, if a broken document is not of one that was made anew under its name.
+    /// Keeps an object as it was, if a broken document is not of one that was made anew under its name. `document` is what is there in the place of its own.
     fn keep(
         &mut self,
         id: &PartId,
-        document: Option<&Document>,
-        (draft, of_file, source): (usize, bool, &'a Source),
+        (draft, of_file): (usize, bool),
+        document: Option<&'a Document>,
     ) {
         let known = self.pasts.and_then(|pasts| pasts.get(id));
         let is_its = |past: &&Past<V>| {
@@ -298,7 +299,7 @@ impl<'a, V: Part> Office<'a, '_, V> {
             id: id.clone(),
             draft,
             of_file,
-            report: Report::new(source),
+            report: Report::new(document.map_or(&*NOWHERE, |document| &document.source)),
             current: None,
             former: Some(former),
             file: past.file,
@@ -309,6 +310,7 @@ impl<'a, V: Part> Office<'a, '_, V> {
             restored: false,
             seniority: past.seniority,
             created: past.created,
+            age: document.and_then(Age::of),
             shared: past.shared,
             served: None,
             read: None,

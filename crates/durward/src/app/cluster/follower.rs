@@ -5,6 +5,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use durward_control::change::Change;
+use durward_control::compile::still_served;
 use durward_control::document::Document;
 use durward_control::reference::Reference;
 use durward_control::stream::{Answered, Asked, ObjectReport};
@@ -123,6 +124,7 @@ impl Follower {
             change.then(self.facts_of(&former).await);
         }
         let former = still_there(former, &self.objects);
+        let former = still_served(&self.store, former, now());
         Begun { change, former }
     }
 
