@@ -327,7 +327,7 @@ mod tests {
         let disk = Disk::start(directory.path()).unwrap();
         let links = directory.path().join("links");
         // A directory stands where the file belongs.
-        fs::create_dir(links.join("acme+a.json")).unwrap();
+        fs::create_dir_all(links.join("acme+a.json")).unwrap();
         kept(&disk, &["a", "b"]);
 
         assert!(disk.wait(&[&id("a")], PATIENCE).is_err());
