@@ -38,7 +38,7 @@ fn pebble(place: &TempDir, resolver: SocketAddr) -> Option<(Child, String)> {
     let config = place.write("pebble.json", config.to_string());
     let mut command = Command::new("pebble");
     command.args(["-config", &path(&config), "-dnsserver", &resolver.to_string()]);
-    command.env("PEBBLE_VA_NOSLEEP", "1").env("PEBBLE_WFE_NONCEREJECT", "20");
+    command.env("PEBBLE_VA_NOSLEEP", "1").env("PEBBLE_WFE_NONCEREJECT", "5");
     let child = Child::spawn(command);
     let listens = || std::net::TcpStream::connect(("127.0.0.1", port)).is_ok();
     assert!(eventually_blocking(DEADLINE, listens), "{}", child.output());
