@@ -47,13 +47,13 @@ pub struct AgentFile {
     /// File with a token in place of a client certificate. Default: the token in `DURWARD_AGENT_TOKEN` or `PIPEOPS_TOKEN`.
     #[serde(default)]
     pub token_file: Option<PathBuf>,
-    /// Whether the cluster's Ingresses are registered. Default: false; `ENABLE_INGRESS_SYNC` comes before it.
+    /// True to register the cluster's Ingresses. Default: false; `ENABLE_INGRESS_SYNC` comes before it.
     #[serde(default)]
     pub enable_ingress_sync: Option<bool>,
     /// The same in the form of a `ConfigMap` for PipeOps' agent.
     #[serde(default)]
     pub agent: Option<AgentSection>,
-    /// Whether anything is registered, in the form of PipeOps' values. Default: true.
+    /// True to register routes at all, in the form of PipeOps' values. Default: true.
     #[serde(default)]
     pub gateway: Option<GatewaySection>,
     /// A kubeconfig for the cluster whose Ingresses are registered. Default: the pod's service account, or `KUBECONFIG`.
@@ -80,7 +80,7 @@ pub struct AgentFile {
 #[derive(Clone, Debug, Default, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct AgentSection {
-    /// Whether the cluster's Ingresses are registered.
+    /// True if the cluster's Ingresses are registered.
     #[serde(default)]
     pub enable_ingress_sync: Option<bool>,
 }

@@ -32,16 +32,16 @@ pub struct Objects {
     pub balanced: BTreeMap<Name, Vec<String>>,
 }
 
-/// What is registered of a cluster.
+/// Routes of a cluster's Ingresses that are registered.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Found {
     /// Routes; of several for one host and path that of the oldest Ingress.
     pub routes: Vec<Route>,
-    /// Where a target is connected to, if not where its name leads.
+    /// Address to which a target is connected, if not the one that its name resolves to.
     pub addresses: BTreeMap<Target, SocketAddr>,
     /// Number of routes of each Ingress that has any, as `NAMESPACE/NAME`.
     pub ingresses: BTreeMap<String, usize>,
-    /// What is not registered, and why: Ingress and sentence.
+    /// Ingresses that are not registered as a whole, each with the reason.
     pub left_out: Vec<(String, String)>,
 }
 

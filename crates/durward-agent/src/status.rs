@@ -32,7 +32,7 @@ pub struct Status {
     /// Routes as the gateway judged them last.
     judged: Mutex<Judged>,
     registered: AtomicU64,
-    /// What of the cluster's Ingresses is not registered.
+    /// Parts of the cluster's Ingresses that are not registered.
     left_out: Mutex<Vec<LeftOut>>,
     cluster: Mutex<Option<&'static str>>,
     ingresses: Mutex<Arc<Vec<IngressHosts>>>,
@@ -66,7 +66,7 @@ fn shown(one: &Rejected) -> Rejected {
 pub struct LeftOut {
     /// The Ingress, as `NAMESPACE/NAME`.
     pub ingress: String,
-    /// What is not registered, and why.
+    /// Parts that are not registered, each with the reason.
     pub reason: String,
 }
 
@@ -117,7 +117,7 @@ pub struct Report {
     /// Routes that the gateway does not serve.
     #[serde(default)]
     pub routes_rejected: Vec<Rejected>,
-    /// What of the cluster's Ingresses is not registered.
+    /// Parts of the cluster's Ingresses that are not registered.
     #[serde(default)]
     pub left_out: Vec<LeftOut>,
     /// `private` or `public`, where Ingresses are read.

@@ -87,7 +87,7 @@ pub struct ServiceEndpoints {
     has_more: bool,
     /// True if the Service has `sessionAffinity: ClientIP`.
     pub by_client: bool,
-    /// What is spoken at the port, as the Service says (`appProtocol`).
+    /// Protocol of the port, as the Service names it (`appProtocol`).
     pub app_protocol: Option<Arc<str>>,
 }
 

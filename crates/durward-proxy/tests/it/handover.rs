@@ -97,6 +97,23 @@ async fn clients_that_wait_in_the_queue_are_let_in_before_it_closes() {
 
 // S1.58
 #[tokio::test]
+async fn a_client_that_has_said_nothing_when_the_socket_closes_is_let_in_with_its_request() {
+    let address = SocketAddr::from((unique_loopback(), 8080));
+    let wanted = [tenant("a").listen(address, http("ok", None))];
+    let proxy = serve(&wanted);
+    let mut silent = RawHttp::connect(address).await.unwrap();
+
+    let drain = tokio::task::spawn_blocking(move || proxy.drain(SOON));
+    let is_closed = eventually(SOON, async || tcp_connect(address, None).await.is_err());
+    assert!(is_closed.await);
+    silent.send("GET / HTTP/1.1\r\nHost: a\r\n\r\n").await.unwrap();
+
+    assert_eq!(silent.read_response().await.unwrap().text(), "ok");
+    drain.await.unwrap();
+}
+
+// S1.58
+#[tokio::test]
 async fn draining_ends_the_idle_lets_the_busy_finish_and_cuts_what_is_left() {
     let echo = TcpEcho::start("127.0.0.1:0");
     let (web, stream) = (unique_loopback(), unique_loopback());
