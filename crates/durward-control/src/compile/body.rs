@@ -183,7 +183,11 @@ fn document<'a>(
     let restoring = entrant.past.restoring.clone();
     let mut broken: Vec<Option<(IpAddr, u16)>> = Vec::new();
     let egress = &body.spec.egress;
-    let policy = policy(entrant, egress, files);
+    let lets_out = |entry: &At<IngressSpec>| {
+        entry.links.iter().any(|link| link.egress.is_some_and(|egress| egress.value))
+    };
+    let by_links = body.spec.ingress.iter().any(lets_out);
+    let policy = policy(entrant, egress, by_links, files);
     let without_rules = files.was_denied();
     let proxies: Vec<_> = egress.proxy.iter().map(At::as_ingress).collect();
     let (ingress_field, egress_field) = (Field::SPEC.name("ingress"), Field::SPEC.name("egress"));
@@ -211,6 +215,7 @@ fn document<'a>(
             upstreams: &mut upstreams,
             tenant: &entrant.id,
             outward,
+            policy: policy.as_ref(),
             doors: &doors,
             acme: Acme::default(),
             links: &links,
@@ -245,9 +250,10 @@ fn document<'a>(
 fn policy(
     entrant: &mut Entrant<'_>,
     egress: &EgressSpec,
+    by_links: bool,
     files: &mut Files<'_>,
 ) -> Option<Arc<Policy>> {
-    let asked = !egress.proxy.is_empty() || egress.transparent.is_some();
+    let asked = by_links || !egress.proxy.is_empty() || egress.transparent.is_some();
     let policy = asked.then(|| outward::policy(&mut entrant.report, files, egress)).flatten();
     if !asked {
         outward::unasked(&mut entrant.report, egress);

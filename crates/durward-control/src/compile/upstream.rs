@@ -129,6 +129,7 @@ pub(crate) fn at_field(
         pool_idle_timeout: timeout?,
         stream_idle: None,
         check_tls: None,
+        direct: None,
         send_proxy: spec.send_proxy_protocol.map(|version| proxy_version(version.value)),
         origin: report.source().origin(name.place),
     })
@@ -151,6 +152,7 @@ pub(crate) fn plain(name: &str, protocol: UpstreamProtocol) -> Upstream {
         pool_idle_timeout: IDLE_TIMEOUT,
         stream_idle: None,
         check_tls: None,
+        direct: None,
         send_proxy: None,
         origin: durward_model::Origin::BuiltIn,
     }
