@@ -31,6 +31,8 @@ struct Place {
     gateway: Child,
     admin: SocketAddr,
     address: IpAddr,
+    /// Address of another tenant.
+    other: IpAddr,
     _dir: TempDir,
     servers: Authority,
     /// Issues the certificates of ingress controllers.
@@ -64,11 +66,14 @@ impl Place {
              egress: {{addresses: [{address}]}}\n"
         );
         std::fs::write(dir.join("documents/acme.yaml"), document).unwrap();
+        let other = IpAddr::from(unique_loopback());
+        let bolt = crate::support::tenant("bolt", other, HTTP, crate::support::nowhere());
+        std::fs::write(dir.join("documents/bolt.yaml"), bolt).unwrap();
         let admin = admin_address();
         let gateway = spawn(&dir.join("documents"), admin, more);
         let ready = || status(admin, "/readyz") == Some(200);
         assert!(eventually_blocking(DEADLINE, ready), "{}", gateway.output());
-        Self { gateway, admin, address, _dir: dir, servers, controllers }
+        Self { gateway, admin, address, other, _dir: dir, servers, controllers }
     }
 
     fn ask(&self, host: &str) -> Option<(u16, String)> {
@@ -335,7 +340,7 @@ fn a_cluster_that_gets_an_address_is_reached_directly_once_that_is_proven_and_ov
     load.stop();
 }
 
-// S3.87 S3.90+
+// S3.32 S3.87 S3.90+
 #[test]
 fn an_endpoint_that_is_guarded_or_does_not_give_what_the_link_gives_is_not_used() {
     let app = Origin::http1(HERE);
@@ -394,6 +399,8 @@ fn an_endpoint_that_is_guarded_or_does_not_give_what_the_link_gives_is_not_used(
     // The gateway itself is no cluster.
     cluster.controller("LoadBalancer", ("https", LINK), &[place.address]);
     place.explains("guard:gateway");
+    cluster.controller("LoadBalancer", ("https", HTTP), &[place.other]);
+    place.explains("guard:other-tenant");
 }
 
 /// Leads requests by their host to a place, as an ingress controller does; others to the first.
@@ -616,7 +623,7 @@ fn tls_is_carried_through_to_the_cluster_by_name_and_spoken_to_backends_that_say
     assert!(eventually_blocking(DEADLINE, served), "{:?}", place.ask("d.example.com"));
 }
 
-// S3.62
+// S3.28 S3.62
 #[test]
 fn two_hundred_changes_of_ingresses_at_once_converge() {
     let place = Place::start_with("allowedSources: [127.0.0.0/8]", "", &[]);
@@ -630,12 +637,14 @@ fn two_hundred_changes_of_ingresses_at_once_converge() {
         double.put(&json!({"apiVersion": "v1", "kind": "Service", "metadata": {"name": name, "namespace": namespace},
             "spec": {"clusterIP": origin.address().ip().to_string(), "ports": [{"port": origin.port()}]}}));
     }
+    // Of any controller, and of none.
+    let classes = [json!("nginx"), json!("traefik"), json!("haproxy"), Value::Null];
     let put = |number: usize, to: usize| {
         let (name, port) = (["one", "two"][to], origins[to].port());
         let backend = json!({"service": {"name": name, "port": {"number": port}}});
         double.put(&json!({"apiVersion": "networking.k8s.io/v1", "kind": "Ingress",
             "metadata": {"name": format!("i{number}"), "namespace": namespace},
-            "spec": {"rules": [{"host": format!("h{number}.example.com"),
+            "spec": {"ingressClassName": classes[number % 4], "rules": [{"host": format!("h{number}.example.com"),
                 "http": {"paths": [{"path": "/", "pathType": "Prefix", "backend": backend}]}}]}}));
     };
     std::thread::scope(|scope| {
