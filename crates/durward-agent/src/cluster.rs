@@ -237,7 +237,7 @@ fn port(service: &Service) -> Option<(u16, bool)> {
         .or_else(|| number(&|_, port| port == 443));
     let http = number(&|name, _| name == "http" || name == "web")
         .or_else(|| number(&|_, port| port == 80));
-    https.map(|port| (port, true)).or(http.map(|port| (port, false)))
+    https.map(|port| (port, true)).or_else(|| http.map(|port| (port, false)))
 }
 
 /// Returns a name that is shared.

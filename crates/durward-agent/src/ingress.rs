@@ -155,7 +155,7 @@ impl Reading<'_> {
         let ingress = id.to_owned();
         let protocol = settings.protocol.or(backend.protocol);
         let is_tls = protocol == Some(BackendProtocol::Https);
-        let named = settings.backend_tls.name.as_deref().unwrap_or(target.host());
+        let named = settings.backend_tls.name.as_deref().unwrap_or_else(|| target.host());
         let backend_tls = is_tls.then(|| named.to_owned());
         let passthrough = false;
         let route =

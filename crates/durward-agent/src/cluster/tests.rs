@@ -71,7 +71,7 @@ fn the_endpoint_prefers_https_and_is_offered_only_where_direct_routes_are_wanted
         Detection::default().detect(&objects(NGINX, &spec, &[address])).endpoint
     };
     let both = json!([{"name": "http", "port": 80}, {"name": "https", "port": 8443}]);
-    assert_eq!(with(both.clone(), "203.0.113.9"), Some(("203.0.113.9:8443".to_owned(), true)));
+    assert_eq!(with(both, "203.0.113.9"), Some(("203.0.113.9:8443".to_owned(), true)));
     let plain = json!([{"name": "x", "port": 80}]);
     assert_eq!(with(plain, "2001:db9::1"), Some(("[2001:db9::1]:80".to_owned(), false)));
     assert_eq!(with(json!([{"name": "ssh", "port": 22}]), "203.0.113.9"), None);

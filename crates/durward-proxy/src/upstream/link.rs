@@ -485,8 +485,6 @@ impl Attempt<'_> {
             Err(_) => return Err(failed("the agent did not connect in time")),
         };
         let took = began.elapsed();
-        let host = upstream.direct.as_ref().map(|direct| Arc::clone(&direct.host));
-        let way = host.map(|host| Way::Link(Arc::clone(&link), host));
         let cells = self.tenant.metrics.core(self.upstreams.core);
         if guard.is_some() {
             cells.add(Counter::UpstreamConnectionsNew, 1);
@@ -502,9 +500,15 @@ impl Attempt<'_> {
             core: self.upstreams.core,
             guard,
             bound: false,
-            way,
+            way: self.way_of(&link),
         };
         Ok(Connected { io, ticket, took })
+    }
+
+    /// Returns the way of a stream, where there may be another.
+    fn way_of(&self, link: &Arc<LinkState>) -> Option<Way> {
+        let direct = self.runtime.upstream.direct.as_ref()?;
+        Some(Way::Link(Arc::clone(link), Arc::clone(&direct.host)))
     }
 
     /// Returns the account of what a stream holds unread.

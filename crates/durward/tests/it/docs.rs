@@ -80,7 +80,7 @@ fn links_lead_somewhere() {
 // S3.71
 #[test]
 fn the_documents_that_the_seed_refers_to_exist_and_the_guide_of_links_leads_there() {
-    let guide = crate::text("docs/guide/link.md");
+    let guide = text("docs/guide/link.md");
     // Quick start, configuration, monitoring, architecture, implementation, controller endpoints.
     let documents = [
         "getting-started.md",
@@ -94,7 +94,7 @@ fn the_documents_that_the_seed_refers_to_exist_and_the_guide_of_links_leads_ther
     ];
     for document in documents {
         assert!(links_in(&guide).contains(&document), "{document} is not linked");
-        assert!(crate::root().join("docs/guide").join(document).exists(), "{document}");
+        assert!(root().join("docs/guide").join(document).exists(), "{document}");
     }
 }
 

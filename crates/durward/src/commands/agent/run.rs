@@ -30,44 +30,64 @@ const LOOK: Duration = Duration::from_secs(1);
 /// Runs the agent.
 pub(crate) fn run(arguments: &AgentRun, log: LogFormat) -> Result<Exit, Failure> {
     telemetry::start(log, "info,rustls=error");
-    let path = arguments.config.as_deref();
-    let invalid = |error: ConfigError| Failure::InvalidConfig { message: error.to_string() };
-    let file = path.map_or_else(|| Ok(AgentFile::default()), AgentFile::read).map_err(invalid)?;
-    let directory = path.and_then(Path::parent).unwrap_or_else(|| Path::new("."));
-    let environment = Environment::of_this_process();
-    let settings = file.settings(directory, &environment).map_err(invalid)?;
-    let registered = Arc::new(Registered::new(file.routes(1).map_err(invalid)?));
-    let status = Arc::<Status>::default();
-    let following = Arc::new(Following::new(Arc::clone(&registered), Arc::clone(&status)));
-    let (addresses, cluster) = (registered.addresses(), following.cluster());
-    let settings = Settings { addresses, cluster, ..settings };
-    let switches = Switches { directory: directory.to_owned(), environment };
-    let switched = switches.read(&file).map_err(invalid)?;
+    let prepared = Prepared::read(arguments)
+        .map_err(|error: ConfigError| Failure::InvalidConfig { message: error.to_string() })?;
     // Each stream is a connection to a backend.
     crate::app::raise_descriptor_limit();
     let runtime = client::runtime().map_err(|why| Failure::broken("running the agent", why))?;
-    runtime.block_on(async {
-        let stopped = CancellationToken::new();
-        let shown = Shown {
-            status: Arc::clone(&status),
-            settings: Arc::new(settings.clone()),
-            routes: registered.routes(),
-        };
-        let proxy = file.egress_proxy.as_ref().zip(settings.exits.clone());
-        listen(arguments.admin, file.proof.as_ref(), shown, &stopped).await?;
-        let proxying = match proxy {
-            Some((proxy, exits)) => Some(proxy_listener(proxy, exits, &stopped).await?),
-            None => None,
-        };
-        let mut signals = Signals::listen()?;
+    runtime.block_on(prepared.serve())
+}
+
+/// An agent before it runs.
+struct Prepared {
+    file: AgentFile,
+    admin: Admin,
+    settings: Settings,
+    status: Arc<Status>,
+    watching: Watching,
+    switched: Switched,
+}
+
+impl Prepared {
+    fn read(arguments: &AgentRun) -> Result<Self, ConfigError> {
+        let path = arguments.config.as_deref();
+        let file = path.map_or_else(|| Ok(AgentFile::default()), AgentFile::read)?;
+        let directory = path.and_then(Path::parent).unwrap_or_else(|| Path::new("."));
+        let environment = Environment::of_this_process();
+        let settings = file.settings(directory, &environment)?;
+        let registered = Arc::new(Registered::new(file.routes(1)?));
+        let status = Arc::<Status>::default();
+        let following = Arc::new(Following::new(Arc::clone(&registered), Arc::clone(&status)));
+        let (addresses, cluster) = (registered.addresses(), following.cluster());
+        let settings = Settings { addresses, cluster, ..settings };
+        let switches = Switches { directory: directory.to_owned(), environment };
+        let switched = switches.read(&file)?;
         let watching = Watching {
             path: path.map(Path::to_owned),
-            registered: Arc::clone(&registered),
+            registered,
             following,
             switches,
             switched: Switched::default(),
             read: path.and_then(modified),
         };
+        Ok(Self { file, admin: arguments.admin, settings, status, watching, switched })
+    }
+
+    async fn serve(self) -> Result<Exit, Failure> {
+        let Self { file, admin, settings, status, watching, switched } = self;
+        let stopped = CancellationToken::new();
+        let registered = Arc::clone(&watching.registered);
+        let shown = Shown {
+            status: Arc::clone(&status),
+            settings: Arc::new(settings.clone()),
+            routes: registered.routes(),
+        };
+        listen(admin, file.proof.as_ref(), shown, &stopped).await?;
+        let proxying = match file.egress_proxy.as_ref().zip(settings.exits.clone()) {
+            Some((proxy, exits)) => Some(proxy_listener(proxy, exits, &stopped).await?),
+            None => None,
+        };
+        let mut signals = Signals::listen()?;
         let watching = watching.begin(switched).await?;
         let (mut start, held) = (watching.following.start(), registered.routes());
         let running = async {
@@ -75,6 +95,10 @@ pub(crate) fn run(arguments: &AgentRun, log: LogFormat) -> Result<Exit, Failure>
             if stopped.run_until_cancelled(go).await.is_some() {
                 network::follow(Arc::clone(&settings.retry));
                 durward_agent::run(settings, held, status, stopped.clone()).await;
+            }
+            // Its streams have ended, or their time is over.
+            if let Some(proxying) = proxying {
+                proxying.abort();
             }
         };
         let mut running = std::pin::pin!(running);
@@ -85,17 +109,11 @@ pub(crate) fn run(arguments: &AgentRun, log: LogFormat) -> Result<Exit, Failure>
         tracing::info!("the agent ends: its streams may finish");
         stopped.cancel();
         tokio::select! {
-            () = async {
-                running.await;
-                // Its streams have ended, or their time is over.
-                if let Some(proxying) = proxying {
-                    proxying.abort();
-                }
-            } => {}
+            () = running => {}
             () = signals.stop() => tracing::warn!("second termination signal: closing remaining streams"),
         }
         Ok(Exit::Ok)
-    })
+    }
 }
 
 /// Opens the listeners of the agent, as far as there are any.

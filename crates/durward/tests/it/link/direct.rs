@@ -7,7 +7,8 @@ use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering::Relaxed};
 use std::thread::JoinHandle;
 use std::time::Duration;
 
-use durward_testkit::certificates::{Authority, CertSpec};
+use durward_testkit::certificates::{Authority, CertSpec, client_config};
+use durward_testkit::client::RawHttp;
 use durward_testkit::kubernetes::TestEnv;
 use durward_testkit::origin::Origin;
 use durward_testkit::process::{Child, TempDir, eventually_blocking, unique_loopback};
@@ -80,6 +81,18 @@ impl Place {
         ask((self.address, HTTP).into(), host)
     }
 
+    /// Asks by HTTPS at the entry that carries TLS through. Only the cluster's certificates are trusted; the gateway has no key of them.
+    fn fetch(&self, host: &str) -> Option<u16> {
+        let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
+        runtime.block_on(async {
+            let (at, config) =
+                ((self.address, 8443).into(), client_config(&self.controllers, None));
+            let connecting = RawHttp::connect_tls(at, None, config, Some(host));
+            let mut client = tokio::time::timeout(DEADLINE, connecting).await.ok()?.ok()?;
+            client.get(host, "/x").await.ok().map(|answer| answer.status)
+        })
+    }
+
     fn explain(&self) -> String {
         let (running, at) =
             (format!("--running={}", self.admin), format!("{}:{HTTP}", self.address));
@@ -126,7 +139,7 @@ impl Cluster {
         place.servers.write(dir.path(), "servers");
         let kubeconfig = runtime.block_on(async {
             let kubeconfig = env.service_account("durward-agent").await;
-            install(&env, "deploy/agent/base/rbac.yaml", &env.namespace().to_owned()).await;
+            install(&env, "deploy/agent/base/rbac.yaml", env.namespace()).await;
             kubeconfig
         });
         std::fs::write(dir.join("kubeconfig"), kubeconfig).unwrap();
@@ -168,6 +181,28 @@ impl Cluster {
         let double = self.env.double().unwrap();
         double.put(&service);
         double.put(&ingress);
+    }
+
+    /// A Service with one port, which is that of a backend here.
+    fn put_service(&self, name: &str, at: SocketAddr, port: &Value) {
+        let mut port = port.clone();
+        port["port"] = json!(at.port());
+        self.env.double().unwrap().put(&json!({
+            "apiVersion": "v1", "kind": "Service",
+            "metadata": {"name": name, "namespace": self.env.namespace()},
+            "spec": {"clusterIP": at.ip().to_string(), "ports": [port]},
+        }));
+    }
+
+    /// An Ingress for all paths of a host.
+    fn put_ingress(&self, name: &str, host: &str, (service, port): (&str, u16), tls: &Value) {
+        let backend = json!({"service": {"name": service, "port": {"number": port}}});
+        let paths = json!([{"path": "/", "pathType": "Prefix", "backend": backend}]);
+        self.env.double().unwrap().put(&json!({
+            "apiVersion": "networking.k8s.io/v1", "kind": "Ingress",
+            "metadata": {"name": name, "namespace": self.env.namespace()},
+            "spec": {"tls": tls, "rules": [{"host": host, "http": {"paths": paths}}]},
+        }));
     }
 
     /// The Service of the ingress controller, with these addresses.
@@ -260,6 +295,23 @@ impl Load {
     }
 }
 
+/// A private cluster of the tenant's at the same gateway, which is served.
+fn second_cluster(place: &Place) -> (Child, Origin, TempDir) {
+    let (other, dir) = (Origin::http1(HERE), TempDir::new());
+    place.servers.write(dir.path(), "servers");
+    std::fs::write(dir.join("token"), SECOND).unwrap();
+    let text = format!(
+        "link: second\ngateways: ['tls://{}:{LINK}']\ncaFile: servers.crt\ntokenFile: token\nallow: [127.0.0.0/8]\n\
+         routes: [{{host: second.example.org, target: '{}'}}]\n",
+        place.address,
+        other.address()
+    );
+    let second = run(&dir.write("agent.yaml", text), admin_address(), &[]);
+    let served = || place.ask("second.example.org").is_some_and(|(status, _)| status == 200);
+    assert!(eventually_blocking(DEADLINE, served), "{}", second.output());
+    (second, other, dir)
+}
+
 // S3.70 S3.7 S3.11 S3.12+ S3.13 S3.14 S3.15 S3.16 S3.18 S3.20 S3.57 S3.69 S3.90
 #[test]
 fn a_cluster_that_gets_an_address_is_reached_directly_once_that_is_proven_and_over_the_link_before_and_after()
@@ -309,19 +361,7 @@ fn a_cluster_that_gets_an_address_is_reached_directly_once_that_is_proven_and_ov
         "{metrics}"
     );
 
-    // A private cluster at the same gateway.
-    let (other, dir) = (Origin::http1(HERE), TempDir::new());
-    place.servers.write(dir.path(), "servers");
-    std::fs::write(dir.join("token"), SECOND).unwrap();
-    let text = format!(
-        "link: second\ngateways: ['tls://{}:{LINK}']\ncaFile: servers.crt\ntokenFile: token\nallow: [127.0.0.0/8]\n\
-         routes: [{{host: second.example.org, target: '{}'}}]\n",
-        place.address,
-        other.address()
-    );
-    let second = run(&dir.write("agent.yaml", text), admin_address(), &[]);
-    let served = || place.ask("second.example.org").is_some_and(|(status, _)| status == 200);
-    assert!(eventually_blocking(DEADLINE, served), "{}", second.output());
+    let _second = second_cluster(&place);
     place.explains("requests go directly to");
 
     // The endpoint is gone before anybody says so.
@@ -562,36 +602,17 @@ fn tls_is_carried_through_to_the_cluster_by_name_and_spoken_to_backends_that_say
     let app = Origin::tls(HERE, &identity, None, &["http/1.1"]);
     let identity = place.servers.issue(&CertSpec::new().dns(&name).server());
     let other = Origin::tls(HERE, &identity, None, &["http/1.1"]);
-    let double = cluster.env.double().unwrap();
-    let service = |name: &str, at: SocketAddr, port: Value| {
-        let mut port = port;
-        port["port"] = json!(at.port());
-        double.put(&json!({"apiVersion": "v1", "kind": "Service", "metadata": {"name": name, "namespace": namespace},
-            "spec": {"clusterIP": at.ip().to_string(), "ports": [port]}}));
-    };
-    service("controller", controller.address(), json!({"name": "https"}));
-    service("app", app.address(), json!({"appProtocol": "https"}));
-    let ingress = |name: &str, host: &str, service: &str, port: u16, tls: Value| {
-        let backend = json!({"service": {"name": service, "port": {"number": port}}});
-        double.put(&json!({"apiVersion": "networking.k8s.io/v1", "kind": "Ingress", "metadata": {"name": name, "namespace": namespace},
-            "spec": {"tls": tls, "rules": [{"host": host, "http": {"paths": [{"path": "/", "pathType": "Prefix", "backend": backend}]}}]}}));
-    };
-    ingress("a", HOST, "app", app.port(), json!([{"hosts": [HOST], "secretName": "a"}]));
-    ingress("b", "b.example.com", "app", app.port(), json!([]));
+    cluster.put_service("controller", controller.address(), &json!({"name": "https"}));
+    cluster.put_service("app", app.address(), &json!({"appProtocol": "https"}));
+    cluster.put_ingress(
+        "a",
+        HOST,
+        ("app", app.port()),
+        &json!([{"hosts": [HOST], "secretName": "a"}]),
+    );
+    cluster.put_ingress("b", "b.example.com", ("app", app.port()), &json!([]));
 
-    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
-    let secure = SocketAddr::new(place.address, 8443);
-    let fetched = |host: &str| {
-        runtime.block_on(async {
-            // Only the cluster's certificate is trusted; the gateway has no key of it.
-            let config = durward_testkit::certificates::client_config(&place.controllers, None);
-            let connecting =
-                durward_testkit::client::RawHttp::connect_tls(secure, None, config, Some(host));
-            let mut client = tokio::time::timeout(DEADLINE, connecting).await.ok()?.ok()?;
-            client.get(host, "/x").await.ok().map(|answer| answer.status)
-        })
-    };
-    let carried = || fetched(HOST) == Some(200);
+    let carried = || place.fetch(HOST) == Some(200);
     assert!(
         eventually_blocking(DEADLINE * 2, carried),
         "{}\n{}",
@@ -599,7 +620,7 @@ fn tls_is_carried_through_to_the_cluster_by_name_and_spoken_to_backends_that_say
         place.gateway.output()
     );
     assert_eq!(controller.seen()[0].header("host"), Some(HOST));
-    assert_eq!(fetched("b.example.com"), None, "it is not in spec.tls");
+    assert_eq!(place.fetch("b.example.com"), None, "it is not in spec.tls");
 
     // Its backend says that it takes TLS, and is verified by the Service's name.
     for host in [HOST, "b.example.com"] {
@@ -607,8 +628,8 @@ fn tls_is_carried_through_to_the_cluster_by_name_and_spoken_to_backends_that_say
         assert!(eventually_blocking(DEADLINE, served), "{host}: {:?}", place.ask(host));
     }
     assert!(asked(&app) >= 2);
-    service("other", other.address(), json!({"appProtocol": "https"}));
-    ingress("c", "c.example.com", "other", other.port(), json!([]));
+    cluster.put_service("other", other.address(), &json!({"appProtocol": "https"}));
+    cluster.put_ingress("c", "c.example.com", ("other", other.port()), &json!([]));
     let refused = || {
         place
             .ask("c.example.com")
@@ -617,8 +638,8 @@ fn tls_is_carried_through_to_the_cluster_by_name_and_spoken_to_backends_that_say
     assert!(eventually_blocking(DEADLINE, refused), "{:?}", place.ask("c.example.com"));
     // The port alone says nothing.
     let plain = Origin::http1(HERE);
-    service("plain", plain.address(), json!({"name": "https-like"}));
-    ingress("d", "d.example.com", "plain", plain.port(), json!([]));
+    cluster.put_service("plain", plain.address(), &json!({"name": "https-like"}));
+    cluster.put_ingress("d", "d.example.com", ("plain", plain.port()), &json!([]));
     let served = || place.ask("d.example.com").is_some_and(|(status, _)| status == 200);
     assert!(eventually_blocking(DEADLINE, served), "{:?}", place.ask("d.example.com"));
 }

@@ -5,10 +5,12 @@ use std::net::{IpAddr, SocketAddr, TcpListener, TcpStream, UdpSocket};
 use std::path::Path;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering::Relaxed};
+use std::time::Duration;
 
 use durward_testkit::certificates::{Authority, CertSpec, client_config};
 use durward_testkit::client::RawHttp;
 use durward_testkit::dns::DnsServer;
+use durward_testkit::netns::{Namespace, in_namespace};
 use durward_testkit::origin::Origin;
 use durward_testkit::process::{Child, TempDir, eventually_blocking, unique_loopback};
 use rustix::process::Signal;
@@ -57,6 +59,13 @@ impl Agent {
         Self { child, admin, dir }
     }
 
+    /// Adds a route to its file, which it reads again.
+    fn add_route(&self, host: &str, target: SocketAddr) {
+        let text = std::fs::read_to_string(self.dir.join("agent.yaml")).unwrap();
+        let added = format!("routes: [{{host: {host}, target: '{target}'}}, ");
+        self.dir.replace("agent.yaml", text.replace("routes: [", &added));
+    }
+
     fn wait_ready(&self) {
         let ready = || status(self.admin, "/readyz") == Some(200);
         assert!(eventually_blocking(DEADLINE * 2, ready), "{}", self.child.output());
@@ -96,99 +105,81 @@ fn becomes(address: SocketAddr, host: &str, status: u16, child: &Child) {
     );
 }
 
+/// Writes the document of a tenant with these entries, and the certificate of its agents' listener.
+fn write_document(dir: &TempDir, servers: &Authority, address: IpAddr, entries: &str) {
+    servers.issue(&CertSpec::new().ip(address).server()).write(dir.path(), "link");
+    let digest = digest(ACME.token);
+    dir.write(
+        "acme.yaml",
+        format!(
+            "apiVersion: durward.dev/v1alpha1\nkind: Tenant\nmetadata: {{name: acme}}\nspec:\n  ingress:\n{entries}  \
+             - {{address: {address}, port: {LINK}, protocol: LINK, certificate: {{file: link}}, \
+             links: [{{name: onprem, tokens: ['sha256:{digest}'], hosts: ['*.example.com', app.yourdomain.com]}}]}}\n  \
+             egress: {{addresses: [{address}]}}\n"
+        ),
+    );
+}
+
+/// Asks by HTTPS; the certificate must be for the host.
+fn fetch(servers: &Authority, at: SocketAddr, host: &str, path: &str) -> Option<u16> {
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
+    runtime.block_on(async {
+        let config = client_config(servers, None);
+        let mut client = RawHttp::connect_tls(at, None, config, Some(host)).await.ok()?;
+        client.get(host, path).await.ok().map(|answer| answer.status)
+    })
+}
+
+/// Hosts of the seed.
+const HOSTS: [&str; 2] = ["app.yourdomain.com", "secure.example.com"];
+
 // S3.5 S3.6 S3.47 S3.48
 #[test]
 fn custom_domains_are_served_by_https_each_with_its_certificate_and_plain_http_is_redirected() {
     let (dir, servers) = (TempDir::new(), Authority::new("servers"));
     let address = IpAddr::from(unique_loopback());
-    let hosts = ["app.yourdomain.com", "secure.example.com"];
-    servers.issue(&CertSpec::new().ip(address).server()).write(dir.path(), "link");
-    for (host, name) in hosts.iter().zip(["one", "two"]) {
+    for (host, name) in HOSTS.iter().zip(["one", "two"]) {
         servers.issue(&CertSpec::new().dns(host).ip(address).server()).write(dir.path(), name);
     }
-    let digest = digest(ACME.token);
-    dir.write(
-        "acme.yaml",
-        format!(
-            "apiVersion: durward.dev/v1alpha1\nkind: Tenant\nmetadata: {{name: acme}}\nspec:\n  ingress:\n  \
-             - {{address: {address}, port: 8443, certificates: [{{file: one}}, {{file: two}}], linkRoutes: [onprem]}}\n  \
-             - {{address: {address}, port: {HTTP}, protocol: HTTP, redirectToHttps: true}}\n  \
-             - {{address: {address}, port: {LINK}, protocol: LINK, certificate: {{file: link}}, \
-             links: [{{name: onprem, tokens: ['sha256:{digest}'], hosts: [app.yourdomain.com, secure.example.com]}}]}}\n  \
-             egress: {{addresses: [{address}]}}\n"
-        ),
+    let entries = format!(
+        "  - {{address: {address}, port: 8443, certificates: [{{file: one}}, {{file: two}}], linkRoutes: [onprem]}}\n  \
+         - {{address: {address}, port: {HTTP}, protocol: HTTP, redirectToHttps: true}}\n"
     );
+    write_document(&dir, &servers, address, &entries);
     let admin = admin_address();
     let gateway = spawn(dir.path(), admin, &[]);
     let ready = || status(admin, "/readyz") == Some(200);
     assert!(eventually_blocking(DEADLINE, ready), "{}", gateway.output());
     let origins = [Origin::http1(HERE), Origin::http1(HERE)];
     let gateways = format!("gateways: ['wss://{address}:{LINK}']");
-    let agents: Vec<Agent> = hosts
-        .iter()
-        .zip(&origins)
-        .take(1)
-        .map(|(host, origin)| Agent::start(&servers, &gateways, (host, origin.address()), &[]))
-        .collect();
-    agents[0].wait_ready();
-    let routes = format!(
-        "routes: [{{host: {}, target: '{}'}}, {{host: {}, target: '{}'}}]",
-        hosts[0],
-        origins[0].address(),
-        hosts[1],
-        origins[1].address()
-    );
-    let path = agents[0].dir.join("agent.yaml");
-    let text = std::fs::read_to_string(&path).unwrap();
-    let kept: String = text
-        .lines()
-        .filter(|line| !line.starts_with("routes:"))
-        .map(|line| format!("{line}\n"))
-        .collect();
-    agents[0].dir.replace("agent.yaml", kept + &routes + "\n");
+    let agent = Agent::start(&servers, &gateways, (HOSTS[0], origins[0].address()), &[]);
+    agent.wait_ready();
+    agent.add_route(HOSTS[1], origins[1].address());
 
-    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
     let secure = SocketAddr::new(address, 8443);
-    for (host, origin) in hosts.iter().zip(&origins) {
-        let fetched = || {
-            runtime.block_on(async {
-                // The certificate must be for this name.
-                let config = client_config(&servers, None);
-                let mut client =
-                    RawHttp::connect_tls(secure, None, config, Some(host)).await.ok()?;
-                client.get(host, "/x").await.ok().map(|answer| answer.status)
-            })
-        };
-        assert!(
-            eventually_blocking(DEADLINE, || fetched() == Some(200)),
-            "{host}\n{}",
-            gateway.output()
-        );
+    for (host, origin) in HOSTS.iter().zip(&origins) {
+        let served = || fetch(&servers, secure, host, "/x") == Some(200);
+        assert!(eventually_blocking(DEADLINE, served), "{host}\n{}", gateway.output());
         let seen = origin.seen();
         assert_eq!(seen[0].header("host"), Some(*host));
         assert_eq!(seen[0].header("x-forwarded-proto"), Some("https"));
     }
     // Clients find the address by a name of the gateway, which makes no difference.
     let dns = DnsServer::start(HERE);
-    dns.set_alias(hosts[0], "cluster-id.gateway.example", &[address]);
-    let found = looked_up(dns.address(), hosts[0]);
+    dns.set_alias(HOSTS[0], "cluster-id.gateway.example", &[address]);
+    let found = looked_up(dns.address(), HOSTS[0]);
     assert_eq!(found, address);
-    let fetched = runtime.block_on(async {
-        let (at, config) = (SocketAddr::new(found, 8443), client_config(&servers, None));
-        let mut client = RawHttp::connect_tls(at, None, config, Some(hosts[0])).await.unwrap();
-        client.get(hosts[0], "/by-alias").await.unwrap().status
-    });
-    assert_eq!(fetched, 200);
-    let text = format!("GET /a?b HTTP/1.1\r\nHost: {}\r\nConnection: close\r\n\r\n", hosts[0]);
+    assert_eq!(fetch(&servers, (found, 8443).into(), HOSTS[0], "/by-alias"), Some(200));
+
+    let text = format!("GET /a?b HTTP/1.1\r\nHost: {}\r\nConnection: close\r\n\r\n", HOSTS[0]);
     let mut client = TcpStream::connect((address, HTTP)).unwrap();
     client.write_all(text.as_bytes()).unwrap();
     let mut answer = String::new();
     client.read_to_string(&mut answer).unwrap();
-    assert!(answer.starts_with("HTTP/1.1 308"), "{answer}");
-    assert!(
-        answer.to_lowercase().contains(&format!("location: https://{}/a?b\r\n", hosts[0])),
-        "{answer}"
-    );
+    let answer = answer.to_lowercase();
+    assert!(answer.starts_with("http/1.1 308"), "{answer}");
+    let location = format!("location: https://{}/a?b\r\n", HOSTS[0]);
+    assert!(answer.contains(&location), "{answer}");
 }
 
 /// Asks a name server for the address of a name, which it gives at the end of its answer.
@@ -409,53 +400,51 @@ fn restart(mut agent: Agent) -> Agent {
     agent
 }
 
+/// Runs commands of nft in a namespace.
+fn nft(namespace: &Namespace, commands: &str) {
+    let status = namespace.run(|| std::process::Command::new("nft").arg(commands).status());
+    assert!(status.unwrap().success(), "{commands}");
+}
+
+/// A namespace into which no connection leads, joined to this one, which is 192.0.2.1.
+fn closed_cluster() -> Namespace {
+    let (outside, cluster) = (Namespace::current(), Namespace::new());
+    outside.veth("out0", "in0", &cluster);
+    outside.add_address("out0", "192.0.2.1/24");
+    cluster.add_address("in0", "192.0.2.2/24");
+    outside.link_up("out0");
+    cluster.link_up("in0");
+    nft(
+        &cluster,
+        "table inet t { chain c { type filter hook input priority 0; policy drop; iif lo accept; ct state established,related accept; }; }",
+    );
+    cluster
+}
+
 // S3.2 S3.22 S3.72+
 #[test]
 fn a_cluster_that_takes_no_connection_from_outside_is_served_also_through_an_http_proxy() {
-    use durward_testkit::netns::{Namespace, in_namespace};
     let name = "link::whole::a_cluster_that_takes_no_connection_from_outside_is_served_also_through_an_http_proxy";
     if std::process::Command::new("nft").arg("--version").output().is_err() {
         eprintln!("SKIPPED {name}: nft is not in PATH (apt-get install nftables)");
         return;
     }
     in_namespace(name, || {
-        let (outside, cluster) = (Namespace::current(), Namespace::new());
-        outside.veth("out0", "in0", &cluster);
-        outside.add_address("out0", "192.0.2.1/24");
-        cluster.add_address("in0", "192.0.2.2/24");
-        outside.link_up("out0");
-        cluster.link_up("in0");
-        // Nothing may begin from outside.
-        cluster.run(|| {
-            let rules = "table inet t { chain c { type filter hook input priority 0; policy drop; iif lo accept; ct state established,related accept; }; }";
-            let done = std::process::Command::new("nft").arg(rules).status().unwrap();
-            assert!(done.success());
-        });
+        let cluster = closed_cluster();
         let (dir, servers) = (TempDir::new(), Authority::new("servers"));
         let address: IpAddr = "192.0.2.1".parse().unwrap();
-        servers.issue(&CertSpec::new().ip(address).server()).write(dir.path(), "link");
-        let digest = digest(ACME.token);
-        dir.write(
-            "acme.yaml",
-            format!(
-                "apiVersion: durward.dev/v1alpha1\nkind: Tenant\nmetadata: {{name: acme}}\nspec:\n  ingress:\n  \
-                 - {{address: {address}, port: {HTTP}, protocol: HTTP, linkRoutes: [onprem]}}\n  \
-                 - {{address: {address}, port: {LINK}, protocol: LINK, certificate: {{file: link}}, \
-                 links: [{{name: onprem, tokens: ['sha256:{digest}'], hosts: ['*.example.com']}}]}}\n  \
-                 egress: {{addresses: [{address}]}}\n"
-            ),
+        let entry = format!(
+            "  - {{address: {address}, port: {HTTP}, protocol: HTTP, linkRoutes: [onprem]}}\n"
         );
-        let gateway = spawn(dir.path(), "127.0.0.1:9440".parse().unwrap(), &[]);
+        write_document(&dir, &servers, address, &entry);
+        let _gateway = spawn(dir.path(), "127.0.0.1:9440".parse().unwrap(), &[]);
         let app = cluster.run(|| Origin::http1("192.0.2.2:8080"));
-        assert!(
-            TcpStream::connect_timeout(&app.address(), std::time::Duration::from_secs(1)).is_err(),
-            "the app is not reached from outside"
-        );
+        let straight = TcpStream::connect_timeout(&app.address(), Duration::from_secs(1));
+        assert!(straight.is_err(), "the app is not reached from outside");
         let gateways = format!("gateways: ['wss://{address}:{LINK}']");
-        let start = |more: &[(&str, &str)]| {
-            cluster
-                .run(|| Agent::start(&servers, &gateways, ("a.example.com", app.address()), more))
-        };
+        let route = ("a.example.com", app.address());
+        let start =
+            |more: &[(&str, &str)]| cluster.run(|| Agent::start(&servers, &gateways, route, more));
         let agent = start(&[]);
         let at = SocketAddr::new(address, HTTP);
         becomes(at, "a.example.com", 200, &agent.child);
@@ -463,39 +452,38 @@ fn a_cluster_that_takes_no_connection_from_outside_is_served_also_through_an_htt
 
         // The only way out is a proxy now.
         let proxy = connect_proxy_at("192.0.2.1:3128");
-        cluster.run(|| {
-            let rule = format!("add rule inet t o ip daddr {address} tcp dport != 3128 reject");
-            let chain = "add chain inet t o { type filter hook output priority 0; }";
-            let done = std::process::Command::new("nft").arg(format!("{chain}; {rule}")).status();
-            assert!(done.unwrap().success());
-        });
+        let chain = "add chain inet t o { type filter hook output priority 0; }";
+        let rule = format!("add rule inet t o ip daddr {address} tcp dport != 3128 reject");
+        nft(&cluster, &format!("{chain}; {rule}"));
         let through = format!("http://me:secret@{}", proxy.address);
         let agent = start(&[("HTTPS_PROXY", &through)]);
         becomes(at, "a.example.com", 200, &agent.child);
         assert!(proxy.connected.load(Relaxed) >= 2, "control and data");
 
-        // One that was refused waits for half a minute, unless its network is another.
-        std::fs::write(agent.dir.join("token"), "wrong").unwrap();
-        let mut agent = agent;
-        agent.child.kill();
-        agent.child = cluster
-            .run(|| run(&agent.dir.join("agent.yaml"), agent.admin, &[("HTTPS_PROXY", &through)]));
-        let refused = |count: usize| {
-            let lines = agent.child.lines();
-            lines.iter().filter(|line| line.contains("the gateway refused the agent")).count()
-                >= count
-        };
-        assert!(eventually_blocking(DEADLINE, || refused(1)), "{}", agent.child.output());
-        let mut number = 9;
-        let dialled = eventually_blocking(DEADLINE * 2 / 3, || {
-            number += 1;
-            cluster.add_address("in0", &format!("192.0.2.{number}/24"));
-            std::thread::sleep(std::time::Duration::from_millis(500));
-            refused(2)
-        });
-        assert!(dialled, "{}", agent.child.output());
-        drop(gateway);
+        dials_when_its_network_changes(&cluster, agent, &[("HTTPS_PROXY", &through)]);
     });
+}
+
+/// An agent that was refused waits for half a minute, unless its network is another.
+fn dials_when_its_network_changes(cluster: &Namespace, mut agent: Agent, more: &[(&str, &str)]) {
+    std::fs::write(agent.dir.join("token"), "wrong").unwrap();
+    agent.child.kill();
+    agent.child = cluster.run(|| run(&agent.dir.join("agent.yaml"), agent.admin, more));
+    let refused = |count: usize| {
+        let lines = agent.child.lines();
+        let lines = lines.iter().filter(|line| line.contains("the gateway refused the agent"));
+        lines.count() >= count
+    };
+    assert!(eventually_blocking(DEADLINE, || refused(1)), "{}", agent.child.output());
+
+    let mut number = 9;
+    let dialled = eventually_blocking(DEADLINE * 2 / 3, || {
+        number += 1;
+        cluster.add_address("in0", &format!("192.0.2.{number}/24"));
+        std::thread::sleep(Duration::from_millis(500));
+        refused(2)
+    });
+    assert!(dialled, "{}", agent.child.output());
 }
 
 fn connect_proxy_at(at: &str) -> ConnectProxy {
