@@ -163,10 +163,19 @@ fn two_hundred(each: usize) {
     let agent = agent(&tenant, "agent.acme.example", &backends).start(&servers);
     agent.wait_ready();
 
-    let clients: Vec<_> = (0..200u64)
+    let opened: Vec<_> = (0..200u64)
         .map(|number| {
             let mut stream = TcpStream::connect(tenant.tcp()).unwrap();
             stream.set_read_timeout(Some(DEADLINE * 20)).unwrap();
+            // Opened before there is much to carry: on a busy machine that may take longer than a connection may.
+            stream.write_all(b"!").unwrap();
+            stream.read_exact(&mut [0]).unwrap();
+            (number, stream)
+        })
+        .collect();
+    let clients: Vec<_> = opened
+        .into_iter()
+        .map(|(number, mut stream)| {
             let mut back = stream.try_clone().unwrap();
             let byte = move |at: usize| (((at as u64).wrapping_mul(number * 2 + 7)) >> 3) as u8;
             let sending = std::thread::spawn(move || {
