@@ -19,7 +19,7 @@ use tokio::sync::mpsc;
 
 use super::stream::broken;
 
-/// Bytes that may wait without being charged to the stream's account.
+/// Bytes that may wait without being charged to the stream's account, where that does not say otherwise.
 const FREE: usize = 64 * 1024;
 /// Bytes charged at once.
 const STEP: usize = 64 * 1024;
@@ -32,6 +32,11 @@ const JOINED: usize = 16 * 1024;
 pub trait Account: Send {
     /// Holds `bytes` in all. Returns false if there is no room for them: then the stream breaks.
     fn hold(&mut self, bytes: usize) -> bool;
+
+    /// Returns the bytes that may wait without being held: its owner has paid for them with the stream itself.
+    fn free(&self) -> usize {
+        FREE
+    }
 }
 
 /// Reader's end of the bytes received.
@@ -110,7 +115,8 @@ impl State {
 
     /// Adjusts the charge to what waits. Returns false if there is no room.
     fn charge(&mut self) -> bool {
-        let wanted = self.bytes.saturating_sub(FREE).next_multiple_of(STEP);
+        let free = self.account.as_ref().map_or(FREE, |account| account.free());
+        let wanted = self.bytes.saturating_sub(free).next_multiple_of(STEP);
         if wanted == std::mem::replace(&mut self.charged, wanted) {
             return true;
         }
@@ -148,6 +154,12 @@ impl Inbound {
         }
         remember(&mut state.reader, cx);
         Poll::Pending
+    }
+
+    /// Returns true once the peer has ended its direction and all of it was taken.
+    pub(super) fn is_taken(&self) -> bool {
+        let state = lock(&self.0);
+        matches!(state.end, Some(End::Whole)) && state.bytes == 0
     }
 
     /// Ends the pump; returns how many bytes nobody will read.

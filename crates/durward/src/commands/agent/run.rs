@@ -42,10 +42,13 @@ pub(crate) fn run(arguments: &AgentRun, log: LogFormat) -> Result<Exit, Failure>
     let location = location.then(|| Location::infer(kubeconfig, None));
     // Each stream is a connection to a backend.
     crate::app::raise_descriptor_limit();
+    // The other half is for the routes, carriers, and buffers of the kernel.
+    settings.memory.limit(durward_proxy::memory_of_this_process() / 2);
     let runtime = client::runtime().map_err(|why| Failure::broken("running the agent", why))?;
     runtime.block_on(async {
         let stopped = CancellationToken::new();
         let status = Arc::<Status>::default();
+        registered.report_to(&status);
         if let Admin::At(address) = arguments.admin {
             let listener = TcpListener::bind(address).await;
             let listener = listener.map_err(|error| {
