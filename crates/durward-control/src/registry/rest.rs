@@ -216,7 +216,7 @@ impl Registry {
                     let changed = self.register(caller, registration.clone(), documents, now);
                     let changed = changed
                         .map_err(|why| Answer::from(Rejected("hostname", &registration, &why)))?;
-                    Ok(Answer::success(changed, self.served(caller.id).len()))
+                    Ok(Answer::success(changed, self.count(caller.id)))
                 })
             }
             Body::Sync(cluster, revision, wanted) => own_cluster(caller.link, &cluster)
@@ -285,7 +285,7 @@ impl Registry {
             let message = format!("hostname {host} has no route of this link");
             return Err(Answer::failure(404, "not_registered", "hostname", &message));
         }
-        Ok(Answer::success(changed, self.served(caller.id).len()))
+        Ok(Answer::success(changed, self.count(caller.id)))
     }
 }
 
