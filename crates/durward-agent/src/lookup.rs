@@ -139,6 +139,9 @@ mod tests {
                 path: "/".to_owned(),
                 exact: false,
                 target: target.parse().unwrap(),
+                tunnel_only: false,
+                passthrough: false,
+                backend_tls: None,
                 ingress: String::new(),
             };
             Arc::new(RouteSet::new(1, vec![route]))

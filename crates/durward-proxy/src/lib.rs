@@ -59,4 +59,4 @@ mod watch;
 pub use memory::of_this_process as memory_of_this_process;
 pub use proxy::Proxy;
 pub use upstream::report::{EndpointHealth, EndpointReport, UpstreamReport};
-pub use upstream::{LinkReport, PortReport};
+pub use upstream::{ClusterReport, LinkReport, PortReport};

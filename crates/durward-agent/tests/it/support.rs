@@ -41,6 +41,8 @@ pub(crate) struct Seen {
     pub(crate) refuses: AtomicBool,
     /// Carriers for control are refused while this is true.
     pub(crate) refuses_control: AtomicBool,
+    /// Milliseconds that they are to wait then, beside one.
+    pub(crate) wait: AtomicU32,
 }
 
 /// Gateway that listens on loopback.
@@ -58,9 +60,12 @@ impl gateway::Host for Host {
         self.0.hellos.fetch_add(1, Relaxed);
         let is_control = hello.purpose == Purpose::Control;
         if self.0.refuses.load(Relaxed) || is_control && self.0.refuses_control.load(Relaxed) {
-            return Err(Refused { reason: "not now".to_owned(), retry_after_ms: 1 });
+            return Err(Refused {
+                reason: "not now".to_owned(),
+                retry_after_ms: 1 + u64::from(self.0.wait.load(Relaxed)),
+            });
         }
-        Ok(Admission { carriers: 2, core: 0, replica: "test".to_owned() })
+        Ok(Admission { carriers: 2, core: 0, replica: "test".to_owned(), proof_key: None })
     }
 
     fn opened(&mut self, carrier: &Arc<Carrier>) {
@@ -74,6 +79,8 @@ impl gateway::Host for Host {
     fn routes(&mut self, routes: RouteSet) {
         self.0.routes.lock().unwrap().push(routes);
     }
+
+    fn cluster(&mut self, _: durward_link::control::ClusterState) {}
 
     async fn registered(&mut self) -> Verdicts {
         std::future::pending().await
@@ -167,6 +174,7 @@ pub(crate) async fn eventually<T>(mut look: impl FnMut() -> Option<T>) -> T {
 pub(crate) struct Agent {
     pub(crate) status: Arc<Status>,
     pub(crate) routes: watch::Sender<Arc<RouteSet>>,
+    pub(crate) retry: Arc<tokio::sync::Notify>,
     pub(crate) stopped: CancellationToken,
     pub(crate) task: JoinHandle<()>,
 }
@@ -186,9 +194,10 @@ impl World {
         let file = AgentFile::read(&path).unwrap();
         let settings = file.settings(self.dir(), environment).unwrap();
         settings.memory.limit(self.memory);
+        let retry = Arc::clone(&settings.retry);
         let (routes, held) = watch::channel(Arc::new(file.routes(1).unwrap()));
         let (status, stopped) = (Arc::<Status>::default(), CancellationToken::new());
         let running = durward_agent::run(settings, held, Arc::clone(&status), stopped.clone());
-        Agent { status, routes, stopped, task: tokio::spawn(running) }
+        Agent { status, routes, retry, stopped, task: tokio::spawn(running) }
     }
 }

@@ -39,7 +39,9 @@ mod tests {
     use crate::route::{HOST, INGRESS, PATH, RouteSet};
 
     fn route(host: String, path: String, ingress: String) -> Route {
-        Route { host, path, exact: false, target: "app:80".parse().unwrap(), ingress }
+        let target = "app:80".parse().unwrap();
+        let (exact, tunnel_only, passthrough, backend_tls) = (false, false, false, None);
+        Route { host, path, exact, target, tunnel_only, passthrough, backend_tls, ingress }
     }
 
     fn is_taken(routes: Vec<Route>) -> bool {
@@ -59,6 +61,7 @@ mod tests {
             Route { host: text("a", HOST + 1), ..good() },
             Route { path: text("/", PATH + 1), ..good() },
             Route { ingress: text("i", INGRESS + 1), ..good() },
+            Route { backend_tls: Some(text("n", HOST + 1)), ..good() },
         ];
         for one in &beyond {
             assert!(!is_taken(vec![one.clone()]), "the gateway's bound is the same: {one:?}");

@@ -28,6 +28,10 @@ pub(super) struct Said {
     link: Option<Arc<LinkState>>,
     /// Held while they are what the agent says.
     word: Option<Arc<Word>>,
+    /// Agent that said them.
+    instance: Arc<str>,
+    /// True while another agent knows a later version of the cluster.
+    stale: bool,
     bytes: usize,
     /// Time of the next registration.
     due: Option<Instant>,
@@ -45,8 +49,10 @@ pub(super) struct Said {
 
 impl Said {
     /// Takes in routes; those that were not registered yet are forgotten.
-    pub(super) fn say(&mut self, routes: RouteSet, link: &Arc<LinkState>) {
-        self.id = link.register(&routes);
+    pub(super) fn say(&mut self, routes: RouteSet, link: &Arc<LinkState>, instance: &Arc<str>) {
+        self.instance = Arc::clone(instance);
+        self.stale = link.is_stale(&routes, instance);
+        self.id = if self.stale { routes.id() } else { link.register(&routes, instance) };
         self.bytes = routes.routes.iter().map(size).sum();
         self.routes = Arc::new(routes);
         // Of what comes before its turn the last counts.
@@ -71,6 +77,16 @@ impl Said {
     pub(super) fn register(&mut self, registry: Arc<dyn Registry>, caller: Caller) {
         let is_new = self.has_turn;
         self.has_turn = false;
+        if self.stale
+            && let Some(link) = &self.link
+        {
+            self.stale = link.is_stale(&self.routes, &self.instance);
+            if self.stale {
+                self.due = Some(Instant::now() + AGAIN);
+                return;
+            }
+            link.register(&self.routes, &self.instance);
+        }
         // A link without hosts registers nothing, so nothing is said of what it has.
         if caller.link.hosts.is_empty() {
             self.due = Some(Instant::now() + AGAIN);
@@ -173,7 +189,7 @@ mod tests {
             let link = links.named(&"onprem".into());
             let registry: Arc<dyn Registry> = Arc::new(Rejecting(0));
             let mut said = Said::default();
-            said.say(RouteSet::new(1, Vec::new()), &link);
+            said.say(RouteSet::new(1, Vec::new()), &link, &"a".into());
             said.register(Arc::clone(&registry), caller(&link, &["a.example"]));
             assert!(said.finish().await.is_some());
 
@@ -206,13 +222,16 @@ mod tests {
                 path: "/".to_owned(),
                 exact: false,
                 target: "app:80".parse().unwrap(),
+                tunnel_only: false,
+                passthrough: false,
+                backend_tls: None,
                 ingress: String::new(),
             };
             let (mut first, mut second) = (Said::default(), Said::default());
-            first.say(RouteSet::new(1, vec![route]), &link);
+            first.say(RouteSet::new(1, vec![route]), &link, &"a".into());
             first.register(Arc::clone(&registry), caller(&link, &["a.example"]));
             assert!(first.finish().await.is_some());
-            second.say(RouteSet::new(1, Vec::new()), &link);
+            second.say(RouteSet::new(1, Vec::new()), &link, &"b".into());
 
             first.register(Arc::clone(&registry), caller(&link, &["a.example"]));
             assert!(!first.is_running(), "the later word counts");

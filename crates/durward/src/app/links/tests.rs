@@ -31,7 +31,7 @@ fn tenant(id: &str, hosts: &[&str]) -> (TenantId, Arc<Tenant>) {
         bind: (address, 443).into(),
         names: None,
         allowed_sources: None,
-        service: Service::Link(LinkService { tls, links: vec![link(hosts)] }),
+        service: Service::Link(LinkService { tls, links: vec![link(hosts)], out: None }),
         hosts_apis: false,
         acme: durward_model::Acme::default(),
         takes_ingresses: false,
@@ -73,6 +73,9 @@ fn routes(hosts: &[&str]) -> RouteSet {
         path: "/".to_owned(),
         exact: false,
         target: "app:80".parse().unwrap(),
+        tunnel_only: false,
+        passthrough: false,
+        backend_tls: None,
         ingress: String::new(),
     };
     RouteSet::new(1, hosts.iter().map(route).collect())
