@@ -139,10 +139,7 @@ pub(super) async fn follow(
             }
             status.cluster(now);
         }
-        let (objects, found) = match found(objects).await {
-            Some(found) => found,
-            None => continue,
-        };
+        let Some((objects, found)) = found(objects).await else { continue };
         report(before.as_ref(), &found);
         status.left_out(left_out(&found));
         status.set_ingresses(ingress::hosts(&objects));
