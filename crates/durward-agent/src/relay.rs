@@ -14,6 +14,9 @@ use tokio::net::TcpStream;
 /// Bytes copied at once in each direction.
 const COPY: usize = 16 * 1024;
 
+/// Time in which a backend may take what came of a stream that was given up.
+const TAKE: Duration = Duration::from_secs(5);
+
 /// Copies both ways; returns the bytes to the backend and from it. Each direction ends by itself. Where one breaks, both ends see a reset.
 pub(crate) async fn copy(stream: &mut LinkStream, backend: &mut TcpStream) -> (u64, u64) {
     let copied = {
@@ -22,23 +25,24 @@ pub(crate) async fn copy(stream: &mut LinkStream, backend: &mut TcpStream) -> (u
         tokio::select! {
             biased;
             copied = tokio::io::copy_bidirectional_with_sizes(&mut end, backend, COPY, COPY) => Some(copied),
-            // Once all bytes have gone to the backend the copy hears of the gateway only when the backend answers, which it may never do.
-            () = poll_fn(|cx| lock(&shared).poll_given_up(cx)) => None,
+            // Once all bytes have gone to the backend, or while it takes none, the copy hears of the gateway only when the backend does something, which may be never.
+            () = given_up(&shared) => None,
         }
     };
     match copied {
         Some(Ok(bytes)) => return bytes,
-        Some(Err(error)) => {
-            tracing::debug!(%error, "a stream broke");
-            reset(stream, backend);
-        }
-        None => {
-            tracing::debug!("the gateway gave a stream up");
-            // Not the backend: what it was sent is whole.
-            stream.reset();
-        }
+        Some(Err(error)) => tracing::debug!(%error, "a stream broke"),
+        None => tracing::debug!("a stream was given up"),
     }
+    // Not the end of the bytes: what is half must not look whole.
+    reset(stream, backend);
     (0, 0)
+}
+
+/// Completes when the gateway has given the stream up, and the backend has had time to take what came before that.
+async fn given_up(stream: &Mutex<&mut LinkStream>) {
+    poll_fn(|cx| lock(stream).poll_given_up(cx)).await;
+    tokio::time::sleep(TAKE).await;
 }
 
 /// Resets both ends.

@@ -294,7 +294,7 @@ impl Registry {
     pub fn replace(
         &mut self,
         caller: Caller<'_>,
-        wanted: Vec<Registration>,
+        wanted: &[Registration],
         documents: &dyn Documents,
         now: Now,
     ) -> Synced {
@@ -312,7 +312,7 @@ impl Registry {
         let mut known: HashSet<&Registration> = before.iter().filter(stays).collect();
         let mut routes: Vec<Registration> = before.iter().filter(stays).cloned().collect();
         let mut taken = Taken::new();
-        for registration in &wanted {
+        for registration in wanted {
             if known.contains(registration) {
                 continue;
             }

@@ -140,7 +140,6 @@ async fn a_backend_that_resets_is_seen_as_a_reset() {
     assert_eq!(error.kind(), std::io::ErrorKind::ConnectionReset);
 }
 
-// S3.77
 #[tokio::test]
 async fn streams_for_which_an_agent_has_no_memory_are_declined_and_those_that_stall_end_first() {
     const STREAM: usize = 64 * 1024;

@@ -249,7 +249,7 @@ impl Registry {
             let answer = Answer::failure(503, "confirmation_needed", "ingresses", message);
             return Err(Answer { retry_after: Some(1), ..answer });
         }
-        let mut synced = self.replace(caller, wanted, documents, now);
+        let mut synced = self.replace(caller, &wanted, documents, now);
         if let Some(revision) = revision {
             self.links.entry(caller.id.clone()).or_default().revision = Some(revision);
             synced.changed.0.insert(caller.id.clone());

@@ -284,7 +284,6 @@ fn names_of_a_tenant_without_a_document_are_kept_for_a_while_and_those_of_a_docu
     assert_eq!(call(&mut registry, carl, register, &of_carl).status, 200);
 }
 
-// S3.49+
 #[test]
 fn a_second_absence_of_a_document_is_no_part_of_the_first() {
     let (a, b, link) = (id("acme", "onprem"), id("bolt", "onprem"), link(&["*.example.com"]));
@@ -302,7 +301,7 @@ fn a_second_absence_of_a_document_is_no_part_of_the_first() {
         },
         |registry, of_a| {
             let wanted = registry.links[of_a.id].routes.clone();
-            registry.replace(of_a, wanted, &Saying(all_granted), later(100));
+            registry.replace(of_a, &wanted, &Saying(all_granted), later(100));
         },
     ];
     for returns in returns {
@@ -318,7 +317,6 @@ fn a_second_absence_of_a_document_is_no_part_of_the_first() {
     }
 }
 
-// S3.49+
 #[test]
 fn many_names_move_at_once_and_those_of_their_former_links_are_gone() {
     let mut registry = Registry::default();
@@ -332,8 +330,8 @@ fn many_names_move_at_once_and_those_of_their_former_links_are_gone() {
         (0..3_000).map(name).collect()
     };
     let by = |id| Caller { id, link: &link };
-    let replace = |registry: &mut Registry, id, wanted, right| {
-        registry.replace(by(id), wanted, &Saying(right), later(0))
+    let replace = |registry: &mut Registry, id, wanted: Vec<_>, right| {
+        registry.replace(by(id), &wanted, &Saying(right), later(0))
     };
     let (of_a, of_b) = (names("a"), names("b"));
     replace(&mut registry, &a, of_a.clone(), all_granted);
@@ -346,7 +344,7 @@ fn many_names_move_at_once_and_those_of_their_former_links_are_gone() {
     assert_eq!((within.routes, within.rejected.len()), (6_000, 0));
     assert_eq!(within.changed.links().collect::<Vec<_>>(), [&a, &b]);
     let withdrawn: fn(&LinkId, &HostPattern) -> Right = |_, _| Right::Withdrawn;
-    let moved = registry.replace(by(&c), [of_a, of_b].concat(), &Saying(withdrawn), later(0));
+    let moved = registry.replace(by(&c), &[of_a, of_b].concat(), &Saying(withdrawn), later(0));
     assert_eq!((moved.routes, moved.rejected.len()), (6_000, 0));
     assert_eq!(moved.changed.links().collect::<Vec<_>>(), [&b, &c]);
     assert_eq!(registry.to_json(&b), None, "none of them is among its released names");
@@ -414,7 +412,7 @@ fn of_syncs_with_a_revision_the_newest_counts_also_after_a_restart() {
     assert_eq!(sync(&mut restored, json!(u64::MAX), &a).status, 200);
     assert_eq!(sync(&mut restored, json!(9), &both).status, 409);
     let of_agent = restored.links[&id].routes.clone();
-    let said = restored.replace(caller, of_agent, &Saying(all_granted), later(0));
+    let said = restored.replace(caller, &of_agent, &Saying(all_granted), later(0));
     assert!(!said.changed.is_empty(), "it is stored");
     assert_eq!(sync(&mut restored, json!(9), &both).status, 200, "the source is another");
 }

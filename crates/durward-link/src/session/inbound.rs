@@ -54,6 +54,8 @@ struct State {
     /// True once the reader has gone.
     dropped: bool,
     reader: Option<Waker>,
+    /// Waiter for the end, who does not read.
+    watcher: Option<Waker>,
     pump: Option<Waker>,
 }
 
@@ -126,6 +128,12 @@ impl State {
     fn finish(&mut self, end: End) {
         self.end.get_or_insert(end);
     }
+
+    /// Takes the reader, and at the end who waits for that.
+    fn woken(&mut self) -> impl Iterator<Item = Waker> + use<> {
+        let watcher = if self.end.is_some() { self.watcher.take() } else { None };
+        self.reader.take().into_iter().chain(watcher)
+    }
 }
 
 impl Inbound {
@@ -156,10 +164,14 @@ impl Inbound {
         Poll::Pending
     }
 
-    /// Returns true once the peer has ended its direction and all of it was taken.
-    pub(super) fn is_taken(&self) -> bool {
-        let state = lock(&self.0);
-        matches!(state.end, Some(End::Whole)) && state.bytes == 0
+    /// Returns true if the stream broke; wakes the caller when it ends in any way.
+    pub(super) fn poll_end(&self, cx: &mut Context<'_>) -> Poll<bool> {
+        let mut state = lock(&self.0);
+        if let Some(end) = &state.end {
+            return Poll::Ready(matches!(end, End::Broken(_)));
+        }
+        remember(&mut state.watcher, cx);
+        Poll::Pending
     }
 
     /// Ends the pump; returns how many bytes nobody will read.
@@ -211,9 +223,9 @@ impl Future for Pump {
                 Some(Err(error)) => state.finish(End::Broken(Some(broken(error)))),
                 None => state.finish(End::Whole),
             }
-            let reader = state.reader.take();
+            let woken = state.woken();
             drop(state);
-            reader.into_iter().for_each(Waker::wake);
+            woken.for_each(Waker::wake);
         }
     }
 }
@@ -222,9 +234,9 @@ impl Drop for Pump {
     fn drop(&mut self) {
         let mut state = lock(&self.state);
         state.finish(End::Broken(None));
-        let reader = state.reader.take();
+        let woken = state.woken();
         drop(state);
-        reader.into_iter().for_each(Waker::wake);
+        woken.for_each(Waker::wake);
     }
 }
 

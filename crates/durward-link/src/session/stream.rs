@@ -81,11 +81,10 @@ impl LinkStream {
         self.send.send_reset(Reason::CANCEL);
     }
 
-    /// Completes when the other end has reset a stream of which it had sent all bytes, or the carrier ended: nobody reads what is sent any more. Before the last byte was
-    /// read it is the reader who hears of that. Polled in the task of the reader.
+    /// Completes when the stream broke, was reset or lost its carrier. A reader hears of that only when it reads, and one that has read all or waits for a backend does not.
     pub fn poll_given_up(&mut self, cx: &mut Context<'_>) -> Poll<()> {
-        if !self.unread.is_empty() || !self.inbound.is_taken() {
-            return Poll::Pending;
+        if ready!(self.inbound.poll_end(cx)) {
+            return Poll::Ready(());
         }
         // What ended it makes no difference.
         self.send.poll_reset(cx).map(drop)

@@ -208,7 +208,7 @@ impl Links {
         disk.wait(&concerned, STORED)
     }
 
-    fn take_over(&self, caller: &Caller, wanted: Vec<Registration>) -> Option<Synced> {
+    fn take_over(&self, caller: &Caller, wanted: &[Registration]) -> Option<Synced> {
         let id = id(caller);
         let mut state = self.state();
         if state.paused {
@@ -261,7 +261,7 @@ impl Registry for Links {
                 Err(why) => verdicts.rejected.push(rejected(&route.host, &route.path, why)),
             }
         }
-        let synced = self.take_over(caller, wanted)?;
+        let synced = self.take_over(caller, &wanted)?;
         for (one, why) in synced.rejected {
             let (host, path) = (one.route.host.to_string(), one.route.path.to_string());
             verdicts.rejected.push(rejected(&host, &path, why.to_string()));

@@ -87,7 +87,6 @@ fn text(links: &Links, tenant: &str) -> String {
     String::from_utf8(claims).unwrap()
 }
 
-// S3.49+
 #[test]
 fn a_call_that_waited_across_a_reload_is_decided_by_the_documents_of_its_turn() {
     let before: Granted<'_> = &[("acme", &["x.example"]), ("bolt", &[])];
@@ -140,7 +139,6 @@ fn a_link_that_loses_a_name_is_told() {
     assert_eq!((again.served, bolt.losses.count()), (1, 1));
 }
 
-// S3.37+
 #[test]
 fn a_sync_is_confirmed_when_it_is_stored_even_if_it_is_of_nothing_or_accepted_in_part() {
     let directory = tempfile::tempdir().unwrap();
