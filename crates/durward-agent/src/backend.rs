@@ -3,9 +3,7 @@
 use std::io;
 use std::net::SocketAddr;
 use std::sync::Arc;
-use std::time::Duration;
 
-use durward_link::session::LinkStream;
 use durward_link::session::agent::{Declined, Opening};
 use durward_link::{RouteSet, Target};
 use tokio::net::TcpStream;
@@ -14,10 +12,8 @@ use tokio::sync::watch;
 use crate::Settings;
 use crate::lookup::Lookups;
 use crate::policy::{Denied, Policy};
+use crate::relay;
 use crate::status::Status;
-
-/// Bytes copied at once in each direction.
-const COPY: usize = 16 * 1024;
 
 /// Serves one stream until it ends, or its target is no route any more.
 pub(crate) async fn serve(
@@ -45,10 +41,10 @@ pub(crate) async fn serve(
     let Ok(mut stream) = opening.accept() else { return };
     let _counted = status.stream();
     let (sent, received) = tokio::select! {
-        copied = copy(&mut stream, &mut backend) => copied,
-        () = removed(&mut routes, &target) => {
+        copied = relay::copy(&mut stream, &mut backend) => copied,
+        () = removed(&mut routes, &lookups, &target) => {
             tracing::info!(%target, "a stream is reset: its target is no route any more");
-            reset(&mut stream, &backend);
+            relay::reset(&mut stream, &backend);
             (0, 0)
         }
     };
@@ -56,8 +52,8 @@ pub(crate) async fn serve(
 }
 
 /// Completes when no route has the target any more.
-async fn removed(routes: &mut watch::Receiver<Arc<RouteSet>>, target: &Target) {
-    while routes.borrow_and_update().has(target) {
+async fn removed(routes: &mut watch::Receiver<Arc<RouteSet>>, lookups: &Lookups, target: &Target) {
+    while lookups.is_target(&routes.borrow_and_update(), target) {
         if routes.changed().await.is_err() {
             // The agent ends: its streams may finish.
             return std::future::pending().await;
@@ -67,12 +63,12 @@ async fn removed(routes: &mut watch::Receiver<Arc<RouteSet>>, target: &Target) {
 
 async fn connect(
     settings: &Settings,
-    routes: &RouteSet,
+    routes: &Arc<RouteSet>,
     lookups: &Lookups,
     target: &Target,
 ) -> Result<TcpStream, Declined> {
     let forbidden = |denied: Denied| Declined::Forbidden(denied.to_string());
-    if !routes.has(target) {
+    if !lookups.is_target(routes, target) {
         return Err(forbidden(Denied::NotRegistered(target.clone())));
     }
     settings.policy.judge_name(target).map_err(forbidden)?;
@@ -94,7 +90,7 @@ pub(crate) async fn probe(
     lookups: &Lookups,
     target: &Target,
 ) -> Result<SocketAddr, Declined> {
-    let connected = connect(settings, routes, lookups, target).await?;
+    let connected = connect(settings, &Arc::new(routes.clone()), lookups, target).await?;
     let peer = connected.peer_addr();
     peer.map_err(|error| Declined::Unreachable(format!("{target}: {error}")))
 }
@@ -133,21 +129,4 @@ async fn reach(
         (None, Some(denied)) => Err(Declined::Forbidden(denied.to_string())),
         (None, None) => Err(Declined::Unreachable(format!("{target} has no address"))),
     }
-}
-
-/// Copies both ways; returns the bytes to the backend and from it. Each direction ends by itself. Where one breaks, both ends see a reset.
-async fn copy(stream: &mut LinkStream, backend: &mut TcpStream) -> (u64, u64) {
-    match tokio::io::copy_bidirectional_with_sizes(stream, backend, COPY, COPY).await {
-        Ok(bytes) => bytes,
-        Err(error) => {
-            tracing::debug!(%error, "a stream broke");
-            reset(stream, backend);
-            (0, 0)
-        }
-    }
-}
-
-fn reset(stream: &mut LinkStream, backend: &TcpStream) {
-    stream.reset();
-    let _ = socket2::SockRef::from(backend).set_linger(Some(Duration::ZERO));
 }

@@ -10,20 +10,20 @@ use aws_lc_rs::rand;
 use durward_link::backoff::Backoff;
 use durward_link::carrier::{DialError, Dialled, GatewayUrl};
 use durward_link::control::{
-    AgentEvent, DIRECT, DRAIN, Drain, Hello, OUT, Purpose, ROUTES, VERDICTS, Versions,
+    AgentEvent, DIRECT, DRAIN, Drain, Hello, OUT, Purpose, ROUTES, Token, VERDICTS, Versions,
 };
-use durward_link::session::SessionError;
 use durward_link::session::agent::{self, Declined, Opening, Setup};
 use durward_link::session::pace::{Paced, Portion};
+use durward_link::session::{Account, SessionError};
 use durward_link::{Kind, RouteSet};
 use tokio::sync::{mpsc, watch};
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
-use crate::Settings;
 use crate::backend;
 use crate::lookup::Lookups;
 use crate::status::{Counted, Status};
+use crate::{Settings, TokenSource};
 
 /// Time that a new carrier has to come up before the old one is left anyway.
 const REPLACEMENT: Duration = Duration::from_secs(15);
@@ -33,6 +33,8 @@ const STAY: Duration = Duration::from_secs(60);
 const SETTLED: Duration = Duration::from_secs(5);
 /// Replaced carriers of one place whose streams may finish. One more ends the oldest.
 const REPLACED: usize = 8;
+/// Time in which a file with a token must be read.
+const READ: Duration = Duration::from_secs(10);
 /// Interval at which files of credentials are looked at while the agent waits.
 const LOOK: Duration = Duration::from_secs(1);
 /// Pause after a change of the network, in which addresses and routes settle.
@@ -53,6 +55,8 @@ struct Shared {
     instance: String,
     /// Number of data carriers that the gateway wants.
     wanted: watch::Sender<u32>,
+    /// Gateway at which control came up last.
+    home: watch::Sender<Option<GatewayUrl>>,
     /// Cancelled when the agent ends.
     stopped: CancellationToken,
     /// Carriers and streams; the end waits for them.
@@ -81,12 +85,13 @@ pub(crate) async fn keep(
         lookups: Arc::default(),
         instance: format!("{:08x}{:08x}", random(), random()),
         wanted: watch::Sender::new(0),
+        home: watch::Sender::new(None),
         stopped: stopped.clone(),
         tasks: tasks.clone(),
     };
     for gateways in groups {
-        let wanted = watch::Sender::new(0);
-        tasks.spawn(group(Arc::new(Shared { gateways, wanted, ..shared.clone() })));
+        let (wanted, home) = (watch::Sender::new(0), watch::Sender::new(None));
+        tasks.spawn(group(Arc::new(Shared { gateways, wanted, home, ..shared.clone() })));
     }
     stopped.cancelled().await;
     if let Some(exits) = &exits {
@@ -141,9 +146,10 @@ async fn slot(shared: Arc<Shared>, purpose: Purpose, kept: CancellationToken) {
     let mut replaced = Replaced::default();
     while !kept.is_cancelled() {
         let gateways = &*shared.gateways;
+        let mut home = Home { at: shared.home.subscribe(), purpose };
         let url = match alternates.pop() {
             Some(alternate) => alternate,
-            None => gateways[next % gateways.len()].clone(),
+            None => home.url(gateways).unwrap_or_else(|| gateways[next % gateways.len()].clone()),
         };
         let dialling = tokio::select! {
             dialled = shared.settings.dialler.dial(&url) => dialled,
@@ -152,7 +158,7 @@ async fn slot(shared: Arc<Shared>, purpose: Purpose, kept: CancellationToken) {
         let wait = match dialling {
             Ok(dialled) => {
                 shared.status.dialled(Ok(()));
-                match shared.carry(&url, purpose, dialled, &kept, &mut replaced).await {
+                match shared.carry(&url, &mut home, dialled, &kept, &mut replaced).await {
                     Carried::Drains { drain, lived, carrier } => {
                         alternates = configured(&drain, gateways);
                         let after = Duration::from_millis(drain.after_ms).min(STAY);
@@ -184,6 +190,7 @@ async fn slot(shared: Arc<Shared>, purpose: Purpose, kept: CancellationToken) {
             // By another network the gateway may be reached at once.
             () = changed => tokio::time::sleep(RETRY.min(wait)).await,
             () = kept.cancelled() => {}
+            () = home.is_elsewhere(&url, gateways) => {}
         }
     }
     if let Some(old) = replaced.present {
@@ -213,6 +220,30 @@ fn configured(drain: &Drain, gateways: &[GatewayUrl]) -> Vec<GatewayUrl> {
     let mut named: Vec<GatewayUrl> = named.collect();
     named.reverse();
     named
+}
+
+/// Gateway of a link among several, as one carrier sees it: routes are registered where control is, so data goes there, too.
+struct Home {
+    at: watch::Receiver<Option<GatewayUrl>>,
+    purpose: Purpose,
+}
+
+impl Home {
+    /// Returns the gateway that a carrier for data is to dial.
+    fn url(&mut self, gateways: &[GatewayUrl]) -> Option<GatewayUrl> {
+        let at = self.at.borrow_and_update().clone();
+        at.filter(|url| self.purpose == Purpose::Data && gateways.contains(url))
+    }
+
+    /// Completes when control has come up at another gateway than that of a carrier for data.
+    async fn is_elsewhere(&mut self, url: &GatewayUrl, gateways: &[GatewayUrl]) {
+        while self.at.changed().await.is_ok() {
+            if self.url(gateways).is_some_and(|home| home != *url) {
+                return;
+            }
+        }
+        std::future::pending().await
+    }
 }
 
 /// Handles of a running carrier.
@@ -264,7 +295,7 @@ impl Shared {
     async fn carry(
         self: &Arc<Self>,
         url: &GatewayUrl,
-        purpose: Purpose,
+        home: &mut Home,
         dialled: Dialled,
         kept: &CancellationToken,
         replaced: &mut Replaced,
@@ -273,7 +304,7 @@ impl Shared {
         let (carrier, began) = (Running::default(), Instant::now());
         self.tasks.spawn(serve(
             Arc::clone(self),
-            (url.clone(), purpose),
+            (url.clone(), home.purpose),
             dialled,
             carrier.clone(),
             news_in,
@@ -288,6 +319,11 @@ impl Shared {
                     asked = true;
                     carrier.drain.cancel();
                     continue;
+                }
+                () = home.is_elsewhere(url, &self.gateways), if !asked => {
+                    self.leave(replaced);
+                    let drain = Drain { after_ms: 0, alternates: Vec::new() };
+                    return Carried::Drains { drain, lived: began.elapsed(), carrier };
                 }
                 () = &mut replacement, if replaced.present.is_some() => {
                     self.leave(replaced);
@@ -333,6 +369,8 @@ impl Shared {
 /// Program around one carrier.
 struct Host {
     shared: Arc<Shared>,
+    /// Gateway, if the carrier is for control.
+    home: Option<GatewayUrl>,
     news: mpsc::UnboundedSender<News>,
     counted: Counted,
 }
@@ -353,10 +391,27 @@ impl agent::Host for Host {
         tasks.spawn(backend::serve(opening, Arc::clone(settings), routes.clone(), shared));
     }
 
+    fn account(&self) -> Option<Box<dyn Account>> {
+        let account = self.shared.settings.memory.stream();
+        if account.is_none() {
+            tracing::info!("a stream was declined: no memory is left for it");
+            self.shared.status.declined_for_memory();
+        }
+        account
+    }
+
     fn event(&self, event: &AgentEvent) {
         match event {
             AgentEvent::Welcome(welcome) => {
                 self.counted.welcomed(&printable(&welcome.replica));
+                // Before carriers for data are asked for.
+                if self.home.is_some() {
+                    self.shared.home.send_if_modified(|home| {
+                        let is_other = *home != self.home;
+                        home.clone_from(&self.home);
+                        is_other
+                    });
+                }
                 if let Some(key) = &welcome.proof_key {
                     self.shared.settings.proofs.keep(key.clone());
                 }
@@ -394,13 +449,10 @@ async fn serve(
 ) {
     let Running { drain, cut } = carrier;
     let began = Instant::now();
-    let token = shared.settings.token.as_ref().and_then(|source| match source.read() {
-        Ok(token) => Some(token),
-        Err(error) => {
-            tracing::error!(error, "the token cannot be read");
-            None
-        }
-    });
+    let token = match shared.settings.token.clone() {
+        Some(source) => read_token(source).await,
+        None => None,
+    };
     let hello = Hello {
         versions: Versions::OURS,
         capabilities: capabilities(&shared.settings),
@@ -418,7 +470,8 @@ async fn serve(
         drain,
     };
     let counted = shared.status.carrier(purpose, url.to_string());
-    let host = Host { shared: Arc::clone(&shared), news, counted };
+    let home = (purpose == Purpose::Control).then(|| url.clone());
+    let host = Host { shared: Arc::clone(&shared), home, news, counted };
     let io = Paced::of_client(dialled, Portion::default());
     let ended = tokio::select! {
         ended = Box::pin(agent::serve(io, setup, &host)) => ended,
@@ -447,6 +500,19 @@ async fn serve(
         }
     };
     host.tell(News::Ended { lived: began.elapsed(), retry_after });
+}
+
+/// Reads a token beside the streams, which go on while a volume hangs.
+async fn read_token(source: TokenSource) -> Option<Token> {
+    let read = tokio::task::spawn_blocking(move || source.read());
+    let error = match tokio::time::timeout(READ, read).await {
+        Ok(Ok(Ok(token))) => return Some(token),
+        Ok(Ok(Err(error))) => error,
+        Ok(Err(error)) => error.to_string(),
+        Err(_) => format!("its file cannot be read within {} s", READ.as_secs()),
+    };
+    tracing::error!(error, "the token cannot be read");
+    None
 }
 
 /// Returns an error with its causes in one line.

@@ -9,6 +9,7 @@ use std::time::Duration;
 
 use durward_link::carrier::{Dialler, GatewayUrl, HttpProxy};
 use durward_link::control::Token;
+use durward_link::control::fit::fitting;
 use durward_link::route::{PATH, ROUTES};
 use durward_link::{Bounds, Route, RouteSet, Target};
 use ipnet::IpNet;
@@ -304,7 +305,12 @@ impl AgentFile {
             return Err(bad("routes", &self.routes.len().to_string(), &fault));
         }
         let routes: Result<Vec<_>, _> = self.routes.iter().enumerate().map(route).collect();
-        Ok(RouteSet::new(revision, routes?))
+        let (routes, rest) = fitting(routes?);
+        if let Some((_, why)) = rest.first() {
+            let fault = format!("are more than a link carries: {why}");
+            return Err(bad("routes", &self.routes.len().to_string(), &fault));
+        }
+        Ok(RouteSet::new(revision, routes))
     }
 
     /// Returns the settings of an agent. Names of files are relative to `directory`.
@@ -352,6 +358,7 @@ impl AgentFile {
             policy: self.policy(environment)?,
             bounds: Bounds::default(),
             most_carriers,
+            memory: Arc::default(),
             connect_timeout: seconds(
                 "connectTimeoutSeconds",
                 self.connect_timeout_seconds,

@@ -13,6 +13,7 @@ use durward_control::foreign::asked::{
 };
 use durward_control::foreign::objects::{Ingress, Service};
 use durward_control::foreign::{Surroundings, extract};
+use durward_link::control::fit::fitting;
 use durward_link::route::ROUTES;
 use durward_link::{Route, Target};
 
@@ -239,6 +240,10 @@ impl Reading<'_> {
     }
 
     fn finish(mut self) -> Found {
+        let (routes, rest) = fitting(std::mem::take(&mut self.found.routes));
+        self.found.routes = routes;
+        let rest = rest.into_iter().map(|(route, why)| (route.ingress, why));
+        self.found.left_out.extend(rest);
         for route in &self.found.routes {
             *self.found.ingresses.entry(route.ingress.clone()).or_default() += 1;
         }

@@ -10,9 +10,11 @@ pub mod config;
 mod identity;
 pub mod ingress;
 mod lookup;
+pub mod memory;
 pub mod out;
 pub mod policy;
 pub mod proof;
+mod relay;
 pub mod status;
 pub mod way;
 
@@ -28,6 +30,7 @@ use durward_link::{Bounds, RouteSet, Target};
 use tokio::sync::{Notify, watch};
 use tokio_util::sync::CancellationToken;
 
+use memory::Memory;
 use policy::Policy;
 use status::Status;
 
@@ -60,6 +63,8 @@ pub struct Settings {
     pub policy: Policy,
     /// Bounds of a carrier.
     pub bounds: Bounds,
+    /// Memory of all streams.
+    pub memory: Arc<Memory>,
     /// Data carriers at most, whatever the gateway wants.
     pub most_carriers: u32,
     /// Time in which a backend must be connected.

@@ -1,12 +1,13 @@
-//! Addresses of backends' names. One lookup of a name runs at a time, so that a name server that hangs keeps only those who ask for that name.
+//! Addresses of backends' names, and the targets of routes. One lookup of a name runs at a time, so that a name server that hangs keeps only those who ask for that name.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 use std::future::Future;
 use std::io;
 use std::net::IpAddr;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
+use durward_link::{RouteSet, Target};
 use tokio::time::Instant;
 
 /// Time for which addresses are used again.
@@ -19,7 +20,11 @@ type Found = Result<Arc<[IpAddr]>, Arc<str>>;
 
 /// Names, and what was found of them last.
 #[derive(Debug, Default)]
-pub(crate) struct Lookups(Mutex<HashMap<String, Arc<Name>>>);
+pub(crate) struct Lookups {
+    names: Mutex<HashMap<String, Arc<Name>>>,
+    /// Targets of the routes that were asked for last: each stream looks at them again when the routes change.
+    targets: Mutex<(Arc<RouteSet>, Arc<HashSet<Target>>)>,
+}
 
 #[derive(Debug, Default)]
 struct Name(tokio::sync::Mutex<Option<(Instant, Found)>>);
@@ -55,8 +60,20 @@ impl Lookups {
         finding.await.unwrap_or_else(|_| Err("the agent ends".into()))
     }
 
+    /// Returns true if a route has this target.
+    pub(crate) fn is_target(&self, routes: &Arc<RouteSet>, target: &Target) -> bool {
+        let mut last = self.targets.lock().unwrap_or_else(PoisonError::into_inner);
+        if !Arc::ptr_eq(&last.0, routes) {
+            let targets = routes.routes.iter().map(|route| route.target.clone()).collect();
+            *last = (Arc::clone(routes), Arc::new(targets));
+        }
+        let targets = Arc::clone(&last.1);
+        drop(last);
+        targets.contains(target)
+    }
+
     fn name(&self, host: &str) -> Arc<Name> {
-        let mut names = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut names = self.names.lock().unwrap_or_else(PoisonError::into_inner);
         if let Some(name) = names.get(host) {
             return Arc::clone(name);
         }
@@ -77,6 +94,8 @@ async fn ask(host: String) -> Found {
 #[cfg(test)]
 mod tests {
     use std::sync::atomic::{AtomicUsize, Ordering::Relaxed};
+
+    use durward_link::Route;
 
     use super::*;
 
@@ -110,6 +129,30 @@ mod tests {
         tokio::time::sleep(Duration::from_secs(60)).await;
 
         assert_eq!(asked.load(Relaxed), 1);
+    }
+
+    #[test]
+    fn targets_are_those_of_the_routes_that_are_asked_for() {
+        let routes = |target: &str| {
+            let route = Route {
+                host: "a.example".to_owned(),
+                path: "/".to_owned(),
+                exact: false,
+                target: target.parse().unwrap(),
+                tunnel_only: false,
+                passthrough: false,
+                backend_tls: None,
+                ingress: String::new(),
+            };
+            Arc::new(RouteSet::new(1, vec![route]))
+        };
+        let (lookups, before, after) = (Lookups::default(), routes("a:80"), routes("b:80"));
+        let (a, b) = ("a:80".parse().unwrap(), "b:80".parse().unwrap());
+
+        for (routes, own, other) in [(&before, &a, &b), (&after, &b, &a), (&before, &a, &b)] {
+            assert!(lookups.is_target(routes, own) && !lookups.is_target(routes, other));
+        }
+        assert!(!Lookups::default().is_target(&Arc::default(), &a));
     }
 
     #[tokio::test(start_paused = true)]

@@ -25,6 +25,7 @@ pub struct Status {
     ended: AtomicU64,
     forbidden: AtomicU64,
     unreachable: AtomicU64,
+    without_memory: AtomicU64,
     sent: AtomicU64,
     received: AtomicU64,
     dials: AtomicU64,
@@ -34,6 +35,8 @@ pub struct Status {
     registered: AtomicU64,
     /// Parts of the cluster's Ingresses that are not registered.
     left_out: Mutex<Vec<LeftOut>>,
+    /// Routes beyond what a link carries.
+    beyond: Mutex<Vec<LeftOut>>,
     cluster: Mutex<Option<ClusterReport>>,
     ingresses: Mutex<Arc<Vec<IngressHosts>>>,
 }
@@ -189,7 +192,7 @@ impl Status {
             streams_unreachable: self.unreachable.load(Relaxed),
             routes_served,
             routes_rejected,
-            left_out: lock(&self.left_out).clone(),
+            left_out: [&self.left_out, &self.beyond].map(|one| lock(one).clone()).concat(),
             cluster: lock(&self.cluster).clone(),
             last_error: lock(&self.last_error).clone(),
         }
@@ -198,6 +201,11 @@ impl Status {
     /// Takes note of what of the cluster's Ingresses is not registered.
     pub fn left_out(&self, left_out: Vec<LeftOut>) {
         *lock(&self.left_out) = left_out;
+    }
+
+    /// Takes note of the routes that are beyond what a link carries.
+    pub fn set_beyond(&self, beyond: Vec<LeftOut>) {
+        *lock(&self.beyond) = beyond;
     }
 
     /// Takes note of the hosts of the cluster's Ingresses.
@@ -291,6 +299,7 @@ impl Status {
                 (r#"{outcome="connected"}"#, report.streams_opened),
                 (r#"{outcome="forbidden"}"#, report.streams_forbidden),
                 (r#"{outcome="unreachable"}"#, report.streams_unreachable),
+                (r#"{outcome="no_memory"}"#, self.without_memory.load(Relaxed)),
             ],
         );
         family(
@@ -393,6 +402,10 @@ impl Status {
             Declined::Forbidden(_) => self.forbidden.fetch_add(1, Relaxed),
             Declined::Unreachable(_) => self.unreachable.fetch_add(1, Relaxed),
         };
+    }
+
+    pub(crate) fn declined_for_memory(&self) {
+        self.without_memory.fetch_add(1, Relaxed);
     }
 
     pub(crate) fn bytes(&self, sent: u64, received: u64) {

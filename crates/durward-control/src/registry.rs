@@ -9,7 +9,7 @@ mod released;
 mod rest;
 mod stored;
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::{BTreeMap, BTreeSet, HashSet};
 use std::fmt;
 use std::sync::Arc;
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
@@ -22,7 +22,7 @@ use crate::reference::Reference;
 use crate::words;
 use released::Released;
 pub use rest::{Answer, Body, Operation};
-pub use stored::BadClaims;
+pub use stored::{BadClaims, Image};
 
 /// Time within which a second `sync` confirms one that withdraws more than half of the routes.
 const CONFIRM: Duration = Duration::from_secs(10);
@@ -45,7 +45,7 @@ impl fmt::Display for LinkId {
 }
 
 /// Namespace and name of the Ingress that a route is of; both empty for a route of an agent's file.
-#[derive(Clone, Debug, Default, PartialEq, Eq, PartialOrd, Ord)]
+#[derive(Clone, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct RouteOwner {
     /// Namespace.
     pub namespace: Arc<str>,
@@ -54,7 +54,7 @@ pub struct RouteOwner {
 }
 
 /// A route and the Ingress that asks for it.
-#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct Registration {
     /// The route.
     pub route: LinkRoute,
@@ -153,18 +153,18 @@ pub struct Registry {
 }
 
 /// Claims of one link.
-#[derive(Debug, Default)]
+#[derive(Clone, Debug, Default)]
 struct Claims {
     /// In the order of registration, so that the first of two for one host and path is served.
     routes: Vec<Registration>,
     /// A `sync` that waits for a second of its kind: its routes, and the time.
     unconfirmed: Option<(BTreeSet<Registration>, Instant)>,
-    /// Revision of the last `sync` that had one.
+    /// Revision of the last `sync`, if it had one.
     revision: Option<u64>,
     /// Names whose last route was withdrawn.
     released: Released,
     /// Time at which the tenant was found to be in no document.
-    absent: Option<u64>,
+    absent: Option<Instant>,
     /// Number of its last change.
     sequence: u64,
 }
@@ -251,6 +251,9 @@ pub trait Documents {
     fn is_anothers(&self, tenant: &str, host: &HostPattern) -> bool;
 }
 
+/// Names that were taken from other links, by link.
+type Taken = BTreeMap<LinkId, HashSet<HostPattern>>;
+
 impl Registry {
     /// Adds a route. Registering one again changes nothing.
     ///
@@ -266,18 +269,18 @@ impl Registry {
         if !caller.link.may_register(&registration.route.host) {
             return Err(Rejection::NotGranted);
         }
+        self.is_here(caller.id);
         let routes = self.links.get(caller.id).map_or(&[][..], |claims| &claims.routes);
         if routes.contains(&registration) {
             return Ok(Changed::default());
         }
-        let key = |one: &Registration| {
-            (one.route.host.clone(), one.route.path.clone(), one.owner.clone())
-        };
         let replaced = routes.iter().position(|one| key(one) == key(&registration));
         if replaced.is_none() && routes.len() >= caller.link.most_routes as usize {
             return Err(Rejection::TooMany(caller.link.most_routes));
         }
-        let mut changed = self.claim(caller, &registration.route.host, documents, now)?;
+        let mut taken = Taken::new();
+        self.claim(caller, &registration.route.host, documents, now, &mut taken)?;
+        let mut changed = self.take_away(taken, now);
         let claims = self.links.entry(caller.id.clone()).or_default();
         match replaced {
             Some(at) => claims.routes[at] = registration,
@@ -291,38 +294,48 @@ impl Registry {
     pub fn replace(
         &mut self,
         caller: Caller<'_>,
-        wanted: Vec<Registration>,
+        wanted: &[Registration],
         documents: &dyn Documents,
         now: Now,
     ) -> Synced {
         let mut synced = Synced::default();
-        let kept: BTreeSet<Registration> = wanted.iter().cloned().collect();
-        let before = self.links.get(caller.id).map(|claims| claims.routes.clone());
-        let mut routes = before.clone().unwrap_or_default();
+        self.is_here(caller.id);
+        let before = self.links.get_mut(caller.id).map(|claims| {
+            // Later revisions are compared with those of the same source alone.
+            (claims.routes.clone(), claims.revision.take().is_some())
+        });
+        let (before, had_revision) = before.unwrap_or_default();
+        let kept: HashSet<&Registration> = wanted.iter().collect();
         // What stays keeps its place, and with it its precedence.
-        routes.retain(|one| kept.contains(one) && caller.link.may_register(&one.route.host));
-        let mut known: BTreeSet<Registration> = routes.iter().cloned().collect();
+        let stays =
+            |one: &&Registration| kept.contains(one) && caller.link.may_register(&one.route.host);
+        let mut known: HashSet<&Registration> = before.iter().filter(stays).collect();
+        let mut routes: Vec<Registration> = before.iter().filter(stays).cloned().collect();
+        let mut taken = Taken::new();
         for registration in wanted {
-            if known.contains(&registration) {
+            if known.contains(registration) {
                 continue;
             }
             let claimed = if routes.len() >= caller.link.most_routes as usize {
                 Err(Rejection::TooMany(caller.link.most_routes))
             } else {
-                self.claim(caller, &registration.route.host, documents, now)
+                self.claim(caller, &registration.route.host, documents, now, &mut taken)
             };
             match claimed {
-                Ok(others) => {
-                    synced.changed.0.extend(others.0);
-                    known.insert(registration.clone());
-                    routes.push(registration);
+                Ok(()) => {
+                    known.insert(registration);
+                    routes.push(registration.clone());
                 }
-                Err(rejection) => synced.rejected.push((registration, rejection)),
+                Err(rejection) => synced.rejected.push((registration.clone(), rejection)),
             }
         }
+        synced.changed.0.extend(self.take_away(taken, now).0);
         synced.routes = routes.len();
-        if before.unwrap_or_default() != routes {
+        let is_other = before != routes;
+        if is_other {
             self.set(caller.id, routes, now);
+        }
+        if is_other || had_revision {
             synced.changed.0.insert(caller.id.clone());
         }
         synced
@@ -336,12 +349,13 @@ impl Registry {
         now: Now,
     ) -> (Changed, usize) {
         let Some(claims) = self.links.get(id) else { return (Changed::default(), 0) };
-        let mut routes = claims.routes.clone();
-        routes.retain(|one| !is_meant(one));
-        let withdrawn = claims.routes.len() - routes.len();
+        let stays = |one: &&Registration| !is_meant(one);
+        let left = claims.routes.iter().filter(stays).count();
+        let withdrawn = claims.routes.len() - left;
         if withdrawn == 0 {
             return (Changed::default(), 0);
         }
+        let routes = claims.routes.iter().filter(stays).cloned().collect();
         self.set(id, routes, now);
         (Changed([id.clone()].into()), withdrawn)
     }
@@ -388,42 +402,78 @@ impl Registry {
 
     /// Returns the routes of a link; of two for one host and path the older one.
     fn served(&self, id: &LinkId) -> Vec<LinkRoute> {
-        let claims = self.links.get(id).map_or(&[][..], |claims| &claims.routes);
-        let mut known: BTreeSet<(&HostPattern, &LinkPath)> = BTreeSet::new();
-        let first = claims.iter().filter(|one| known.insert((&one.route.host, &one.route.path)));
-        first.map(|one| one.route.clone()).collect()
+        self.first(id).cloned().collect()
     }
 
-    /// Claims a host name for a link, and takes it from one that has lost the right to it.
+    /// Returns the number of those routes.
+    fn count(&self, id: &LinkId) -> usize {
+        self.first(id).count()
+    }
+
+    fn first(&self, id: &LinkId) -> impl Iterator<Item = &LinkRoute> {
+        let claims = self.links.get(id).map_or(&[][..], |claims| &claims.routes);
+        let mut known: HashSet<(&HostPattern, &LinkPath)> = HashSet::new();
+        let routes = claims.iter().map(|one| &one.route);
+        routes.filter(move |route| known.insert((&route.host, &route.path)))
+    }
+
+    /// Takes note of the links that are in a document at this moment: the time for which the names of an absent one stay its own begins anew when it is absent again.
+    pub fn note_presence(&mut self, is_there: impl Fn(&LinkId) -> bool) {
+        let absent = self.links.iter_mut().filter(|(_, claims)| claims.absent.is_some());
+        for (id, claims) in absent {
+            if is_there(id) {
+                claims.absent = None;
+            }
+        }
+    }
+
+    /// Takes note of a link that registers: it is in a document.
+    fn is_here(&mut self, id: &LinkId) {
+        if let Some(claims) = self.links.get_mut(id) {
+            claims.absent = None;
+        }
+    }
+
+    /// Claims a host name for a link. If a link has lost the right to it, `taken` has it then.
     fn claim(
         &mut self,
         caller: Caller<'_>,
         host: &HostPattern,
         documents: &dyn Documents,
         now: Now,
-    ) -> Result<Changed, Rejection> {
+        taken: &mut Taken,
+    ) -> Result<(), Rejection> {
         if !caller.link.may_register(host) {
             return Err(Rejection::NotGranted);
         }
         if documents.is_anothers(&caller.id.tenant, host) {
             return Err(Rejection::Taken);
         }
-        let mut changed = Changed::default();
         if let Some(holder) = self.holders.get(host).filter(|holder| *holder != caller.id).cloned()
         {
             self.may_take(caller, (&holder, host), documents, now)?;
-            changed = self.withdraw(&holder, |one| one.route.host == *host, now).0;
-            if let Some(claims) = self.links.get_mut(&holder)
-                && claims.released.remove(host)
-            {
-                changed.0.insert(holder);
-            }
+            taken.entry(holder).or_default().insert(host.clone());
         }
         if let Some(claims) = self.links.get_mut(caller.id) {
             claims.released.remove(host);
         }
         self.holders.insert(host.clone(), caller.id.clone());
-        Ok(changed)
+        Ok(())
+    }
+
+    /// Withdraws names from the links that held them. All names of a link at once: its routes may be thousands, and so may be the names.
+    fn take_away(&mut self, taken: Taken, now: Now) -> Changed {
+        let mut changed = Changed::default();
+        for (holder, hosts) in taken {
+            let is_meant = |one: &Registration| hosts.contains(&one.route.host);
+            changed.0.extend(self.withdraw(&holder, is_meant, now).0.0);
+            let Some(claims) = self.links.get_mut(&holder) else { continue };
+            let released = hosts.iter().filter(|host| claims.released.remove(host)).count();
+            if released > 0 {
+                changed.0.insert(holder);
+            }
+        }
+        changed
     }
 
     /// Judges whether a link may have a name that another one holds.
@@ -448,10 +498,10 @@ impl Registry {
             return if is_free { Ok(()) } else { Err(Rejection::Released) };
         }
         let absent = match right {
-            Right::Unknown => *claims.absent.get_or_insert(now.unix),
-            Right::Granted | Right::Withdrawn => now.unix,
+            Right::Unknown => *claims.absent.get_or_insert(now.instant),
+            Right::Granted | Right::Withdrawn => now.instant,
         };
-        if now.unix.saturating_sub(absent) < ABSENCE.as_secs() {
+        if now.instant.saturating_duration_since(absent) < ABSENCE {
             return Err(Rejection::Taken);
         }
         Ok(())
@@ -465,7 +515,9 @@ impl Registry {
         let unused: BTreeSet<HostPattern> =
             unused.filter(|host| !used.contains(host)).cloned().collect();
         let mut freed = claims.released.expire(now.unix);
-        for host in unused {
+        // A name that another link has taken is none that this one releases.
+        let is_own = |host: &HostPattern| self.holders.get(host) == Some(id);
+        for host in unused.into_iter().filter(is_own) {
             freed.extend(claims.released.add(host, now.unix));
         }
         claims.routes = routes;
@@ -481,8 +533,7 @@ impl Registry {
         let Some(claims) = self.links.get_mut(id) else { return false };
         let wanted: BTreeSet<Registration> = wanted.iter().cloned().collect();
         // Another backend for the same requests withdraws nothing.
-        let place = |one: &Registration| (one.route.host.clone(), one.route.path.clone());
-        let places: BTreeSet<_> = wanted.iter().map(place).collect();
+        let places: HashSet<_> = wanted.iter().map(place).collect();
         let left = claims.routes.iter().filter(|one| places.contains(&place(one))).count();
         let withdraws_most = (claims.routes.len() - left) * 2 > claims.routes.len();
         let is_second = claims
@@ -495,6 +546,16 @@ impl Registry {
         }
         false
     }
+}
+
+/// Returns what a route is for.
+fn place(one: &Registration) -> (&HostPattern, &LinkPath) {
+    (&one.route.host, &one.route.path)
+}
+
+/// Returns what makes two registrations the same, whatever their backends.
+fn key(one: &Registration) -> (&HostPattern, &LinkPath, &RouteOwner) {
+    (&one.route.host, &one.route.path, &one.owner)
 }
 
 #[cfg(test)]

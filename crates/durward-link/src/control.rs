@@ -4,6 +4,7 @@
 
 mod agent;
 mod codec;
+pub mod fit;
 mod gateway;
 mod message;
 mod proof;

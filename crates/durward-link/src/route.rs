@@ -15,6 +15,9 @@ pub const HOST: usize = 255;
 /// Bytes of a route's path at most.
 pub const PATH: usize = 4_096;
 
+/// Bytes of the Ingress that a route names at most: namespace, slash and name.
+pub const INGRESS: usize = 63 + 1 + 253;
+
 /// One host and path, and the backend that serves it.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
 pub struct Route {
@@ -44,6 +47,22 @@ pub struct Route {
 
 fn root() -> String {
     "/".to_owned()
+}
+
+impl Route {
+    /// Returns why no gateway takes a message with this route, as a phrase that follows it; `None` if one may.
+    #[must_use]
+    pub fn excess(&self) -> Option<String> {
+        let name = self.backend_tls.as_deref().unwrap_or_default();
+        let parts = [
+            ("host", self.host.as_str(), HOST),
+            ("path", &self.path, PATH),
+            ("name of a backend", name, HOST),
+            ("name of an Ingress", &self.ingress, INGRESS),
+        ];
+        let (what, part, most) = parts.into_iter().find(|(_, part, most)| part.len() > *most)?;
+        Some(format!("has a {what} of {} bytes, and a link carries {most}", part.len()))
+    }
 }
 
 /// All routes of an agent, sorted, with a number that rises with each change.
@@ -87,6 +106,10 @@ fn bounded<'de, D: Deserializer<'de>>(from: D) -> Result<Vec<Route>, D::Error> {
                         route.host.len() + route.path.len(),
                         &long,
                     ));
+                }
+                if route.ingress.len() > INGRESS {
+                    let long = "a route whose Ingress has a name of Kubernetes";
+                    return Err(A::Error::invalid_length(route.ingress.len(), &long));
                 }
                 routes.push(route);
             }

@@ -345,6 +345,11 @@ impl gateway::Host for Agent<'_> {
         self.charge().is_ok()
     }
 
+    fn begins(&mut self, bytes: usize) -> tokio::time::Instant {
+        let turn = self.link.as_ref().map(|link| link.next_message(bytes).into());
+        turn.unwrap_or_else(tokio::time::Instant::now)
+    }
+
     fn routes(&mut self, routes: RouteSet) {
         if let Some(link) = &self.link {
             self.said.say(routes, link, &self.instance);

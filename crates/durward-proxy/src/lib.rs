@@ -56,6 +56,7 @@ mod unidentified;
 mod upstream;
 mod watch;
 
+pub use memory::of_this_process as memory_of_this_process;
 pub use proxy::Proxy;
 pub use upstream::report::{EndpointHealth, EndpointReport, UpstreamReport};
 pub use upstream::{ClusterReport, LinkReport, PortReport};

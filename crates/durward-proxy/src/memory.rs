@@ -11,7 +11,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering::Relaxed};
 
 pub(crate) use connection::{ConnectionMemory, Part};
-pub(crate) use limit::of_this_process;
+pub use limit::of_this_process;
 pub(crate) use trim::Trimmer;
 
 use crate::limits::Usage;

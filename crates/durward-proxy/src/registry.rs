@@ -2,6 +2,8 @@
 
 use std::fmt;
 use std::net::IpAddr;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 
 use durward_link::RouteSet;
 use durward_link::control::Verdicts;
@@ -17,6 +19,37 @@ pub struct Caller {
     pub link: Link,
     /// Address that it comes from.
     pub client: IpAddr,
+    /// Number of the call: later calls have higher ones.
+    pub number: u64,
+    /// Losses of the link.
+    pub losses: Losses,
+}
+
+/// Number of the last call.
+static CALLS: AtomicU64 = AtomicU64::new(0);
+
+impl Caller {
+    /// Returns the number of a call that begins now.
+    pub(crate) fn next_number() -> u64 {
+        CALLS.fetch_add(1, Relaxed)
+    }
+}
+
+/// Number of times that other links have taken names from a link: its agents are to register their routes again, and are told which are not served any more.
+#[derive(Clone, Debug, Default)]
+pub struct Losses(Arc<AtomicU64>);
+
+impl Losses {
+    /// Counts a loss.
+    pub fn add(&self) {
+        self.0.fetch_add(1, Relaxed);
+    }
+
+    /// Returns the number.
+    #[must_use]
+    pub fn count(&self) -> u64 {
+        self.0.load(Relaxed)
+    }
 }
 
 /// Answer to an operation over REST.
@@ -35,6 +68,6 @@ pub trait Registry: Send + Sync + fmt::Debug {
     /// Carries out the operation at the end of a REST path; `None` if there is none of this name. Blocks until what changed is stored.
     fn call(&self, caller: &Caller, operation: &str, body: &[u8]) -> Option<Answer>;
 
-    /// Takes over all routes of an agent, without waiting for storage. `None` if none are taken for the moment: try again.
+    /// Takes over all routes of an agent, without waiting for storage. `None` if none are taken for the moment, or a later call of the link was faster.
     fn replace(&self, caller: &Caller, routes: &RouteSet) -> Option<Verdicts>;
 }

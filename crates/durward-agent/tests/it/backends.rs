@@ -141,6 +141,70 @@ async fn a_backend_that_resets_is_seen_as_a_reset() {
 }
 
 #[tokio::test]
+async fn streams_for_which_an_agent_has_no_memory_are_declined_and_those_that_stall_end_first() {
+    const STREAM: usize = 64 * 1024;
+    let mut world = World::new();
+    world.memory = 4 * STREAM;
+    let gateway = world.gateway().await;
+    // It accepts, and reads nothing.
+    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let (stalls, echo) = (listener.local_addr().unwrap(), echo().await);
+    let agent = world.agent(&format!(
+        "gateways: ['tls://{}']\nallow: ['127.0.0.0/8']\nroutes: [{{host: a.example, target: '{stalls}'}}, {{host: b.example, target: '{echo}'}}]",
+        gateway.address
+    ));
+    let carrier = gateway.carrier().await;
+    let mut quiet = carrier.open(&target(&echo), Kind::Tcp, None).await.unwrap();
+    let mut stalled = carrier.open(&target(&stalls), Kind::Tcp, None).await.unwrap();
+    let third = carrier.open(&target(&echo), Kind::Tcp, None).await.unwrap();
+
+    let fourth = carrier.open(&target(&echo), Kind::Tcp, None).await;
+    assert!(matches!(fourth, Err(OpenError::Full(_))), "{fourth:?}");
+    assert!(agent.status.metrics().contains("outcome=\"no_memory\"} 1"));
+
+    // More than the kernel takes for a backend that does not read.
+    let body = vec![7; 64 << 20];
+    let sent = tokio::time::timeout(PATIENCE, stalled.write_all(&body)).await.unwrap();
+    assert_eq!(sent.unwrap_err().kind(), std::io::ErrorKind::ConnectionReset);
+    quiet.write_all(b"hello").await.unwrap();
+    quiet.shutdown().await.unwrap();
+    let mut back = String::new();
+    quiet.read_to_string(&mut back).await.unwrap();
+    assert_eq!(back, "hello");
+    drop((quiet, third, stalled));
+    eventually(|| (agent.status.report().streams == 0).then_some(())).await;
+    assert!(
+        carrier.open(&target(&echo), Kind::Tcp, None).await.is_ok(),
+        "what was held is given back"
+    );
+}
+
+#[tokio::test]
+async fn a_stream_that_the_gateway_gives_up_after_its_last_byte_ends_at_the_agent() {
+    let world = World::new();
+    let gateway = world.gateway().await;
+    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let backend = listener.local_addr().unwrap();
+    let agent = world.agent(&format!(
+        "gateways: ['tls://{}']\nroutes: [{{host: a.example, target: '{backend}'}}]\nallow: ['{backend}']",
+        gateway.address
+    ));
+    let carrier = gateway.carrier().await;
+    let mut stream = carrier.open(&target(&backend), Kind::Tcp, None).await.unwrap();
+    let (mut accepted, _) = listener.accept().await.unwrap();
+    stream.write_all(b"all").await.unwrap();
+    stream.shutdown().await.unwrap();
+    let mut all = Vec::new();
+    accepted.read_to_end(&mut all).await.unwrap();
+    assert_eq!((all.as_slice(), agent.status.report().streams), (&b"all"[..], 1));
+
+    // The backend neither answers nor closes.
+    drop(stream);
+
+    eventually(|| (agent.status.report().streams == 0).then_some(())).await;
+}
+
+#[tokio::test]
 async fn routes_may_change_while_the_agent_runs() {
     let (world, backend) = (World::new(), echo().await);
     let gateway = world.gateway().await;

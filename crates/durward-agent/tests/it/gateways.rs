@@ -49,6 +49,25 @@ async fn an_agent_comes_back_to_a_gateway_that_crashed_or_to_the_next_with_the_r
 }
 
 #[tokio::test]
+async fn carriers_for_data_go_to_the_gateway_that_has_the_routes() {
+    let world = World::new();
+    let (first, second) = (world.gateway().await, world.gateway().await);
+    first.seen.refuses_control.store(true, Relaxed);
+    let agent =
+        world.agent(&format!("gateways: ['tls://{}', 'tls://{}']", first.address, second.address));
+
+    second.carrier().await;
+    eventually(|| agent.status.report().ready.then_some(())).await;
+    assert!(first.seen.carriers.lock().unwrap().is_empty());
+
+    first.seen.refuses_control.store(false, Relaxed);
+    second.kill();
+    first.carrier().await;
+    let both = || (first.seen.carriers.lock().unwrap().len() == 2).then_some(());
+    eventually(both).await;
+}
+
+#[tokio::test]
 async fn an_agent_opens_one_carrier_for_control_and_as_many_for_data_as_the_gateway_wants() {
     let world = World::new();
     let gateway = world.gateway().await;

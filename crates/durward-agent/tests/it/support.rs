@@ -9,7 +9,7 @@ use std::time::Duration;
 use durward_agent::config::{AgentFile, Environment};
 use durward_agent::status::Status;
 use durward_link::carrier::{ALPN, websocket};
-use durward_link::control::{Hello, Refused, Verdicts};
+use durward_link::control::{Hello, Purpose, Refused, Verdicts};
 use durward_link::session::gateway::{self, Admission, Carrier};
 use durward_link::{Bounds, RouteSet};
 use durward_testkit::certificates::{Authority, CertSpec, Identity, server_config};
@@ -27,6 +27,8 @@ pub(crate) struct World {
     dir: tempfile::TempDir,
     servers: Authority,
     server: Identity,
+    /// Bytes of memory for the streams of an agent.
+    pub(crate) memory: usize,
 }
 
 /// State of a gateway that its test looks at.
@@ -37,6 +39,8 @@ pub(crate) struct Seen {
     pub(crate) hellos: AtomicU32,
     /// Agents are refused while this is true.
     pub(crate) refuses: AtomicBool,
+    /// Carriers for control are refused while this is true.
+    pub(crate) refuses_control: AtomicBool,
     /// Milliseconds that they are to wait then, beside one.
     pub(crate) wait: AtomicU32,
 }
@@ -52,9 +56,10 @@ pub(crate) struct Gateway {
 struct Host(Arc<Seen>);
 
 impl gateway::Host for Host {
-    fn admit(&mut self, _: &Hello) -> Result<Admission, Refused> {
+    fn admit(&mut self, hello: &Hello) -> Result<Admission, Refused> {
         self.0.hellos.fetch_add(1, Relaxed);
-        if self.0.refuses.load(Relaxed) {
+        let is_control = hello.purpose == Purpose::Control;
+        if self.0.refuses.load(Relaxed) || is_control && self.0.refuses_control.load(Relaxed) {
             return Err(Refused {
                 reason: "not now".to_owned(),
                 retry_after_ms: 1 + u64::from(self.0.wait.load(Relaxed)),
@@ -94,7 +99,7 @@ impl World {
         let agent = servers.issue(&CertSpec::new().dns("agent.example").client());
         agent.write(dir.path(), "agent");
         servers.write(dir.path(), "ca");
-        Self { dir, servers, server }
+        Self { dir, servers, server, memory: usize::MAX }
     }
 
     pub(crate) fn dir(&self) -> &Path {
@@ -188,6 +193,7 @@ impl World {
         std::fs::write(&path, text).unwrap();
         let file = AgentFile::read(&path).unwrap();
         let settings = file.settings(self.dir(), environment).unwrap();
+        settings.memory.limit(self.memory);
         let retry = Arc::clone(&settings.retry);
         let (routes, held) = watch::channel(Arc::new(file.routes(1).unwrap()));
         let (status, stopped) = (Arc::<Status>::default(), CancellationToken::new());

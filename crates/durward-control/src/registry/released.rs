@@ -44,10 +44,14 @@ impl Released {
     }
 
     /// Returns true if a name is kept from other tenants, false if it is free by now, and `None` if it is none of these.
-    pub(super) fn is_kept(&self, host: &HostPattern, now: u64) -> Option<bool> {
+    pub(super) fn is_kept(&mut self, host: &HostPattern, now: u64) -> Option<bool> {
         let until = *self.until.get(host)?;
-        // A clock that was set back must not keep a name for longer.
-        Some(until > now && until <= now + QUARANTINE.as_secs())
+        let latest = now + QUARANTINE.as_secs();
+        if until > latest {
+            // The clock was set back: the time begins anew, so that the name is kept neither for longer nor for none.
+            self.restore(host.clone(), latest);
+        }
+        Some(until > now)
     }
 
     /// Removes the names whose time is over, and returns them.
@@ -90,7 +94,9 @@ mod tests {
         assert_eq!((freed, released.is_kept(&name(0), 0)), (Some(name(0)), None));
         assert_eq!(released.is_kept(&name(1), 600), Some(true));
         assert_eq!(released.is_kept(&name(1), 601), Some(false));
-        assert_eq!(released.is_kept(&name(MOST), 0), Some(false), "the clock was set back");
+        assert_eq!(released.is_kept(&name(MOST), 0), Some(true), "the clock was set back");
+        assert_eq!(released.is_kept(&name(MOST), 599), Some(true));
+        assert_eq!(released.is_kept(&name(MOST), 600), Some(false), "the time begins anew");
         assert_eq!(released.expire(u64::MAX).len(), MOST);
         assert!(released.is_empty());
     }

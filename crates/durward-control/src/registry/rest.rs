@@ -220,7 +220,7 @@ impl Registry {
                     let changed = self.register(caller, registration.clone(), documents, now);
                     let changed = changed
                         .map_err(|why| Answer::from(Rejected("hostname", &registration, &why)))?;
-                    Ok(Answer::success(changed, self.served(caller.id).len()))
+                    Ok(Answer::success(changed, self.count(caller.id)))
                 })
             }
             Body::Sync(cluster, revision, wanted) => own_cluster(caller.link, &cluster)
@@ -249,7 +249,7 @@ impl Registry {
             let answer = Answer::failure(503, "confirmation_needed", "ingresses", message);
             return Err(Answer { retry_after: Some(1), ..answer });
         }
-        let mut synced = self.replace(caller, wanted, documents, now);
+        let mut synced = self.replace(caller, &wanted, documents, now);
         if let Some(revision) = revision {
             self.links.entry(caller.id.clone()).or_default().revision = Some(revision);
             synced.changed.0.insert(caller.id.clone());
@@ -289,7 +289,7 @@ impl Registry {
             let message = format!("hostname {host} has no route of this link");
             return Err(Answer::failure(404, "not_registered", "hostname", &message));
         }
-        Ok(Answer::success(changed, self.served(caller.id).len()))
+        Ok(Answer::success(changed, self.count(caller.id)))
     }
 }
 

@@ -80,8 +80,33 @@ impl Registry {
     /// Returns the claims of a link as JSON; `None` if it has none.
     #[must_use]
     pub fn to_json(&self, id: &LinkId) -> Option<Vec<u8>> {
-        let has_any = |claims: &&Claims| !(claims.routes.is_empty() && claims.released.is_empty());
-        let claims = self.links.get(id).filter(has_any)?;
+        self.image(id)?.to_json()
+    }
+
+    /// Returns the claims of a link as they are now; `None` if it has none.
+    #[must_use]
+    pub fn image(&self, id: &LinkId) -> Option<Image> {
+        let has_any = |claims: &&Claims| {
+            let is_empty = claims.routes.is_empty() && claims.released.is_empty();
+            !is_empty || claims.revision.is_some()
+        };
+        let claims = self.links.get(id).filter(has_any)?.clone();
+        Some(Image { id: id.clone(), claims: Claims { unconfirmed: None, ..claims } })
+    }
+}
+
+/// Claims of a link at one moment, to be written as JSON: that takes longer than the registry may be locked.
+#[derive(Clone, Debug)]
+pub struct Image {
+    id: LinkId,
+    claims: Claims,
+}
+
+impl Image {
+    /// Returns the claims as JSON.
+    #[must_use]
+    pub fn to_json(&self) -> Option<Vec<u8>> {
+        let Self { id, claims } = self;
         let routes = claims.routes.iter().map(|Registration { route, owner }| StoredRoute {
             host: route.host.to_string(),
             path: route.path.clone(),
@@ -100,7 +125,9 @@ impl Registry {
             Stored { version: VERSION, tenant, link, routes, sequence, revision, released };
         serde_json::to_vec(&stored).ok()
     }
+}
 
+impl Registry {
     /// Takes in the claims of a link as an earlier process stored them. A name that another link holds by now stays with that, unless its claims are older: a crash came
     /// between the files of one change.
     ///

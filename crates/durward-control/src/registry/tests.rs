@@ -1,3 +1,4 @@
+use std::sync::OnceLock;
 use std::time::{Duration, Instant};
 
 use durward_model::link::Link;
@@ -56,7 +57,8 @@ fn all_granted(_: &LinkId, _: &HostPattern) -> Right {
 
 /// A time after that of the first operations.
 fn later(seconds: u64) -> Now {
-    let start = Now { instant: Instant::now(), unix: 1_000_000 };
+    static START: OnceLock<Instant> = OnceLock::new();
+    let start = Now { instant: *START.get_or_init(Instant::now), unix: 1_000_000 };
     Now { instant: start.instant + Duration::from_secs(seconds), unix: start.unix + seconds }
 }
 
@@ -282,6 +284,73 @@ fn names_of_a_tenant_without_a_document_are_kept_for_a_while_and_those_of_a_docu
     assert_eq!(call(&mut registry, carl, register, &of_carl).status, 200);
 }
 
+#[test]
+fn a_second_absence_of_a_document_is_no_part_of_the_first() {
+    let (a, b, link) = (id("acme", "onprem"), id("bolt", "onprem"), link(&["*.example.com"]));
+    let (of_a, of_b) = (Caller { id: &a, link: &link }, Caller { id: &b, link: &link });
+    let (body, register) = (with(&[]), Operation::Register);
+    let unknown = |_: &LinkId, _: &HostPattern| Right::Unknown;
+    let wants = |registry: &mut Registry, seconds| {
+        call_with(registry, of_b, (register, &body), unknown, later(seconds)).status
+    };
+    let returns: [fn(&mut Registry, Caller<'_>); 3] = [
+        |registry, _| registry.note_presence(|_| true),
+        |registry, of_a| {
+            let again = call_at(registry, of_a, Operation::Register, &with(&[]), later(100));
+            assert_eq!(again.status, 200);
+        },
+        |registry, of_a| {
+            let wanted = registry.links[of_a.id].routes.clone();
+            registry.replace(of_a, &wanted, &Saying(all_granted), later(100));
+        },
+    ];
+    for returns in returns {
+        let mut registry = Registry::default();
+        assert_eq!(call(&mut registry, of_a, register, &body).status, 200);
+        assert_eq!(wants(&mut registry, 0), 409);
+
+        returns(&mut registry, of_a);
+
+        assert_eq!(wants(&mut registry, 5_000), 409, "it is away since this moment");
+        registry.note_presence(|id| *id != a);
+        assert_eq!((wants(&mut registry, 5_599), wants(&mut registry, 5_600)), (409, 200));
+    }
+}
+
+#[test]
+fn many_names_move_at_once_and_those_of_their_former_links_are_gone() {
+    let mut registry = Registry::default();
+    let (a, b, c) = (id("acme", "onprem"), id("acme", "other"), id("bolt", "onprem"));
+    let link = Link { most_routes: 10_000, ..link(&["*.example.com"]) };
+    let names = |of: &str| -> Vec<Registration> {
+        let name = |at: usize| {
+            let host = format!("{of}{at}.example.com");
+            Registration::read((&host, "/", false), ("app", 80), "shop/app").unwrap()
+        };
+        (0..3_000).map(name).collect()
+    };
+    let by = |id| Caller { id, link: &link };
+    let replace = |registry: &mut Registry, id, wanted: Vec<_>, right| {
+        registry.replace(by(id), &wanted, &Saying(right), later(0))
+    };
+    let (of_a, of_b) = (names("a"), names("b"));
+    replace(&mut registry, &a, of_a.clone(), all_granted);
+    replace(&mut registry, &b, of_b.clone(), all_granted);
+    // Released, and free for the same tenant.
+    replace(&mut registry, &a, names("x"), all_granted);
+
+    let within = replace(&mut registry, &b, [of_b.clone(), of_a.clone()].concat(), all_granted);
+
+    assert_eq!((within.routes, within.rejected.len()), (6_000, 0));
+    assert_eq!(within.changed.links().collect::<Vec<_>>(), [&a, &b]);
+    let withdrawn: fn(&LinkId, &HostPattern) -> Right = |_, _| Right::Withdrawn;
+    let moved = registry.replace(by(&c), &[of_a, of_b].concat(), &Saying(withdrawn), later(0));
+    assert_eq!((moved.routes, moved.rejected.len()), (6_000, 0));
+    assert_eq!(moved.changed.links().collect::<Vec<_>>(), [&b, &c]);
+    assert_eq!(registry.to_json(&b), None, "none of them is among its released names");
+    assert_eq!(hosts(&registry, &a).len(), 3_000);
+}
+
 // S3.33
 #[test]
 fn a_sync_replaces_the_routes_and_one_that_withdraws_most_needs_a_second() {
@@ -340,6 +409,12 @@ fn of_syncs_with_a_revision_the_newest_counts_also_after_a_restart() {
     assert_eq!(sync(&mut restored, json!(8), &both).status, 200);
     assert_eq!(sync(&mut restored, Value::Null, &both).status, 200, "by order of arrival");
     assert_eq!(sync(&mut restored, json!(-1), &both).status, 400);
+    assert_eq!(sync(&mut restored, json!(u64::MAX), &a).status, 200);
+    assert_eq!(sync(&mut restored, json!(9), &both).status, 409);
+    let of_agent = restored.links[&id].routes.clone();
+    let said = restored.replace(caller, &of_agent, &Saying(all_granted), later(0));
+    assert!(!said.changed.is_empty(), "it is stored");
+    assert_eq!(sync(&mut restored, json!(9), &both).status, 200, "the source is another");
 }
 
 // S3.33+ S3.74+

@@ -1,5 +1,6 @@
 //! Agent's end of a carrier: it takes streams, and talks to the gateway on the control stream.
 
+use std::fmt;
 use std::future::poll_fn;
 use std::sync::Arc;
 use std::task::{Context, Waker};
@@ -14,7 +15,7 @@ use tokio::time::{Instant, timeout};
 use tokio_util::sync::CancellationToken;
 
 use super::channel::{Inbox, Outbox, Received};
-use super::inbound::{Pump, Pumps};
+use super::inbound::{Account, Pump, Pumps};
 use super::liveness;
 use super::outgoing::Frame;
 use super::stream::LinkStream;
@@ -26,6 +27,8 @@ use crate::target::{Kind, Target};
 
 /// Bytes of messages that a gateway may leave unread: all routes, twice.
 const UNREAD: usize = 8 * 1024 * 1024;
+/// Reason that the gateway is given for a stream that there is no memory for.
+const NO_MEMORY: &str = "no memory is left for another stream";
 /// Time that a gateway has to read our last message.
 const FAREWELL: Duration = Duration::from_secs(5);
 
@@ -36,6 +39,29 @@ pub trait Host {
 
     /// Takes note of something that the gateway said.
     fn event(&self, event: &AgentEvent);
+
+    /// Returns the account that pays for a new stream and for what it has received and nobody reads; `None` if there is no memory for one more stream.
+    fn account(&self) -> Option<Box<dyn Account>> {
+        Some(Box::new(Unbounded))
+    }
+}
+
+/// Account of streams whose memory is not counted.
+struct Unbounded;
+
+impl Account for Unbounded {
+    fn hold(&mut self, _: usize) -> bool {
+        true
+    }
+}
+
+/// Account of a stream that is not connected yet.
+struct Paid(Box<dyn Account>);
+
+impl fmt::Debug for Paid {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("Paid")
+    }
 }
 
 /// Stream that the gateway asks for. Dropped, it is reset.
@@ -46,6 +72,7 @@ pub struct Opening {
     body: RecvStream,
     respond: SendResponse<Frame>,
     pumps: mpsc::UnboundedSender<Pump>,
+    account: Paid,
 }
 
 /// Reason for which an agent does not connect a stream.
@@ -78,7 +105,7 @@ impl Opening {
     /// Fails if the gateway has reset the stream, or the carrier ended.
     pub fn accept(mut self) -> Result<LinkStream, h2::Error> {
         let send = self.respond.send_response(Response::new(()), false)?;
-        Ok(LinkStream::new(send, self.body, &self.pumps, None, None))
+        Ok(LinkStream::new(send, self.body, &self.pumps, Some(self.account.0), None))
     }
 
     /// Completes when the gateway has reset the stream, or the carrier ended: nobody waits for an answer any more.
@@ -203,8 +230,12 @@ where
         }
         match opening(&request) {
             Ok((target, kind)) => {
-                let (body, pumps) = (request.into_body(), pumps.clone());
-                host.stream(Opening { target, kind, body, respond, pumps });
+                let Some(account) = host.account() else {
+                    answer(&mut respond, StatusCode::SERVICE_UNAVAILABLE, NO_MEMORY);
+                    continue;
+                };
+                let (body, pumps, account) = (request.into_body(), pumps.clone(), Paid(account));
+                host.stream(Opening { target, kind, body, respond, pumps, account });
             }
             Err(reason) => answer(&mut respond, StatusCode::BAD_REQUEST, reason),
         }

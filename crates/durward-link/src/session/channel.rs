@@ -103,6 +103,11 @@ impl Inbox {
         self.decoder.reserve(bytes);
     }
 
+    /// Reads nothing before this time.
+    pub(super) fn rest_until(&mut self, time: Instant) {
+        self.rest = self.rest.max(Some(time));
+    }
+
     /// Returns true if no long message is under way or held.
     pub(super) fn is_idle(&self) -> bool {
         self.expected == 0

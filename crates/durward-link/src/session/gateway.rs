@@ -63,6 +63,11 @@ pub trait Host {
     /// Holds so many bytes in all for a long message of the agent, 0 once it was taken in. Returns false if its tenant has no memory left for them.
     fn hold(&mut self, bytes: usize) -> bool;
 
+    /// Returns the time at which a long message of so many bytes may be read: all carriers of an agent share a rate. At once by default.
+    fn begins(&mut self, _bytes: usize) -> Instant {
+        Instant::now()
+    }
+
     /// Takes in the agent's routes.
     fn routes(&mut self, routes: RouteSet);
 
@@ -85,6 +90,9 @@ pub enum OpenError {
     /// The agent refuses the target.
     #[error("the agent refuses the target: {0}")]
     Refused(String),
+    /// The agent has no memory for one more stream; another may.
+    #[error("the agent takes no more streams: {0}")]
+    Full(String),
     /// The agent could not connect to the backend.
     #[error("the agent cannot connect to the backend: {0}")]
     Unreachable(String),
@@ -138,7 +146,7 @@ impl Carrier {
                 Ok(LinkStream::new(send, receive, &self.pumps, account, Some(counted)))
             }
             StatusCode::FORBIDDEN => Err(OpenError::Refused(reason())),
-            StatusCode::SERVICE_UNAVAILABLE => Err(OpenError::Gone),
+            StatusCode::SERVICE_UNAVAILABLE => Err(OpenError::Full(reason())),
             _ => Err(OpenError::Unreachable(reason())),
         }
     }
@@ -263,7 +271,10 @@ async fn converse<H: Host>(
         tokio::select! {
             received = inbox.next::<ToGateway>() => match received? {
                 Received::Message(message) => control.receive(message, now())?,
-                Received::Long(bytes) if host.hold(bytes) => inbox.expect(bytes),
+                Received::Long(bytes) if host.hold(bytes) => {
+                    inbox.expect(bytes);
+                    inbox.rest_until(host.begins(bytes));
+                }
                 Received::Long(_) => return Err(SessionError::NoMemory),
             },
             flushed = outbox.flush(), if !outbox.is_empty() => flushed?,

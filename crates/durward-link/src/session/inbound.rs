@@ -19,7 +19,7 @@ use tokio::sync::mpsc;
 
 use super::stream::broken;
 
-/// Bytes that may wait without being charged to the stream's account.
+/// Bytes that may wait without being charged to the stream's account, where that does not say otherwise.
 const FREE: usize = 64 * 1024;
 /// Bytes charged at once.
 const STEP: usize = 64 * 1024;
@@ -32,6 +32,11 @@ const JOINED: usize = 16 * 1024;
 pub trait Account: Send {
     /// Holds `bytes` in all. Returns false if there is no room for them: then the stream breaks.
     fn hold(&mut self, bytes: usize) -> bool;
+
+    /// Returns the bytes that may wait without being held: its owner has paid for them with the stream itself.
+    fn free(&self) -> usize {
+        FREE
+    }
 }
 
 /// Reader's end of the bytes received.
@@ -49,6 +54,8 @@ struct State {
     /// True once the reader has gone.
     dropped: bool,
     reader: Option<Waker>,
+    /// Waiter for the end, who does not read.
+    watcher: Option<Waker>,
     pump: Option<Waker>,
 }
 
@@ -110,7 +117,8 @@ impl State {
 
     /// Adjusts the charge to what waits. Returns false if there is no room.
     fn charge(&mut self) -> bool {
-        let wanted = self.bytes.saturating_sub(FREE).next_multiple_of(STEP);
+        let free = self.account.as_ref().map_or(FREE, |account| account.free());
+        let wanted = self.bytes.saturating_sub(free).next_multiple_of(STEP);
         if wanted == std::mem::replace(&mut self.charged, wanted) {
             return true;
         }
@@ -119,6 +127,12 @@ impl State {
 
     fn finish(&mut self, end: End) {
         self.end.get_or_insert(end);
+    }
+
+    /// Takes the reader, and at the end who waits for that.
+    fn woken(&mut self) -> impl Iterator<Item = Waker> + use<> {
+        let watcher = if self.end.is_some() { self.watcher.take() } else { None };
+        self.reader.take().into_iter().chain(watcher)
     }
 }
 
@@ -147,6 +161,16 @@ impl Inbound {
             None => {}
         }
         remember(&mut state.reader, cx);
+        Poll::Pending
+    }
+
+    /// Returns true if the stream broke; wakes the caller when it ends in any way.
+    pub(super) fn poll_end(&self, cx: &mut Context<'_>) -> Poll<bool> {
+        let mut state = lock(&self.0);
+        if let Some(end) = &state.end {
+            return Poll::Ready(matches!(end, End::Broken(_)));
+        }
+        remember(&mut state.watcher, cx);
         Poll::Pending
     }
 
@@ -199,9 +223,9 @@ impl Future for Pump {
                 Some(Err(error)) => state.finish(End::Broken(Some(broken(error)))),
                 None => state.finish(End::Whole),
             }
-            let reader = state.reader.take();
+            let woken = state.woken();
             drop(state);
-            reader.into_iter().for_each(Waker::wake);
+            woken.for_each(Waker::wake);
         }
     }
 }
@@ -210,9 +234,9 @@ impl Drop for Pump {
     fn drop(&mut self) {
         let mut state = lock(&self.state);
         state.finish(End::Broken(None));
-        let reader = state.reader.take();
+        let woken = state.woken();
         drop(state);
-        reader.into_iter().for_each(Waker::wake);
+        woken.for_each(Waker::wake);
     }
 }
 

@@ -81,6 +81,15 @@ impl LinkStream {
         self.send.send_reset(Reason::CANCEL);
     }
 
+    /// Completes when the stream broke, was reset or lost its carrier. A reader hears of that only when it reads, and one that has read all or waits for a backend does not.
+    pub fn poll_given_up(&mut self, cx: &mut Context<'_>) -> Poll<()> {
+        if ready!(self.inbound.poll_end(cx)) {
+            return Poll::Ready(());
+        }
+        // What ended it makes no difference.
+        self.send.poll_reset(cx).map(drop)
+    }
+
     #[cfg(test)]
     pub(super) fn held(&self) -> usize {
         self.inbound.held()

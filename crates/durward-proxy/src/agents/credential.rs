@@ -82,6 +82,8 @@ impl AdmittedAgent {
     pub(super) fn caller(&self, view: &TenantView, facts: &Rc<ConnectionFacts>) -> Option<Caller> {
         let link = self.link(view)?.clone();
         let tenant = view.tenant().tenant.id.clone();
-        Some(Caller { tenant, link, client: facts.client.0.ip() })
+        let losses = view.tenant().links.named(&link.name).losses().clone();
+        let (client, number) = (facts.client.0.ip(), Caller::next_number());
+        Some(Caller { tenant, link, client, number, losses })
     }
 }

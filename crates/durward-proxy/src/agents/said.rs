@@ -6,13 +6,16 @@ use std::time::Duration;
 use durward_link::control::Verdicts;
 use durward_link::route::RoutesId;
 use durward_link::{Route, RouteSet};
+use durward_model::link::Link;
 use tokio::task::JoinHandle;
 use tokio::time::Instant;
 
 use crate::registry::{Caller, Registry};
 use crate::upstream::LinkState;
+use crate::upstream::link::Word;
 
-/// Time after which routes are registered again of which some were rejected: a document may grant them by then, or another link release them.
+/// Time after which routes are registered again of which some were rejected: a document may grant them by then, or another link release them. Routes that were all accepted
+/// are registered again if the document has changed, or another link has taken a name.
 const AGAIN: Duration = Duration::from_secs(5);
 /// Time after which the registry is asked again when it takes nothing for the moment.
 const PAUSED: Duration = Duration::from_secs(1);
@@ -23,6 +26,8 @@ pub(super) struct Said {
     routes: Arc<RouteSet>,
     id: RoutesId,
     link: Option<Arc<LinkState>>,
+    /// Held while they are what the agent says.
+    word: Option<Arc<Word>>,
     /// Agent that said them.
     instance: Arc<str>,
     /// True while another agent knows a later version of the cluster.
@@ -34,6 +39,10 @@ pub(super) struct Said {
     has_turn: bool,
     /// Registration that is under way: comparing thousands of routes takes longer than a core may be held up.
     running: Option<JoinHandle<Option<Verdicts>>>,
+    /// Link and number of its losses, as that registration began.
+    basis: Option<(Link, u64)>,
+    /// The same of the last registration, if it accepted all routes.
+    accepted: Option<(Link, u64)>,
     /// Verdicts that the agent knows.
     told: Option<Verdicts>,
 }
@@ -51,6 +60,7 @@ impl Said {
             (self.has_turn, self.due) = (true, Some(link.next_registration().into()));
         }
         self.link = Some(Arc::clone(link));
+        self.word = Some(link.say());
     }
 
     /// Returns the time of the next registration; `None` if none is wanted.
@@ -65,6 +75,7 @@ impl Said {
 
     /// Begins to register the routes.
     pub(super) fn register(&mut self, registry: Arc<dyn Registry>, caller: Caller) {
+        let is_new = self.has_turn;
         self.has_turn = false;
         if self.stale
             && let Some(link) = &self.link
@@ -81,7 +92,13 @@ impl Said {
             self.due = Some(Instant::now() + AGAIN);
             return;
         }
-        self.due = None;
+        let basis = Some((caller.link.clone(), caller.losses.count()));
+        // Of agents that say different routes the last counts.
+        if !is_new && (self.accepted == basis || !self.is_last()) {
+            self.due = Some(Instant::now() + AGAIN);
+            return;
+        }
+        (self.due, self.basis) = (None, basis);
         let routes = Arc::clone(&self.routes);
         let running = move || registry.replace(&caller, &routes);
         self.running = Some(tokio::task::spawn_blocking(running));
@@ -98,14 +115,11 @@ impl Said {
         self.running = None;
         // A panic was reported by its hook.
         let verdicts = verdicts.ok()?;
-        let again = match &verdicts {
-            None => Some(PAUSED),
-            // Of agents that say different routes the last counts.
-            Some(judged) if !judged.rejected.is_empty() && self.is_last() => Some(AGAIN),
-            Some(_) => None,
-        };
+        let are_accepted = verdicts.as_ref().is_some_and(|judged| judged.rejected.is_empty());
+        self.accepted = self.basis.take().filter(|_| are_accepted);
         if !self.has_turn {
-            self.due = again.map(|after| Instant::now() + after);
+            let after = if verdicts.is_some() { AGAIN } else { PAUSED };
+            self.due = Some(Instant::now() + after);
         }
         let verdicts = verdicts.filter(|now| self.told.as_ref() != Some(now))?;
         self.told = Some(verdicts.clone());
@@ -124,4 +138,106 @@ impl Said {
 
 fn size(route: &Route) -> usize {
     size_of::<Route>() + route.host.len() + route.path.len() + route.ingress.len()
+}
+
+#[cfg(test)]
+mod tests {
+    use durward_link::control::Rejected;
+    use durward_model::TenantId;
+    use durward_model::route::HostPattern;
+
+    use super::*;
+    use crate::registry::Answer;
+    use crate::upstream::link::TenantLinks;
+
+    /// Registry that rejects as many routes as it says.
+    #[derive(Debug)]
+    struct Rejecting(usize);
+
+    impl Registry for Rejecting {
+        fn call(&self, _: &Caller, _: &str, _: &[u8]) -> Option<Answer> {
+            None
+        }
+
+        fn replace(&self, _: &Caller, routes: &RouteSet) -> Option<Verdicts> {
+            let one = Rejected { host: String::new(), path: String::new(), reason: String::new() };
+            let rejected = vec![one; self.0];
+            Some(Verdicts { revision: routes.revision, rejected, ..Verdicts::default() })
+        }
+    }
+
+    fn caller(link: &LinkState, hosts: &[&str]) -> Caller {
+        let hosts = hosts.iter().map(|host| HostPattern::Exact((*host).into())).collect();
+        Caller {
+            tenant: TenantId::new("acme").unwrap(),
+            link: Link { hosts, ..Link::new("onprem", Vec::new()) },
+            client: [127, 0, 0, 1].into(),
+            number: Caller::next_number(),
+            losses: link.losses().clone(),
+        }
+    }
+
+    fn test(body: impl Future<Output = ()>) {
+        tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap().block_on(body);
+    }
+
+    #[test]
+    fn routes_that_were_accepted_are_registered_again_once_a_name_is_lost_or_the_document_changes()
+    {
+        test(async {
+            let links = TenantLinks::default();
+            let link = links.named(&"onprem".into());
+            let registry: Arc<dyn Registry> = Arc::new(Rejecting(0));
+            let mut said = Said::default();
+            said.say(RouteSet::new(1, Vec::new()), &link, &"a".into());
+            said.register(Arc::clone(&registry), caller(&link, &["a.example"]));
+            assert!(said.finish().await.is_some());
+
+            let mut begins = |hosts: &[&str]| {
+                said.register(Arc::clone(&registry), caller(&link, hosts));
+                let begins = said.running.take().is_some();
+                if begins {
+                    said.accepted = said.basis.take();
+                }
+                assert!(begins || said.due().is_some(), "it is asked again");
+                begins
+            };
+
+            assert!(!begins(&["a.example"]), "nothing has changed");
+            link.losses().add();
+            assert!(begins(&["a.example"]));
+            assert!(!begins(&["a.example"]));
+            assert!(begins(&["b.example"]));
+        });
+    }
+
+    #[test]
+    fn rejected_routes_are_tried_again_when_the_agent_that_spoke_later_has_left() {
+        test(async {
+            let links = TenantLinks::default();
+            let link = links.named(&"onprem".into());
+            let registry: Arc<dyn Registry> = Arc::new(Rejecting(1));
+            let route = Route {
+                host: "a.example".to_owned(),
+                path: "/".to_owned(),
+                exact: false,
+                target: "app:80".parse().unwrap(),
+                tunnel_only: false,
+                passthrough: false,
+                backend_tls: None,
+                ingress: String::new(),
+            };
+            let (mut first, mut second) = (Said::default(), Said::default());
+            first.say(RouteSet::new(1, vec![route]), &link, &"a".into());
+            first.register(Arc::clone(&registry), caller(&link, &["a.example"]));
+            assert!(first.finish().await.is_some());
+            second.say(RouteSet::new(1, Vec::new()), &link, &"b".into());
+
+            first.register(Arc::clone(&registry), caller(&link, &["a.example"]));
+            assert!(!first.is_running(), "the later word counts");
+            drop(second);
+            first.register(Arc::clone(&registry), caller(&link, &["a.example"]));
+            assert!(first.is_running());
+        });
+    }
 }

@@ -12,7 +12,8 @@ const HIERARCHIES: [(&str, &str, &str); 2] = [
 ];
 
 /// Returns the bytes of memory that this process may have.
-pub(crate) fn of_this_process() -> usize {
+#[must_use]
+pub fn of_this_process() -> usize {
     let cgroups = fs::read_to_string("/proc/self/cgroup").unwrap_or_default();
     let host = fs::read_to_string("/proc/meminfo").ok().and_then(|text| total(&text));
     let address_space = getrlimit(Resource::As).current.and_then(|bytes| bytes.try_into().ok());

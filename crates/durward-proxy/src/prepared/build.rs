@@ -101,13 +101,15 @@ impl Builder<'_> {
         if let Some(same) = previous.filter(|previous| same(&previous.tenant, tenant)) {
             return Some((tenant.id.clone(), Arc::clone(same)));
         }
+        // A link's routes may be of thousands of upstreams.
+        let known = previous.map_or(&[][..], |previous| &previous.upstreams);
+        let known: HashMap<&str, _> =
+            known.iter().map(|before| (&*before.upstream.name, before)).collect();
         let upstreams: Result<Vec<_>, String> = tenant
             .upstreams
             .iter()
             .map(|upstream| {
-                let before = previous.and_then(|previous| {
-                    previous.upstreams.iter().find(|before| before.upstream.name == upstream.name)
-                });
+                let before = known.get(&*upstream.name).copied();
                 UpstreamRuntime::prepare(upstream, &tenant.id, before)
             })
             .collect();

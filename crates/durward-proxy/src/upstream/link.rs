@@ -6,7 +6,7 @@ use std::cell::Cell;
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::SocketAddr;
 use std::sync::atomic::{AtomicU32, Ordering::Relaxed};
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
 use std::time::{Duration, Instant};
 
 use arc_swap::{ArcSwap, ArcSwapOption};
@@ -30,6 +30,7 @@ use crate::limits::UpstreamGuard;
 use crate::memory::{Hold, Kind};
 use crate::metrics::Counter;
 use crate::refusal::Refusal;
+use crate::registry::Losses;
 
 /// Time for which requests wait for a link that has just lost its last carrier, or was just configured: what a restart interrupts goes on.
 const RETURNS: Duration = Duration::from_secs(10);
@@ -40,6 +41,12 @@ const CARRIERS: u32 = 64;
 const CALLS: u32 = 8;
 /// Time between two registrations of a link's routes by its agents.
 const REGISTER: Duration = Duration::from_millis(100);
+/// Bytes of long messages of a link's agents that are read in a second: reading one takes a core that others use.
+const LONG_MESSAGES: u64 = 16 << 20;
+/// Time that a long message waits for others of its link at most.
+const LONGEST: Duration = Duration::from_secs(5);
+/// Registrations that wait for their turn at most, as many as there are carriers.
+const WAITING: u32 = CARRIERS;
 
 /// Links of a tenant, by name. They live on when the tenant changes.
 #[derive(Debug, Default)]
@@ -61,6 +68,11 @@ pub(crate) struct LinkState {
     calls: AtomicU32,
     /// Time at which routes may be registered next.
     next: Mutex<Instant>,
+    /// Word of the agent that said routes last.
+    last_word: Mutex<Weak<Word>>,
+    losses: Losses,
+    /// Time at which a long message of an agent may be read next.
+    next_message: Mutex<Instant>,
     /// Public endpoint of its cluster, as it was proven last.
     direct: ArcSwapOption<ProvenEndpoint>,
     /// State of its cluster that an agent said last, and of the proof of its endpoint.
@@ -81,6 +93,10 @@ pub struct ClusterReport {
     /// Reason for which they are not, or not all.
     pub link_because: Option<String>,
 }
+
+/// Routes that an agent said stand while this lives.
+#[derive(Debug)]
+pub(crate) struct Word;
 
 /// Routes that an agent registered last.
 #[derive(Debug)]
@@ -208,6 +224,9 @@ impl LinkState {
             admitted: AtomicU32::new(0),
             calls: AtomicU32::new(0),
             next: Mutex::new(Instant::now()),
+            last_word: Mutex::default(),
+            losses: Losses::default(),
+            next_message: Mutex::new(Instant::now()),
             direct: ArcSwapOption::empty(),
             cluster: ArcSwapOption::empty(),
             prover: Arc::default(),
@@ -278,13 +297,44 @@ impl LinkState {
     pub(crate) fn next_registration(&self) -> Instant {
         let mut next = self.next.lock().unwrap_or_else(PoisonError::into_inner);
         let turn = (*next).max(Instant::now());
-        *next = turn + REGISTER;
+        // Carriers that take a turn and leave must not put off those that come later without bound.
+        *next = (turn + REGISTER).min(Instant::now() + WAITING * REGISTER);
         turn
     }
 
-    /// Returns true if these are the routes that an agent of the link said last.
+    /// Returns the time at which a long message of an agent may be read. All carriers of the link share the rate.
+    pub(crate) fn next_message(&self, bytes: usize) -> Instant {
+        let mut next = self.next_message.lock().unwrap_or_else(PoisonError::into_inner);
+        let (now, length) = (Instant::now(), u64::try_from(bytes).unwrap_or(u64::MAX));
+        let turn = (*next).max(now);
+        let took = Duration::from_millis(length.saturating_mul(1_000) / LONG_MESSAGES);
+        // Heartbeats wait behind a message.
+        *next = (turn + took).min(now + LONGEST);
+        turn
+    }
+
+    /// Takes note that an agent has said routes. They are the last word of the link until another agent says some, or this one leaves.
+    pub(crate) fn say(&self) -> Arc<Word> {
+        let word = Arc::new(Word);
+        *self.last_word() = Arc::downgrade(&word);
+        word
+    }
+
+    /// Returns true if an agent of the link said these routes last, or the one that did has left.
     pub(crate) fn said_last(&self, routes: &RoutesId) -> bool {
-        self.routes.load().as_ref().is_some_and(|last| last.id == *routes)
+        // Revisions count changes of one process.
+        let is_same =
+            self.routes.load().as_ref().is_some_and(|last| last.id.digest == routes.digest);
+        is_same || self.last_word().strong_count() == 0
+    }
+
+    fn last_word(&self) -> MutexGuard<'_, Weak<Word>> {
+        self.last_word.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Returns the losses of the link.
+    pub(crate) fn losses(&self) -> &Losses {
+        &self.losses
     }
 
     /// Admits a carrier; `None` if the link has as many as it may.
@@ -381,8 +431,10 @@ impl LinkState {
                     Ok(stream) => return Ok((stream, attached)),
                     // Nothing was sent, so another carrier may be tried.
                     Err(OpenError::Gone) => given_up.carriers.push(attached),
-                    // Agents whose routes change one after the other differ for a moment.
-                    Err(error @ OpenError::Refused(_)) if given_up.agent.is_none() => {
+                    // Agents whose routes change one after the other differ for a moment, and each has memory of its own.
+                    Err(error @ (OpenError::Refused(_) | OpenError::Full(_)))
+                        if given_up.agent.is_none() =>
+                    {
                         given_up.agent = Some((Arc::clone(&attached.instance), error.to_string()));
                     }
                     Err(error) => return Err(failed(error.to_string())),
@@ -572,6 +624,48 @@ mod tests {
         assert!(link.admit().is_none(), "one that was refused takes no place");
         admitted.pop();
         assert!(link.admit().is_some());
+    }
+
+    #[test]
+    fn turns_that_nobody_uses_put_a_registration_off_for_seconds_at_most() {
+        let link = LinkState::new("onprem".into());
+        for _ in 0..10_000 {
+            link.next_registration();
+        }
+
+        assert!(link.next_registration() <= Instant::now() + WAITING * REGISTER);
+    }
+
+    #[test]
+    fn long_messages_of_all_carriers_of_a_link_share_a_rate() {
+        let (link, began) = (LinkState::new("onprem".into()), Instant::now());
+
+        let turns: Vec<Instant> = (0..64).map(|_| link.next_message(4 << 20)).collect();
+
+        let after = |at: usize| turns[at].duration_since(began);
+        assert!(after(8) >= Duration::from_secs(2), "{:?}", after(8));
+        assert!(turns[63] <= Instant::now() + LONGEST);
+    }
+
+    #[test]
+    fn routes_are_the_last_word_by_their_content_and_again_when_the_one_who_spoke_later_has_left() {
+        let link = LinkState::new("onprem".into());
+        let id = |revision, digest: &str| RoutesId { revision, digest: digest.to_owned() };
+        let said = |id| link.routes.store(Some(Arc::new(registered(id))));
+        let _first = link.say();
+        said(id(7, "a"));
+        assert!(link.said_last(&id(1, "a")), "a sibling counts its changes by itself");
+
+        let second = link.say();
+        said(id(1, "b"));
+
+        assert!(!link.said_last(&id(7, "a")) && link.said_last(&id(1, "b")));
+        drop(second);
+        assert!(link.said_last(&id(7, "a")));
+    }
+
+    fn registered(id: RoutesId) -> Registered {
+        Registered { id, count: 0, observed: 0, instance: Arc::default() }
     }
 
     #[test]

@@ -282,6 +282,7 @@ impl Gateway {
             } else {
                 self.kernel.apply(&compiled.snapshot);
             }
+            self.links.note_presence();
         }
         let accepted = compiled.verdicts.all_accepted();
         if !accepted {

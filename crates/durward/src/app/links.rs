@@ -6,6 +6,7 @@ mod disk;
 mod rate;
 
 use std::cell::OnceCell;
+use std::collections::BTreeMap;
 use std::path::Path;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
@@ -20,7 +21,7 @@ use durward_link::control::{REJECTED, Rejected, Verdicts};
 use durward_model::link::Link;
 use durward_model::route::HostPattern;
 use durward_model::{Bind, Service, TenantId};
-use durward_proxy::registry::{Answer, Caller, Registry};
+use durward_proxy::registry::{Answer, Caller, Losses, Registry};
 use tokio::sync::watch;
 
 use disk::Disk;
@@ -43,8 +44,35 @@ pub(crate) struct Links {
 struct State {
     claims: Claims,
     rates: Rates,
+    /// Last registration of each link by an agent.
+    last: BTreeMap<LinkId, Last>,
     /// True while a younger process starts, which has the claims already.
     paused: bool,
+}
+
+/// Registration of an agent's routes.
+#[derive(Debug)]
+struct Last {
+    number: u64,
+    losses: Losses,
+}
+
+impl State {
+    /// Begins to register the routes of a caller; false if a later call of the link has registered routes already.
+    fn begin(&mut self, id: &LinkId, caller: &Caller) -> bool {
+        if self.last.get(id).is_some_and(|last| last.number > caller.number) {
+            return false;
+        }
+        let last = Last { number: caller.number, losses: caller.losses.clone() };
+        self.last.insert(id.clone(), last);
+        true
+    }
+
+    /// Says to the agents of the links from which a caller has taken names that they register their routes again.
+    fn lose(&self, caller: &LinkId, changed: &Changed) {
+        let others = changed.links().filter(|id| *id != caller);
+        others.filter_map(|id| self.last.get(id)).for_each(|last| last.losses.add());
+    }
 }
 
 /// Reads the claims in a state directory.
@@ -83,7 +111,7 @@ impl Links {
         let repaired = claims.take_repaired();
         if let Some(disk) = disk.as_ref().filter(|_| !repaired.is_empty()) {
             claims.stamp(&repaired);
-            disk.keep(repaired.links().map(|id| (id.clone(), claims.to_json(id))));
+            disk.keep(repaired.links().map(|id| (id.clone(), claims.image(id))));
         }
         let state = Mutex::new(State { claims, ..State::default() });
         Ok(Self { state, feed, served, disk })
@@ -94,7 +122,7 @@ impl Links {
         let state = self.state();
         if let Some(disk) = &self.disk {
             let all = state.claims.links();
-            disk.keep(all.map(|id| (id.clone(), state.claims.to_json(id))));
+            disk.keep(all.map(|id| (id.clone(), state.claims.image(id))));
         }
     }
 
@@ -122,6 +150,15 @@ impl Links {
         self.disk.iter().for_each(Disk::resume);
     }
 
+    /// Takes note of the links that are in a document of the configuration that is served now.
+    pub(crate) fn note_presence(&self) {
+        let mut state = self.state();
+        let documents = Served::new(&self.served);
+        let is_there =
+            |id: &LinkId| documents.links(id).is_some_and(|mut links| links.next().is_some());
+        state.claims.note_presence(is_there);
+    }
+
     fn state(&self) -> MutexGuard<'_, State> {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
@@ -134,7 +171,7 @@ impl Links {
         state.claims.stamp(changed);
         self.feed.say(state.claims.change(changed));
         if let Some(disk) = &self.disk {
-            disk.keep(changed.links().map(|id| (id.clone(), state.claims.to_json(id))));
+            disk.keep(changed.links().map(|id| (id.clone(), state.claims.image(id))));
         }
     }
 
@@ -147,15 +184,20 @@ impl Links {
             Ok(body) => body,
             Err(answer) => return answer,
         };
-        let documents = Served::new(&self.served);
-        let claimant = Claimant { id, link: &caller.link };
         let mut state = self.state();
         if state.paused {
             let message = "the gateway is being replaced by a younger process: try again";
             return after(1, Answered::failure(503, "restarting", "", message));
         }
-        let answer = state.claims.call(claimant, body, &documents, Now::read());
+        // Not before the registry is locked: the configuration may have changed while this call waited.
+        let documents = Served::new(&self.served);
+        let Some(link) = documents.link(id, &caller.link) else {
+            let message = "the link is in no document any more: try again";
+            return after(1, Answered::failure(503, "no_link", "", message));
+        };
+        let answer = state.claims.call(Claimant { id, link }, body, &documents, Now::read());
         self.say(&mut state, &answer.changed);
+        state.lose(id, &answer.changed);
         answer
     }
 
@@ -166,16 +208,22 @@ impl Links {
         disk.wait(&concerned, STORED)
     }
 
-    fn take_over(&self, caller: &Caller, wanted: Vec<Registration>) -> Option<Synced> {
+    fn take_over(&self, caller: &Caller, wanted: &[Registration]) -> Option<Synced> {
         let id = id(caller);
-        let claimant = Claimant { id: &id, link: &caller.link };
-        let documents = Served::new(&self.served);
         let mut state = self.state();
         if state.paused {
             return None;
         }
+        // Not before the registry is locked: the configuration may have changed while this call waited.
+        let documents = Served::new(&self.served);
+        let link = documents.link(&id, &caller.link)?;
+        if !state.begin(&id, caller) {
+            return None;
+        }
+        let claimant = Claimant { id: &id, link };
         let synced = state.claims.replace(claimant, wanted, &documents, Now::read());
         self.say(&mut state, &synced.changed);
+        state.lose(&id, &synced.changed);
         Some(synced)
     }
 }
@@ -185,7 +233,8 @@ impl Registry for Links {
         let operation = Operation::of(operation)?;
         let id = id(caller);
         let mut answer = self.decide(caller, &id, operation, body);
-        if answer.status == 200
+        // Of a `sync` that was accepted in part the rest is registered.
+        if (answer.status == 200 || !answer.changed.is_empty())
             && let Err(why) = self.stored(&id, &answer.changed)
         {
             let message = format!("claims cannot be stored: {why}");
@@ -212,7 +261,7 @@ impl Registry for Links {
                 Err(why) => verdicts.rejected.push(rejected(&route.host, &route.path, why)),
             }
         }
-        let synced = self.take_over(caller, wanted)?;
+        let synced = self.take_over(caller, &wanted)?;
         for (one, why) in synced.rejected {
             let (host, path) = (one.route.host.to_string(), one.route.path.to_string());
             verdicts.rejected.push(rejected(&host, &path, why.to_string()));
@@ -249,6 +298,13 @@ impl Served {
         });
         let tables = shared.iter().flat_map(|bind| bind.names.values());
         tables.filter_map(move |table| table.owner(name))
+    }
+
+    /// Returns the entry of a link, as it is now, by which a caller was admitted; that of another listener where the same one is there no more.
+    fn link(&self, id: &LinkId, admitted: &Link) -> Option<&Link> {
+        let entries: Vec<&Link> = self.links(id)?.collect();
+        let same = entries.iter().find(|entry| **entry == admitted);
+        same.or(entries.first()).copied()
     }
 
     /// Returns the entries of a link in its tenant's document; `None` if the tenant is in none.
@@ -293,3 +349,6 @@ fn rejected(host: &str, path: &str, reason: String) -> Rejected {
 fn id(caller: &Caller) -> LinkId {
     LinkId { tenant: Arc::from(caller.tenant.as_str()), link: Arc::clone(&caller.link.name) }
 }
+
+#[cfg(test)]
+mod tests;

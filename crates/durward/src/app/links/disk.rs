@@ -9,7 +9,7 @@ use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
-use durward_control::registry::{LinkId, Registry as Claims};
+use durward_control::registry::{BadClaims, Image, LinkId, Registry as Claims};
 
 /// Directory of the files.
 const DIRECTORY: &str = "links";
@@ -17,13 +17,16 @@ const DIRECTORY: &str = "links";
 const ENDING: &str = ".json";
 const UNFINISHED: &str = ".new";
 const DAMAGED: &str = ".damaged";
+const UNREADABLE: &str = ".unreadable";
+/// Ending of a file that a newer Durward wrote: that finds it again.
+const NEWER: &str = ".newer";
 /// Bytes of a file at most: more than the routes that a link may have.
 const LARGEST: u64 = 128 << 20;
 /// Wait before a write that failed is tried again.
 const AGAIN: Duration = Duration::from_secs(1);
 
 /// Contents of files by link; `None` removes the file.
-type Contents = BTreeMap<LinkId, Option<Vec<u8>>>;
+type Contents = BTreeMap<LinkId, Option<Image>>;
 
 /// Thread that writes claims. Dropped, it writes what waits, once.
 #[derive(Debug)]
@@ -89,10 +92,10 @@ impl Shared {
 
     /// Writes files, each for itself, and returns why some were not stored.
     fn write(&self, batch: &Contents) -> BTreeMap<LinkId, String> {
-        let written = |(id, contents): (&LinkId, &Option<Vec<u8>>)| {
+        let written = |(id, contents): (&LinkId, &Option<Image>)| {
             let path = self.file(id);
             let written = match contents {
-                Some(contents) => replace(&path, contents),
+                Some(image) => replace(&path, &image.to_json().unwrap_or_default()),
                 None => match fs::remove_file(&path) {
                     Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(()),
                     removed => removed,
@@ -105,6 +108,8 @@ impl Shared {
         let synced = File::open(&self.directory).and_then(|directory| directory.sync_all());
         match synced {
             Ok(()) => faults,
+            // The directory is made with the first file: there is nothing in it that could be lost.
+            Err(error) if error.kind() == io::ErrorKind::NotFound => faults,
             Err(error) => {
                 let fault = format!("{}: {error}", self.directory.display());
                 batch.keys().map(|id| (id.clone(), fault.clone())).collect()
@@ -149,7 +154,7 @@ impl Disk {
     }
 
     /// Queues contents; later ones of a link replace those that still wait.
-    pub(super) fn keep(&self, contents: impl Iterator<Item = (LinkId, Option<Vec<u8>>)>) {
+    pub(super) fn keep(&self, contents: impl Iterator<Item = (LinkId, Option<Image>)>) {
         self.shared.work().waiting.extend(contents);
         self.shared.changed.notify_all();
     }
@@ -226,18 +231,28 @@ pub(super) fn read(state: &Path, claims: &mut Claims) {
             return;
         }
     };
-    let mut paths: Vec<PathBuf> = entries.iter().map(fs::DirEntry::path).collect();
+    let mut paths: Vec<PathBuf> = entries.iter().map(|entry| found_again(entry.path())).collect();
     paths.retain(|path| path.to_string_lossy().ends_with(ENDING));
     paths.sort();
     for path in paths {
         match restore(&path, claims) {
             Ok(()) => {}
-            Err(Fault::Unreadable(error)) => tracing::error!(
-                file = %path.display(), %error,
-                "claims of a link cannot be read: its routes are not served until its agent registers them again"
-            ),
+            Err(Fault::Unreadable(error)) => {
+                let aside = set_aside(&path, UNREADABLE);
+                tracing::error!(
+                    file = %path.display(), kept_as = %aside.display(), %error,
+                    "claims of a link cannot be read: its routes are not served until its agent registers them again; to restore them, name the file as before and restart"
+                );
+            }
+            Err(Fault::Newer(error)) => {
+                let aside = set_aside(&path, NEWER);
+                tracing::error!(
+                    file = %path.display(), kept_as = %aside.display(), error,
+                    "claims of a link are of a newer Durward, which finds them again: its routes are not served until its agent registers them again"
+                );
+            }
             Err(Fault::Damaged(error)) => {
-                let aside = set_aside(&path);
+                let aside = set_aside(&path, DAMAGED);
                 tracing::error!(
                     file = %path.display(), kept_as = %aside.display(), error,
                     "claims of a link are damaged: its routes are not served until its agent registers them again; to restore them, mend the file, name it as before and restart"
@@ -250,7 +265,18 @@ pub(super) fn read(state: &Path, claims: &mut Claims) {
 /// Reason for which a file gives no claims.
 enum Fault {
     Unreadable(io::Error),
+    Newer(String),
     Damaged(String),
+}
+
+/// Returns the path of a file. One that was set aside because a newer Durward wrote it has its name again, if nothing was written since.
+fn found_again(path: PathBuf) -> PathBuf {
+    let name = path.to_string_lossy();
+    let Some(before) = name.strip_suffix(NEWER).map(PathBuf::from) else { return path };
+    if before.exists() || fs::rename(&path, &before).is_err() {
+        return path;
+    }
+    before
 }
 
 fn restore(path: &Path, claims: &mut Claims) -> Result<(), Fault> {
@@ -260,13 +286,16 @@ fn restore(path: &Path, claims: &mut Claims) -> Result<(), Fault> {
     }
     let bytes = fs::read(path).map_err(Fault::Unreadable)?;
     let restored = claims.restore(&bytes);
-    restored.map(drop).map_err(|error| Fault::Damaged(crate::app::sentence(&error)))
+    restored.map(drop).map_err(|error| match error {
+        BadClaims::Version(_) => Fault::Newer(crate::app::sentence(&error)),
+        error => Fault::Damaged(crate::app::sentence(&error)),
+    })
 }
 
 /// Gives a file another name, so that the next registration of its link does not write over it; returns the name that it has now.
-fn set_aside(path: &Path) -> PathBuf {
+fn set_aside(path: &Path, ending: &str) -> PathBuf {
     let mut name = OsString::from(path);
-    name.push(DAMAGED);
+    name.push(ending);
     let aside = PathBuf::from(name);
     match fs::rename(path, &aside) {
         Ok(()) => aside,
@@ -293,8 +322,14 @@ mod tests {
             .into_bytes()
     }
 
+    fn image(link: &str) -> Image {
+        let mut registry = Claims::default();
+        registry.restore(&claims(link)).unwrap();
+        registry.image(&id(link)).unwrap()
+    }
+
     fn kept(disk: &Disk, links: &[&str]) {
-        disk.keep(links.iter().map(|link| (id(link), Some(claims(link)))));
+        disk.keep(links.iter().map(|link| (id(link), Some(image(link)))));
     }
 
     // S3.37+
@@ -338,6 +373,40 @@ mod tests {
         while disk.wait(&[&id("a")], PATIENCE).is_err() && Instant::now() < until {
             std::thread::sleep(Duration::from_millis(20));
         }
+        assert_eq!(fs::read(links.join("acme+a.json")).unwrap(), claims("a"));
+    }
+
+    #[test]
+    fn a_link_without_claims_is_stored_where_no_link_ever_had_any() {
+        let directory = tempfile::tempdir().unwrap();
+        let disk = Disk::start(directory.path()).unwrap();
+
+        disk.keep([(id("a"), None)].into_iter());
+
+        assert_eq!(disk.wait(&[&id("a")], PATIENCE), Ok(()));
+        assert!(!directory.path().join("links").exists());
+    }
+
+    #[test]
+    fn claims_of_a_newer_version_outlive_a_downgrade_and_what_cannot_be_read_is_not_written_over() {
+        let directory = tempfile::tempdir().unwrap();
+        let links = directory.path().join("links");
+        let newer =
+            String::from_utf8(claims("a")).unwrap().replace("\"version\":1", "\"version\":9");
+        fs::create_dir_all(links.join("acme+b.json")).unwrap();
+        fs::write(links.join("acme+a.json"), &newer).unwrap();
+
+        read(directory.path(), &mut Claims::default());
+
+        assert_eq!(fs::read_to_string(links.join("acme+a.json.newer")).unwrap(), newer);
+        assert!(
+            links.join("acme+b.json.unreadable").exists() && !links.join("acme+b.json").exists()
+        );
+        // Stands for the newer Durward: what it finds is of its version.
+        fs::write(links.join("acme+a.json.newer"), claims("a")).unwrap();
+        let mut found = Claims::default();
+        read(directory.path(), &mut found);
+        assert_eq!(found.to_json(&id("a")), Some(claims("a")));
         assert_eq!(fs::read(links.join("acme+a.json")).unwrap(), claims("a"));
     }
 

@@ -157,14 +157,14 @@ impl Follower {
         tracing::info!("Initializing gateway proxy detection...");
         watch.changed().await;
         self.deadline = Instant::now() + self.detection.wait;
-        let mut detected = self.read(&watch);
+        let mut detected = self.read(&watch).await;
         let mut counting = tokio::time::interval(COUNT);
         counting.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
         loop {
             tokio::select! {
                 () = watch.changed() => {
                     tokio::time::sleep(GATHER).await;
-                    detected = self.read(&watch);
+                    detected = self.read(&watch).await;
                 }
                 _ = counting.tick() => detected = self.settle(detected),
             }
@@ -173,7 +173,7 @@ impl Follower {
     }
 
     /// Reads what is there.
-    fn read(&mut self, watch: &IngressWatch) -> Detected {
+    async fn read(&mut self, watch: &IngressWatch) -> Detected {
         let seen = watch.objects();
         let observed = seen.observed();
         let objects = sync::objects(seen);
@@ -181,7 +181,9 @@ impl Follower {
         let mode = self.announce(&detected);
         self.tell(&detected);
         let controller = self.detection.tls_controller(&objects);
-        let found = ingress::found(&objects, controller.as_ref());
+        let Some((objects, found)) = sync::found(objects, controller).await else {
+            return detected;
+        };
         sync::report(self.before.as_ref(), &found, mode.word());
         let Following { registered, status, start, .. } = &*self.following;
         status.left_out(sync::left_out(&found));

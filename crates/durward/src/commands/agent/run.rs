@@ -34,6 +34,8 @@ pub(crate) fn run(arguments: &AgentRun, log: LogFormat) -> Result<Exit, Failure>
         .map_err(|error: ConfigError| Failure::InvalidConfig { message: error.to_string() })?;
     // Each stream is a connection to a backend.
     crate::app::raise_descriptor_limit();
+    // The other half is for the routes, carriers, and buffers of the kernel.
+    prepared.settings.memory.limit(durward_proxy::memory_of_this_process() / 2);
     let runtime = client::runtime().map_err(|why| Failure::broken("running the agent", why))?;
     runtime.block_on(prepared.serve())
 }
@@ -57,6 +59,7 @@ impl Prepared {
         let settings = file.settings(directory, &environment)?;
         let registered = Arc::new(Registered::new(file.routes(1)?));
         let status = Arc::<Status>::default();
+        registered.report_to(&status);
         let following = Arc::new(Following::new(Arc::clone(&registered), Arc::clone(&status)));
         let (addresses, cluster) = (registered.addresses(), following.cluster());
         let settings = Settings { addresses, cluster, ..settings };

@@ -1,15 +1,20 @@
 //! Routes of a running agent: those of its file, and those of its cluster's Ingresses where it registers them.
 
-use std::collections::BTreeSet;
-use std::sync::{Arc, Mutex, PoisonError};
+use std::collections::{BTreeMap, BTreeSet};
+use std::net::SocketAddr;
+use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 
 use durward_agent::Addresses;
-use durward_agent::ingress::{Found, Objects};
-use durward_agent::status::LeftOut;
+use durward_agent::ingress::{self, Found, Objects};
+use durward_agent::status::{LeftOut, Status};
 use durward_kube::ingress_watch::Objects as Seen;
 use durward_kube::object::ObjectName;
-use durward_link::{Route, RouteSet};
+use durward_link::control::fit::fitting;
+use durward_link::{Route, RouteSet, Target};
 use tokio::sync::watch;
+
+/// Routes beyond what a link carries that are named.
+const SHOWN: usize = 100;
 
 /// Routes of an agent, from both places.
 #[derive(Debug)]
@@ -19,6 +24,8 @@ pub(super) struct Registered {
     of_cluster: Mutex<(Found, u64)>,
     routes: watch::Sender<Arc<RouteSet>>,
     addresses: watch::Sender<Arc<Addresses>>,
+    /// Status that names the routes beyond what a link carries.
+    status: OnceLock<Arc<Status>>,
 }
 
 impl Registered {
@@ -30,7 +37,13 @@ impl Registered {
             of_cluster: Mutex::default(),
             routes,
             addresses: watch::Sender::new(Arc::default()),
+            status: OnceLock::new(),
         }
+    }
+
+    /// Names routes beyond what a link carries in a status from now on.
+    pub(super) fn report_to(&self, status: &Arc<Status>) {
+        let _ = self.status.set(Arc::clone(status));
     }
 
     /// Returns the routes, also later ones.
@@ -66,12 +79,11 @@ impl Registered {
         let of_file = self.of_file.lock().unwrap_or_else(PoisonError::into_inner);
         let cluster = self.of_cluster.lock().unwrap_or_else(PoisonError::into_inner);
         let (found, observed) = &*cluster;
-        let is_same = |one: &Route, other: &Route| {
-            let key = |route: &Route| (route.exact, route.passthrough);
-            (&one.host, &one.path, key(one)) == (&other.host, &other.path, key(other))
-        };
-        let known = |route: &&Route| !of_file.iter().any(|own| is_same(own, route));
-        let routes = of_file.iter().chain(found.routes.iter().filter(known)).cloned().collect();
+        let own: BTreeSet<_> = of_file.iter().map(key).collect();
+        let known = |route: &&Route| !own.contains(&key(route));
+        let routes = of_file.iter().chain(found.routes.iter().filter(known)).cloned();
+        let (routes, beyond) = fitting(routes);
+        self.report_beyond(beyond);
         // A stream may come for a route as soon as it is known.
         self.addresses.send_replace(Arc::new(found.addresses.clone()));
         self.routes.send_if_modified(|set| {
@@ -85,6 +97,36 @@ impl Registered {
     }
 }
 
+impl Registered {
+    /// Names the routes that are beyond what a link carries.
+    fn report_beyond(&self, beyond: Vec<(Route, String)>) {
+        for (route, why) in beyond.iter().take(SHOWN) {
+            tracing::warn!(ingress = route.ingress, why, "a route is not registered");
+        }
+        if let Some(status) = self.status.get() {
+            let of = |(route, reason): (Route, String)| LeftOut { ingress: route.ingress, reason };
+            status.set_beyond(beyond.into_iter().take(SHOWN).map(of).collect());
+        }
+    }
+}
+
+/// Returns what a route is for.
+fn key(route: &Route) -> (&str, &str, bool, bool) {
+    (&route.host, &route.path, route.exact, route.passthrough)
+}
+
+/// Reads routes of objects beside the streams: thousands of Ingresses take longer than those may wait. `None` if that failed, which a hook has reported.
+pub(super) async fn found(
+    objects: Objects,
+    controller: Option<(Target, SocketAddr)>,
+) -> Option<(Objects, Found)> {
+    let reading = tokio::task::spawn_blocking(move || {
+        let found = ingress::found(&objects, controller.as_ref());
+        (objects, found)
+    });
+    reading.await.ok()
+}
+
 /// Logs what is new of the Ingresses.
 pub(super) fn report(before: Option<&Found>, now: &Found, routing_mode: &str) {
     let Some(before) = before else {
@@ -93,13 +135,13 @@ pub(super) fn report(before: Option<&Found>, now: &Found, routing_mode: &str) {
         report_left_out(None, now);
         return;
     };
-    let of = |found: &Found, ingress: &str| -> Vec<Route> {
-        found.routes.iter().filter(|route| route.ingress == ingress).cloned().collect()
+    let (of_before, of_now) = (by_ingress(before), by_ingress(now));
+    let of = |found: &BTreeMap<&str, Vec<_>>, ingress: &str| {
+        found.get(ingress).cloned().unwrap_or_default()
     };
-    let all = before.ingresses.keys().chain(now.ingresses.keys());
-    let all: BTreeSet<&String> = all.collect();
+    let all: BTreeSet<&str> = of_before.keys().chain(of_now.keys()).copied().collect();
     for ingress in all {
-        let (was, is) = (of(before, ingress), of(now, ingress));
+        let (was, is) = (of(&of_before, ingress), of(&of_now, ingress));
         let action = match (was.is_empty(), is.is_empty()) {
             _ if was == is => continue,
             (true, _) => "add",
@@ -107,7 +149,8 @@ pub(super) fn report(before: Option<&Found>, now: &Found, routing_mode: &str) {
             _ => "update",
         };
         tracing::info!(ingress = %ingress, action, routes = is.len(), "Ingress event detected");
-        for route in is.iter().filter(|route| !was.contains(route)) {
+        let known: BTreeSet<_> = was.iter().collect();
+        for route in is.iter().filter(|route| !known.contains(route)) {
             let (hostname, path) = (&route.host, &route.path);
             tracing::debug!(hostname, path, "Registering route with controller");
         }
@@ -115,9 +158,18 @@ pub(super) fn report(before: Option<&Found>, now: &Found, routing_mode: &str) {
     report_left_out(Some(before), now);
 }
 
+fn by_ingress(found: &Found) -> BTreeMap<&str, Vec<&Route>> {
+    let mut routes: BTreeMap<&str, Vec<&Route>> = BTreeMap::new();
+    for route in &found.routes {
+        routes.entry(&route.ingress).or_default().push(route);
+    }
+    routes
+}
+
 fn report_left_out(before: Option<&Found>, now: &Found) {
+    let known: BTreeSet<_> = before.into_iter().flat_map(|before| &before.left_out).collect();
     for one in &now.left_out {
-        if !before.is_some_and(|before| before.left_out.contains(one)) {
+        if !known.contains(one) {
             let (ingress, reason) = one;
             tracing::warn!(ingress, reason, "a part of an Ingress is not registered");
         }
