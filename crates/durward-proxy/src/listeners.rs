@@ -21,12 +21,16 @@ use socket::Options;
 
 /// Backlog of a listening socket; the kernel's `net.core.somaxconn` bounds it too.
 pub(crate) const BACKLOG: i32 = 4096;
+/// Lanes of a bind, at most.
+const LANES: usize = 128;
 /// Time after closing a bind during which a socket found at its address may be our own.
 const CLOSING: Duration = Duration::from_secs(5);
 
 /// All listening sockets of the process.
 pub(crate) struct Listeners {
     cores: usize,
+    /// Sockets that all lanes may have.
+    lane_sockets: usize,
     /// True to listen at addresses where another process listens.
     shared: bool,
     inherited: Vec<TcpListener>,
@@ -60,9 +64,14 @@ pub(crate) struct Opened {
 
 impl Listeners {
     /// Starts with the inherited sockets only, which wait for a bind that claims them.
-    pub(crate) fn new(cores: usize, inherited: Vec<TcpListener>, shared: bool) -> Self {
+    pub(crate) fn new(
+        (cores, lane_sockets): (usize, usize),
+        inherited: Vec<TcpListener>,
+        shared: bool,
+    ) -> Self {
         Self {
             cores,
+            lane_sockets,
             shared,
             inherited,
             open: BTreeMap::new(),
@@ -75,12 +84,14 @@ impl Listeners {
     pub(crate) fn open(&mut self, wanted: &BTreeMap<SocketAddr, Arc<PreparedBind>>) -> Vec<Opened> {
         self.failed.clear();
         let mut opened = Vec::new();
+        let (lanes, mut left) = (self.lanes(wanted), self.left_for_lanes());
         for (address, bind) in wanted {
             let options = Options {
                 transparent: bind.bind.mode.is_transparent(),
                 deferred: bind.bind.clients_speak_first(),
+                lanes: if bind.bind.is_shared() { lanes } else { 1 },
             };
-            match self.open_one(*address, options) {
+            match self.open_one(*address, options, &mut left) {
                 Ok(sockets) => opened.extend(sockets),
                 Err(error) => {
                     self.failed.insert(*address, describe(*address, options, &error));
@@ -90,21 +101,36 @@ impl Listeners {
         opened
     }
 
-    fn open_one(&mut self, address: SocketAddr, options: Options) -> io::Result<Option<Opened>> {
+    /// Opens a bind, or changes an open one. `left` sockets may be opened for lanes.
+    fn open_one(
+        &mut self,
+        address: SocketAddr,
+        options: Options,
+        left: &mut usize,
+    ) -> io::Result<Option<Opened>> {
         if let Some(open) = self.open.get_mut(&address) {
             for held in &open.sockets {
                 socket::change(&held.socket, address, open.options, options)?;
             }
-            open.options = options;
-            return Ok(None);
+            // Lanes that are open stay: what waits in their queues would be lost.
+            let lanes = options.lanes.max(open.options.lanes);
+            open.options = Options { lanes, ..options };
+            let before = open.sockets.len();
+            open.widen(address, self.cores, left);
+            let added = open.duplicates(before)?;
+            if !added.is_empty() {
+                open.choose_by_source(address, self.cores);
+            }
+            return Ok((!added.is_empty()).then_some(Opened { bind: address, sockets: added }));
         }
         let sockets = self.sockets(address, options)?;
-        let for_cores: io::Result<Vec<_>> =
-            sockets.iter().map(|held| held.socket.try_clone()).collect();
-        let opened = Opened { bind: address, sockets: for_cores? };
         let present = options.transparent || can_bind(address.ip());
-        self.open.insert(address, OpenBind { options, present, sockets });
-        Ok(Some(opened))
+        let mut open = OpenBind { options, present, sockets };
+        open.widen(address, self.cores, left);
+        open.choose_by_source(address, self.cores);
+        let opened = open.duplicates(0)?;
+        self.open.insert(address, open);
+        Ok(Some(Opened { bind: address, sockets: opened }))
     }
 
     /// Returns inherited sockets first, and new ones for the remaining cores; if those cannot be opened, cores share the inherited ones.
@@ -132,6 +158,19 @@ impl Listeners {
             }
         }
         Ok(sockets)
+    }
+
+    /// Returns the lanes of each bind that several tenants share. Beside another process there are none: its sockets would not be chosen.
+    fn lanes(&self, wanted: &BTreeMap<SocketAddr, Arc<PreparedBind>>) -> usize {
+        let binds = wanted.values().filter(|bind| bind.bind.is_shared()).count();
+        let lanes = self.lane_sockets / (self.cores * binds.max(1));
+        if self.shared { 1 } else { lanes.clamp(1, LANES) }
+    }
+
+    /// Returns the sockets that lanes may have yet: earlier binds may have more than their part of today.
+    fn left_for_lanes(&self) -> usize {
+        let beyond = |open: &OpenBind| open.sockets.len().saturating_sub(self.cores);
+        self.lane_sockets.saturating_sub(self.open.values().map(beyond).sum())
     }
 
     /// Returns true if a socket of our own may occupy the address: a wildcard one, one not closed yet, or an unclaimed inherited one.
@@ -228,6 +267,31 @@ impl Listeners {
 }
 
 impl OpenBind {
+    /// Opens the sockets that its lanes lack, as far as `left` allows.
+    fn widen(&mut self, address: SocketAddr, cores: usize, left: &mut usize) {
+        while self.options.lanes > 1 && self.sockets.len() < self.options.lanes * cores && *left > 0
+        {
+            let Ok(socket) = socket::open(address, self.options) else { break };
+            self.sockets.push(Held { socket, alone: true });
+            *left -= 1;
+        }
+    }
+
+    /// Lets the kernel choose among the sockets by source. Where it cannot, it spreads connections over all of them alike.
+    fn choose_by_source(&self, address: SocketAddr, cores: usize) {
+        let lanes = self.sockets.len() / cores;
+        let wants = lanes > 1 && self.options.lanes > 1;
+        let Some(first) = self.sockets.first().filter(|_| wants) else { return };
+        if let Err(error) = socket::choose_by_source(&first.socket, lanes, cores) {
+            warn!(%address, %error, "clients share their queues: a flood from one of them delays all");
+        }
+    }
+
+    /// Duplicates the sockets from this position on.
+    fn duplicates(&self, from: usize) -> io::Result<Vec<TcpListener>> {
+        self.sockets[from..].iter().map(|held| held.socket.try_clone()).collect()
+    }
+
     /// Diverts new clients from sockets that only we have, so that the accept queues can be emptied before they are closed.
     fn divert(&self) {
         for held in self.sockets.iter().filter(|held| held.alone) {

@@ -53,6 +53,8 @@ pub struct Options {
     pub drain_grace: Duration,
     /// Registry of the routes that agents serve; `None` to take none.
     pub registry: Option<Arc<dyn Registry>>,
+    /// Guarded networks in which public endpoints of links may lie, as the operator named them.
+    pub direct_networks: Vec<ipnet::IpNet>,
 }
 
 /// Result of applying a snapshot.
@@ -133,12 +135,14 @@ impl Proxy {
             unidentified: Arc::default(),
             resolver: Resolver::default(),
             registry: options.registry,
+            direct_networks: options.direct_networks,
         });
+        let sockets = (cores, shared.files.for_lanes());
         let workers: io::Result<Vec<_>> =
             (0..cores).map(|id| Worker::start(id, Arc::clone(&shared))).collect();
         Ok(Self {
             shared,
-            listeners: Mutex::new(Listeners::new(cores, options.inherited, options.shared)),
+            listeners: Mutex::new(Listeners::new(sockets, options.inherited, options.shared)),
             workers: workers?,
             drain_grace: options.drain_grace,
             _trimmer: Trimmer::start(memory)?,
