@@ -3,11 +3,13 @@
 
     tools/capture-client-hellos.py > crates/durward-proxy/src/peek/client_hellos.txt
 
-Each client connects to a socket on 127.0.0.1 that answers nothing. A line has the client, the server name it was asked to send
+Each client connects to a socket on 127.0.0.1 that answers nothing. Comment lines name the versions of the programs. A line has the client, the server name it was asked to send
 (`-` for none), its application protocols with commas between them (`-` for none), and the bytes in hexadecimal. Clients that are not
 installed are left out.
 """
+import os
 import shutil
+import signal
 import socket
 import subprocess
 import sys
@@ -52,8 +54,49 @@ NODE = textwrap.dedent("""
     require('tls').connect(options).on('error', () => {});
 """)
 
+GO = textwrap.dedent("""
+    package main
 
-def clients(java, port):
+    import (
+        "crypto/tls"
+        "os"
+        "strings"
+    )
+
+    func main() {
+        config := &tls.Config{ServerName: os.Args[2], InsecureSkipVerify: true}
+        if len(os.Args) > 3 { config.NextProtos = strings.Split(os.Args[3], ",") }
+        connection, err := tls.Dial("tcp", "127.0.0.1:"+os.Args[1], config)
+        if err == nil { connection.Close() }
+    }
+""")
+
+# Firefox knows the name as one of this host.
+FIREFOX = f"""
+user_pref("network.dns.localDomains", "{NAME}");
+user_pref("network.proxy.type", 0);
+user_pref("toolkit.telemetry.server", "");
+user_pref("datareporting.policy.dataSubmissionEnabled", false);
+"""
+
+VERSIONS = [
+    ["curl", "--version"], ["openssl", "version"], ["gnutls-cli", "--version"], ["wget", "--version"],
+    ["kubectl", "version", "--client"], ["go", "version"], ["java", "--version"], [sys.executable, "--version"],
+    [sys.executable, "-c", "import ssl; print('Python with', ssl.OPENSSL_VERSION)"], ["node", "--version"], ["socat", "-V"],
+    ["chromium", "--version"], ["firefox-esr", "--version"],
+]
+
+
+def versions():
+    """Yields the line in which each program tells its version."""
+    for command in VERSIONS:
+        if shutil.which(command[0]):
+            told = subprocess.run(command, capture_output=True, text=True).stdout.splitlines()
+            line = next((line for line in told if any(letter.isdigit() for letter in line)), "unknown")
+            yield f"{os.path.basename(command[0])}: {line.strip()}"
+
+
+def clients(java, port, go="go-hello", home="/tmp"):
     """Yields (title, name, protocols, command)."""
     url = f"https://{NAME}:{port}/"
     to = ["--connect-to", f"::127.0.0.1:{port}", "--max-time", "5", "-sk"]
@@ -96,6 +139,16 @@ def clients(java, port):
     yield "Node.js", NAME, "-", [*node, NAME]
     yield "Node.js, ALPN", NAME, "h2,http/1.1", [*node, NAME, "h2,http/1.1"]
     yield "Node.js, TLS 1.2", NAME, "http/1.1", [*node, NAME, "http/1.1", "TLSv1.2"]
+    gnutls = ["gnutls-cli", "--insecure", "--no-ca-verification", "-p", str(port), "127.0.0.1"]
+    yield "gnutls-cli", NAME, "-", [*gnutls, f"--sni-hostname={NAME}"]
+    yield "gnutls-cli, ALPN", NAME, "h2,http/1.1", [*gnutls, f"--sni-hostname={NAME}", "--alpn=h2", "--alpn=http/1.1"]
+    yield "Go", NAME, "-", [go, str(port), NAME]
+    yield "Go, ALPN", NAME, "h2,http/1.1", [go, str(port), NAME, "h2,http/1.1"]
+    chromium = [
+        "chromium", "--headless", "--no-sandbox", "--disable-gpu", "--disable-background-networking", "--no-first-run",
+        f"--host-resolver-rules=MAP {NAME} 127.0.0.1"]
+    yield "Chromium", NAME, "h2,http/1.1", [*chromium, f"--user-data-dir={home}/chromium", url]
+    yield "Firefox", NAME, "h2,http/1.1", ["firefox-esr", "--headless", "--no-remote", "--profile", f"{home}/firefox", url]
     yield "socat (OpenSSL)", NAME, "-", ["socat", "-T5", "-", f"OPENSSL:127.0.0.1:{port},verify=0,snihost={NAME}"]
 
 
@@ -113,9 +166,10 @@ def length(data):
 
 
 def capture(command, listener):
-    client = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+    client = subprocess.Popen(
+        command, stdin=subprocess.PIPE, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, start_new_session=True)
     try:
-        listener.settimeout(30)
+        listener.settimeout(60)
         peer, _ = listener.accept()
         peer.settimeout(30)
         data = b""
@@ -129,21 +183,33 @@ def capture(command, listener):
     except TimeoutError:
         return None
     finally:
-        client.kill()
+        # A browser is many processes.
+        os.killpg(client.pid, signal.SIGKILL)
         client.wait()
 
 
 def main():
-    with tempfile.TemporaryDirectory() as directory:
+    with tempfile.TemporaryDirectory(ignore_cleanup_errors=True) as directory:
         source = directory + "/Hello.java"
         with open(source, "w") as file:
             file.write(JAVA)
+        with open(directory + "/hello.go", "w") as file:
+            file.write(GO)
+        go = directory + "/go-hello"
+        if shutil.which("go"):
+            environment = {**os.environ, "GOCACHE": directory + "/go-cache", "GO111MODULE": "off"}
+            subprocess.run(["go", "build", "-o", go, directory + "/hello.go"], check=True, env=environment)
+        os.mkdir(directory + "/firefox")
+        with open(directory + "/firefox/user.js", "w") as file:
+            file.write(FIREFOX)
         print("# ClientHellos of real programs: client | server name | application protocols | bytes.")
         print("# Made by tools/capture-client-hellos.py.")
+        for version in versions():
+            print(f"# {version}")
         number = len(list(clients([], 0)))
         for at in range(number):
             with socket.create_server(("127.0.0.1", 0)) as listener:
-                title, name, protocols, command = list(clients(["java", source], listener.getsockname()[1]))[at]
+                title, name, protocols, command = list(clients(["java", source], listener.getsockname()[1], go, directory))[at]
                 if not shutil.which(command[0]):
                     continue
                 data = capture(command, listener)

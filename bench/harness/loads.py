@@ -90,10 +90,10 @@ class Loads:
             micros = sorted(int(line.split("\t")[2]) for line in log.read().decode().splitlines())
         return h2_sample(run, micros, count)
 
-    def connections(self, target, seconds, origin=None, form="tunnel", threads=16):
-        """New connections with full handshakes, one request each; with `origin` by way of a forward proxy."""
+    def connections(self, target, seconds, origin=None, form="tunnel", threads=16, sni=None):
+        """New connections with full handshakes, one request each; with `origin` by way of a forward proxy, with `sni` passed through to the source."""
         command = [
-            self.own, "connections", "--target", target, *through(origin), "--form", form, "--threads", threads,
+            self.own, "connections", "--target", target, *through(origin), *named(sni), "--form", form, "--threads", threads,
             "--seconds", seconds, "--body", SMALL_BODY,
         ]
         run = self.run(command, seconds + 60)
@@ -117,11 +117,11 @@ class Loads:
             return Sample(errors=1, error=last_line(run))
         return Sample(connections, seen["bytes"], seen["seconds"], None, None, seen["errors"], seen["first_error"])
 
-    def idle(self, target, connections, origin=None):
-        """A running client that holds idle connections, or idle tunnels to `origin`."""
+    def idle(self, target, connections, origin=None, sni=None):
+        """A running client that holds idle connections, idle tunnels to `origin`, or connections that are passed through."""
         return IdleClient(
             [
-                self.own, "idle", "--target", target, *through(origin), "--threads", 8, "--connections", connections,
+                self.own, "idle", "--target", target, *through(origin), *named(sni), "--threads", 8, "--connections", connections,
                 "--body", SMALL_BODY,
             ],
             self.cpus,
@@ -131,6 +131,11 @@ class Loads:
 def through(origin):
     """What tells the bench's own load that its target is a forward proxy."""
     return ["--origin", origin] if origin else []
+
+
+def named(sni):
+    """What tells the bench's own load that its target passes TLS through."""
+    return ["--sni", sni] if sni else []
 
 
 class IdleClient:

@@ -20,10 +20,12 @@ from harness.tools import OUT, environment
 
 ORIGIN_ADDRESS = "127.91.1.1"
 EGRESS_ADDRESS = "127.91.2.1"
-NAMES = ["durward", "nginx", "haproxy", "pingora", "envoy", "squid", "tinyproxy", "former"]
+NAMES = ["durward", "nginx", "haproxy", "pingora", "envoy", "squid", "tinyproxy", "former", "haproxy-defaults"]
 ADDRESSES = {name: f"127.91.0.{index}" for index, name in enumerate(NAMES, 1)}
 DOORS = ["tls", "rsa", "plain", "pass"]
 FORWARD = "forward"  # the door of forward proxies
+API_PEERS = ["haproxy-defaults"]
+API = "api"  # the door of a hosted API server, whose TLS is passed through by SNI
 FORWARD_PEERS = ["squid", "tinyproxy"]
 IDLE_SECONDS = 600
 
@@ -114,7 +116,7 @@ class Unusable(Exception):
 
 
 class Durward(Proxy):
-    doors = [*DOORS, FORWARD]
+    doors = [*DOORS, API, FORWARD]
 
     def __init__(self, *arguments):
         super().__init__(*arguments)
@@ -143,6 +145,17 @@ spec:
     allow:
       - {{cidr: {ORIGIN_ADDRESS}/32, ports: [{self.setting.ports["http"]}, {self.setting.ports["raw"]}]}}
   limits: {{timeouts: {{idle: {IDLE_SECONDS}s}}}}
+---
+apiVersion: durward.dev/v1alpha1
+kind: HostedApi
+metadata: {{name: bench}}
+spec:
+  tenant: bench
+  names: [{certs.PASS_NAME}]
+  address: {self.address}
+  port: {self.setting.ports[API]}
+  # The source speaks no TLS, so it is asked once and counts as healthy.
+  upstream: {{endpoints: ["{self.setting.raw}"], healthCheck: {{interval: 1h, unhealthyAfter: 10}}}}
 """)
         return [
             self.program, "run", "-c", config, "--workers", self.setting.workers, "--strict",
@@ -214,6 +227,9 @@ stream {{
 
 
 class Haproxy(Proxy):
+    doors = [*DOORS, API]
+    pipes, splice = "tune.pipesize 262144", "option splice-response"
+
     def __init__(self, *arguments):
         super().__init__(*arguments)
         self.version = says([self.program, "-v"])
@@ -226,7 +242,7 @@ class Haproxy(Proxy):
     maxconn 12000
     no strict-limits
     ssl-default-bind-options ssl-min-ver TLSv1.3
-    tune.pipesize 262144
+    {self.pipes}
 
 defaults
     mode http
@@ -247,18 +263,26 @@ backend origin
 
 frontend pass
     mode tcp
-    option splice-response
+    {self.splice}
     bind {self.at('pass')}
+    bind {self.at(API)}
     tcp-request inspect-delay 5s
     tcp-request content accept if {{ req.ssl_hello_type 1 }}
     use_backend raw if {{ req.ssl_sni -i {certs.PASS_NAME} }}
 
 backend raw
     mode tcp
-    option splice-response
+    {self.splice}
     server raw {setting.raw}
 """)
         return [self.program, "-db", "-q", "-f", config]
+
+
+class HaproxyDefaults(Haproxy):
+    """HAProxy as it is without a word on pipes and splicing."""
+
+    doors = [API]
+    pipes = splice = ""
 
 
 class Pingora(Proxy):
@@ -368,7 +392,7 @@ def probe(proxy, door):
     with socket.create_connection((proxy.address, proxy.setting.ports[door]), timeout=5) as plain:
         if door == "plain":
             return fetch(plain, proxy.at(door))
-        if door == "pass":
+        if door in ("pass", API):
             return None
         if door == FORWARD:
             return probe_forward(plain, proxy)
@@ -415,7 +439,7 @@ def fetch(connection, host, path="/small"):
 def free_ports():
     """One set of ports that is free on every address of the bench, below the ephemeral range."""
     for base in range(20440, 32000, 20):
-        ports = {door: base + offset for offset, door in enumerate([*DOORS, FORWARD, "http", "raw"])}
+        ports = {door: base + offset for offset, door in enumerate([*DOORS, FORWARD, "http", "raw", API])}
         if all(bindable(address, port) for address in [*ADDRESSES.values(), ORIGIN_ADDRESS] for port in ports.values()):
             return ports
     raise SystemExit("bench: no free ports on 127.91.0.0/16")

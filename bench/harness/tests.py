@@ -89,7 +89,7 @@ class LoadOutput(unittest.TestCase):
 
 class ForwardProxies(unittest.TestCase):
     def setting(self):
-        ports = {door: 20440 + index for index, door in enumerate([*proxies.DOORS, proxies.FORWARD, "http", "raw"])}
+        ports = {door: 20440 + index for index, door in enumerate([*proxies.DOORS, proxies.FORWARD, "http", "raw", proxies.API])}
         certificates = mock.MagicMock()
         return proxies.Setting(ports, "127.91.1.1:20445", "127.91.1.1:20446", certificates, 1, None)
 
@@ -126,6 +126,16 @@ class ForwardProxies(unittest.TestCase):
                     self.assertIn(folder, line)
             self.assertNotIn("/etc", written)
             self.assertNotIn("/var", written)
+
+    def test_a_hosted_api_is_compared_with_haproxy_as_it_is_and_as_it_is_fastest(self):
+        for kind, name, lines in ((proxies.Haproxy, "haproxy", 2), (proxies.HaproxyDefaults, "haproxy-defaults", 0)):
+            _, written, _ = self.prepared(kind, name, Path("/nowhere/haproxy"))
+
+            self.assertEqual(written.count("option splice-response"), lines)
+            self.assertEqual("tune.pipesize" in written, lines > 0)
+        _, written, _ = self.prepared(proxies.Durward, "durward", Path("/nowhere/durward"))
+        self.assertIn("kind: HostedApi", written)
+        self.assertIn("port: 20447", written)
 
     def test_squid_neither_caches_nor_logs_requests(self):
         _, written, _ = self.prepared(forward.Squid, "squid", Path("/nowhere/squid"))

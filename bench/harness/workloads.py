@@ -11,7 +11,7 @@ from typing import Callable
 from harness.certs import PASS_NAME
 from harness.loads import BULK_BODY, SMALL_BODY, Sample
 from harness.procs import settled_rss
-from harness.proxies import FORWARD, FORWARD_PEERS
+from harness.proxies import API, API_PEERS, FORWARD, FORWARD_PEERS
 
 GB = 1e9
 AGAINST_SQUID = {"squid": 0.50}
@@ -175,6 +175,38 @@ def passthrough():
     )
 
 
+def api_bulk():
+    return Workload(
+        "api-bulk", API, "hosted API server by SNI, 4 connections, bytes from server to client", "CPU-s/GB",
+        {"haproxy": 1.05, "haproxy-defaults": 0.75},
+        round=costed(
+            lambda proxy, loads, length: loads.sink(proxy.at(API), PASS_NAME, 4, length.pass_bytes),
+            lambda sample: sample.bytes / GB,
+        ),
+        warm=lambda proxy, loads, length: loads.sink(proxy.at(API), PASS_NAME, 4, 8_000_000),
+        rate="Gbit/s",
+    )
+
+
+def api_new():
+    def load(seconds):
+        return lambda proxy, loads, length: loads.connections(proxy.at(API), seconds(length), sni=PASS_NAME)
+
+    return Workload(
+        "api-new", API, "hosted API server by SNI: new TCP + ClientHello, 1 KiB back, close; 16 at a time",
+        "CPU-s/10k connections", {"haproxy": 1.00},
+        round=costed(load(lambda length: length.seconds), lambda sample: sample.requests / 10_000),
+        warm=load(lambda length: 0.3), rate="conn/s",
+    )
+
+
+def api_idle():
+    return Workload(
+        "api-idle", API, "idle watches of a hosted API server, each used once; resident memory of the proxy per connection",
+        "KiB/connection", {}, round=held(API), rate="conns",
+    )
+
+
 def idle():
     return Workload(
         "idle", "tls", "idle TLS keep-alive connections, each used once; resident memory of the proxy per connection",
@@ -188,14 +220,15 @@ def held(door):
     def run(proxy, loads, length):
         wanted = reachable(length.idle)
         origin = proxy.setting.http if door == FORWARD else None
+        sni = PASS_NAME if door == API else None
         program, word = proxy.frugal or (None, None)
         proxy.restart(program)
-        if origin:
-            loads.connections(proxy.at(door), 1, origin)
+        if origin or sni:
+            loads.connections(proxy.at(door), 1, origin, sni=sni)
         else:
             loads.wrk(proxy.url(door, "/small"), 32, 1, SMALL_BODY)
         before = settled_rss(proxy.child)
-        with loads.idle(proxy.at(door), wanted, origin) as client:
+        with loads.idle(proxy.at(door), wanted, origin, sni) as client:
             opened = client.opened()
             during = settled_rss(proxy.child)
             alive = client.check()
@@ -295,6 +328,9 @@ def catalogue():
         http2("http2-wide", 32, 1, {"nginx": 1.00}),
         idle(),
         passthrough(),
+        api_bulk(),
+        api_new(),
+        api_idle(),
         forward_small(),
         connect_bulk(),
         connect_new(),
@@ -304,5 +340,12 @@ def catalogue():
 
 def peers_for(names, chosen):
     """Of the peers named, those that have a part in the chosen workloads: forward proxies at theirs, the others elsewhere, Durward at both."""
-    forward = {workload.door == FORWARD for workload in chosen}
-    return [name for name in names if name == "former" or (name in FORWARD_PEERS) in forward]
+    doors = {workload.door for workload in chosen}
+    forward = {door == FORWARD for door in doors}
+
+    def has_part(name):
+        if name in API_PEERS:
+            return API in doors
+        return name == "former" or (name in FORWARD_PEERS) in forward
+
+    return [name for name in names if has_part(name)]

@@ -13,13 +13,13 @@ use std::net::{IpAddr, SocketAddr};
 use std::process::ExitCode;
 
 const USAGE: &str = "usage:
-  bench-load connections --target ADDR [--origin ADDR [--form tunnel|absolute]] --threads N --seconds S --body BYTES
-  bench-load idle --target ADDR [--origin ADDR] --threads N --connections N --body BYTES
+  bench-load connections --target ADDR [--origin ADDR [--form tunnel|absolute] | --sni NAME] --threads N --seconds S --body BYTES
+  bench-load idle --target ADDR [--origin ADDR | --sni NAME] --threads N --connections N --body BYTES
   bench-load sink --target ADDR [--origin ADDR] --sni NAME --connections N --bytes N
   bench-load source --listen ADDR
   bench-load packets --target ADDR --source ADDR --cpu N --established N --new N --connections N
   bench-load pod --port N
-with --origin the target is a forward proxy, and the way to the origin is a tunnel; without it is TLS";
+with --origin the target is a forward proxy, and the way to the origin is a tunnel; with --sni it passes TLS through to a source; without both it is TLS";
 
 fn main() -> ExitCode {
     let mut words = std::env::args().skip(1);

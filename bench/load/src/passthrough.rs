@@ -14,6 +14,9 @@ const PATIENCE: Duration = Duration::from_secs(10);
 const APPLICATION_DATA: u8 = 23;
 const RECORD_HEADER: usize = 5;
 const BLOCK: usize = 256 * 1024;
+static BYTES: [u8; BLOCK] = [0x17; BLOCK];
+/// Thousands of idle connections have a thread each.
+const STACK: usize = 64 * 1024;
 
 /// Asks for `--bytes` on each of `--connections` connections, counts what comes, and prints one JSON line.
 pub fn sink(options: &Options) -> Result<(), String> {
@@ -53,9 +56,27 @@ pub fn sink(options: &Options) -> Result<(), String> {
 /// The ClientHello, then one record that carries the number of bytes wanted.
 fn opening(sni: &str, bytes: u64) -> Result<Vec<u8>, String> {
     let mut opening = tls::client_hello(sni)?;
-    opening.extend_from_slice(&[APPLICATION_DATA, 3, 3, 0, 8]);
-    opening.extend_from_slice(&bytes.to_be_bytes());
+    opening.extend_from_slice(&wish(bytes, false));
     Ok(opening)
+}
+
+/// A record with the number of bytes wanted, and whether more of them follow on the same connection.
+fn wish(bytes: u64, keep: bool) -> Vec<u8> {
+    let mut record = vec![APPLICATION_DATA, 3, 3, 0, if keep { 9 } else { 8 }];
+    record.extend_from_slice(&bytes.to_be_bytes());
+    record.extend(keep.then_some(1));
+    record
+}
+
+/// Asks for bytes on an open connection and reads them; the source closes after the last ones.
+pub fn ask(
+    stream: &mut (impl Read + Write + ?Sized),
+    body: usize,
+    close: bool,
+) -> Result<(), String> {
+    stream.write_all(&wish(body as u64, !close)).map_err(|error| format!("write: {error}"))?;
+    let mut answer = vec![0; body];
+    stream.read_exact(&mut answer).map_err(|error| format!("read: {error}"))
 }
 
 /// Reads to the end without copying: MSG_TRUNC on TCP discards in the kernel.
@@ -81,9 +102,11 @@ pub fn source(options: &Options) -> Result<(), String> {
     let listener = TcpListener::bind(options.address("listen")?)
         .map_err(|error| format!("listen: {error}"))?;
     for socket in listener.incoming().flatten() {
-        thread::spawn(move || {
+        let thread = thread::Builder::new().stack_size(STACK);
+        let spawned = thread.spawn(move || {
             let _ = answer(socket);
         });
+        spawned.map_err(|error| format!("thread: {error}"))?;
     }
     Ok(())
 }
@@ -92,15 +115,21 @@ fn answer(mut socket: TcpStream) -> std::io::Result<()> {
     socket.set_read_timeout(Some(PATIENCE))?;
     socket.set_write_timeout(Some(PATIENCE))?;
     read_record(&mut socket)?;
-    let wanted = read_record(&mut socket)?;
-    let mut left = wanted.try_into().map(u64::from_be_bytes).unwrap_or(0) as usize;
-    let block = vec![0x17_u8; BLOCK];
-    while left > 0 {
-        let count = left.min(BLOCK);
-        socket.write_all(&block[..count])?;
-        left -= count;
+    loop {
+        let wanted = read_record(&mut socket)?;
+        let (number, keep) = wanted.split_at(wanted.len().min(8));
+        let mut left = number.try_into().map(u64::from_be_bytes).unwrap_or(0) as usize;
+        while left > 0 {
+            let count = left.min(BLOCK);
+            socket.write_all(&BYTES[..count])?;
+            left -= count;
+        }
+        if keep.is_empty() {
+            return Ok(());
+        }
+        // It is idle now, for as long as its client likes.
+        socket.set_read_timeout(None)?;
     }
-    Ok(())
 }
 
 fn read_record(socket: &mut TcpStream) -> std::io::Result<Vec<u8>> {

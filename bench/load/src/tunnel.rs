@@ -1,4 +1,4 @@
-//! Ways to an origin: TLS to a proxy's door, or through a forward proxy by CONNECT or absolute-form request, nothing encrypted.
+//! Ways to an origin: TLS to a proxy's door, or through a forward proxy by CONNECT or absolute-form request, or passed through by SNI, nothing encrypted.
 //! The proxy's answer to CONNECT is read to its end and no further, so that no byte of the tunnel is lost.
 
 use std::io::{Read, Write};
@@ -8,7 +8,7 @@ use std::time::Duration;
 
 use rustls::client::ClientConfig;
 
-use crate::{Options, tls};
+use crate::{Options, passthrough, tls};
 
 const PATIENCE: Duration = Duration::from_secs(10);
 const LONGEST_ANSWER: usize = 4096;
@@ -18,6 +18,7 @@ pub enum Way {
     Tls { config: Arc<ClientConfig>, target: SocketAddr },
     Tunnel { proxy: SocketAddr, origin: SocketAddr },
     Absolute { proxy: SocketAddr, origin: SocketAddr },
+    Pass { target: SocketAddr, hello: Vec<u8> },
 }
 
 /// What is read and written, whichever way it goes.
@@ -36,9 +37,12 @@ impl Stream for tls::Connection {
 }
 
 impl Way {
-    /// `--target` alone is TLS to it; with `--origin` the target is a forward proxy, and `--form` says how it is asked.
+    /// `--target` alone is TLS to it; with `--origin` the target is a forward proxy, and `--form` says how it is asked; with `--sni` it passes TLS through.
     pub fn of(options: &Options) -> Result<Self, String> {
         let target = options.address("target")?;
+        if options.has("sni") {
+            return Ok(Self::Pass { target, hello: tls::client_hello(options.text("sni")?)? });
+        }
         if !options.has("origin") {
             return Ok(Self::Tls { config: tls::client_config()?, target });
         }
@@ -54,6 +58,11 @@ impl Way {
             Self::Tls { config, target } => Ok(Box::new(tls::connect(config, *target)?)),
             Self::Tunnel { proxy, origin } => Ok(Box::new(connect(*proxy, *origin)?)),
             Self::Absolute { proxy, .. } => Ok(Box::new(dial(*proxy)?)),
+            Self::Pass { target, hello } => {
+                let mut socket = dial(*target)?;
+                socket.write_all(hello).map_err(|error| format!("write: {error}"))?;
+                Ok(Box::new(socket))
+            }
         }
     }
 
@@ -65,6 +74,7 @@ impl Way {
             Self::Absolute { origin, .. } => {
                 tls::get(stream, *origin, &format!("http://{origin}"), body, close)
             }
+            Self::Pass { .. } => passthrough::ask(stream, body, close),
         }
     }
 }

@@ -299,6 +299,7 @@ mod tests {
         assert!(written <= 2_000 + READ, "{written}");
     }
 
+    // S4.65
     #[tokio::test(start_paused = true)]
     async fn a_connection_ends_when_it_was_silent_for_too_long_and_not_before() {
         let (mut client, mut near) = duplex(64);

@@ -14,6 +14,7 @@ pub mod hosted_api;
 pub mod ingress;
 pub mod object_name;
 pub mod port_mapping;
+pub mod publish;
 pub mod references;
 pub mod route;
 pub mod routing_json;

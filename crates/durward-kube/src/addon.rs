@@ -9,6 +9,7 @@ mod follow;
 mod kubeconfig;
 mod management;
 mod places;
+mod routes;
 mod target;
 mod work;
 
@@ -35,6 +36,10 @@ pub const MANAGED_BY: (&str, &str) = ("app.kubernetes.io/managed-by", MANAGER);
 pub const OWNER: &str = "durward.dev/hosted-api-uid";
 /// Type of the condition that says what became of the installation.
 pub const CONDITION: &str = "ProxyInstalled";
+/// Type of the condition that says what became of the routes for other controllers.
+pub const ROUTES_CONDITION: &str = "RoutesPublished";
+/// Type of the condition that names clusters in which objects were left.
+pub const ABANDONED_CONDITION: &str = "ClusterAbandoned";
 
 /// Entries of a Secret.
 #[derive(Clone, Default, PartialEq, Eq)]

@@ -29,6 +29,11 @@ pub struct HostedApi {
 }
 
 impl HostedApi {
+    /// End of the name of a konnectivity server's route.
+    pub const KONNECTIVITY: &'static str = "/konnectivity";
+    /// End of the name of the route for clients that name nothing.
+    pub const UNNAMED: &'static str = "/unnamed";
+
     /// Returns true if `client` may connect.
     #[must_use]
     pub fn admits(&self, client: IpAddr) -> bool {

@@ -54,7 +54,7 @@ pub use route::Route;
 pub use secret::Secret;
 pub use server_tls::ServerTls;
 pub use shared_map::SharedMap;
-pub use snapshot::Snapshot;
+pub use snapshot::{HostedApiCounts, Snapshot};
 pub use source_set::SourceSet;
 pub use tenant::Tenant;
 pub use tenant_id::TenantId;

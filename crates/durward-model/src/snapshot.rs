@@ -2,12 +2,15 @@
 //!
 //! Deliberately absent: what was rejected; that is in the [`crate::Verdicts`] beside it.
 
+mod hosted_counts;
 mod neighbours;
 
 use std::net::SocketAddr;
 use std::sync::Arc;
 
 use serde::Serialize;
+
+pub use hosted_counts::HostedApiCounts;
 
 use crate::listener::{Bind, Listener};
 use crate::mapping::NatModel;

@@ -3,6 +3,7 @@
 //! A tenant has no row before its first client has come to this gateway, so that many idle tenants cost nothing. From then on it has all rows with a fixed
 //! label, most of them zero, so that rates begin at zero; histograms and reasons appear when they are first observed.
 
+mod hosted;
 mod links;
 mod records;
 
@@ -12,7 +13,7 @@ mod tests;
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
-use durward_model::{Tenant, TenantId};
+use durward_model::{HostedApiCounts, Tenant, TenantId};
 
 use crate::audit::{self, Audit};
 use crate::core::Shared;
@@ -52,6 +53,8 @@ pub struct ExpositionState {
     pub audit: Option<audit::Status>,
     /// State of every link.
     pub links: Vec<LinkReport>,
+    /// Hosted API servers, in numbers.
+    pub hosted_apis: HostedApiCounts,
     /// Ports in use of each egress address.
     pub ports: Vec<PortReport>,
     /// Kind, number and limit of open file descriptors.
@@ -93,6 +96,9 @@ impl ExpositionState {
             generation: prepared.snapshot.generation,
             certificates: tenants.clone().flat_map(|runtime| validities(&runtime.tenant)).collect(),
             links: tenants.clone().flat_map(|runtime| runtime.link_reports()).collect(),
+            hosted_apis: HostedApiCounts::of(
+                tenants.clone().flat_map(|runtime| &runtime.tenant.listeners),
+            ),
             ports: tenants.clone().flat_map(|runtime| runtime.ports()).collect(),
             upstreams: tenants.filter(|one| is_shown(one)).flat_map(|one| one.reports()).collect(),
             log_lost: shared.log.lost(),
@@ -147,6 +153,7 @@ pub fn write(text: &mut Text, metrics: &Metrics, state: &ExpositionState) {
     records::decisions(text, &rows);
     certificates(text, state);
     links::write(text, &state.links);
+    hosted::write(text, state.hosted_apis);
     ports(text, state);
 }
 

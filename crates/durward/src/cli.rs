@@ -26,8 +26,8 @@ pub(crate) use nat::{NatArgs, NatCommand, NatWhat, Seed, SteerArgs, TraceArgs};
 pub(crate) use acme::AcmeArgs;
 pub(crate) use agent::{Agent, AgentLint, AgentRun, AgentStatus, AgentToken, AgentWhat};
 pub(crate) use api::{
-    Api, ApiAddons, ApiCheck, ApiDns, ApiHandBack, ApiHosts, ApiKubeconfig, ApiProxy, CarrierArgs,
-    Mode, NameServer,
+    Api, ApiAddons, ApiCheck, ApiDns, ApiHandBack, ApiHosts, ApiKubeconfig, ApiProxy, ApiRoutes,
+    CarrierArgs, Mode, NameServer,
 };
 pub(crate) use demo::{Demo, Lab};
 pub(crate) use egress::{Egress, EgressEnv, EgressTest, EnvFormat, Prove};

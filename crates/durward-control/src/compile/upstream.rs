@@ -44,6 +44,19 @@ pub(crate) struct Surroundings<'a> {
     pub(crate) share: usize,
 }
 
+/// Reports that no endpoint has a weight. Where bytes are carried that is a way to let long connections end: no new ones begin.
+fn all_drained(report: &mut Report<'_>, spec: &UpstreamSpec, field: &Field<'_>) {
+    let place = spec.endpoints[0].place;
+    let protocol = spec.protocol.map(|protocol| protocol.value);
+    if protocol == Some(UpstreamProtocolSpec::Tcp) {
+        let sentence = "have weight 0, all of them: open connections go on and new ones are refused, until one has a weight";
+        report.warning("EndpointsDrained", place, field, sentence);
+    } else {
+        let sentence = "have weight 0, all of them: give one a weight";
+        report.error("NoEndpoint", place, field, sentence);
+    }
+}
+
 /// Returns the number of endpoints that each Service may have that a tenant's upstreams name.
 pub(crate) fn share(files: &Files<'_>, specs: &BTreeMap<At<String>, At<UpstreamSpec>>) -> usize {
     let services = specs.values().filter_map(|spec| spec.service.as_ref());
@@ -324,12 +337,7 @@ fn endpoints(
     } else if endpoints.len() == spec.endpoints.len()
         && endpoints.iter().all(|endpoint| endpoint.weight == 0)
     {
-        report.error(
-            "NoEndpoint",
-            spec.endpoints[0].place,
-            &field,
-            "have weight 0, all of them: give one a weight",
-        );
+        all_drained(report, spec, &field);
     }
     endpoints
 }

@@ -424,7 +424,7 @@ pub fn shown(host: &str, port: u16) -> String {
     if host.contains(':') { format!("[{host}]:{port}") } else { format!("{host}:{port}") }
 }
 
-fn is_host(name: &str) -> bool {
+pub(super) fn is_host(name: &str) -> bool {
     matches!(durward_model::server_name::server_name(name), Ok(Some(_)))
 }
 

@@ -118,10 +118,12 @@ pub fn is_meant(kind: Kind, object: &Value) -> bool {
     names_hosts && !is_derived(object)
 }
 
-/// Returns whether a control plane's controller made the object: the control plane itself says all of it.
+/// Returns whether the object was made of a control plane or of a `HostedApi`, which itself says all of it.
 fn is_derived(object: &Value) -> bool {
     let owners = object["metadata"]["ownerReferences"].as_array();
-    owners.is_some_and(|owners| owners.iter().any(|owner| owner["kind"] == "TenantControlPlane"))
+    let is_one =
+        |owner: &Value| owner["kind"] == "TenantControlPlane" || owner["kind"] == "HostedApi";
+    owners.is_some_and(|owners| owners.iter().any(is_one))
 }
 
 /// An object with a `spec` of this form.

@@ -8,6 +8,7 @@ use serde::Deserialize;
 use crate::place::{At, Place};
 use crate::spec::api_proxy::ApiProxySpec;
 use crate::spec::ingress::{CertificateSpec, ListenSpec};
+use crate::spec::publish::PublishSpec;
 use crate::spec::service::ServiceSpec;
 use crate::spec::tenant::Metadata;
 use crate::spec::upstream::{EndpointSpec, HealthCheckSpec};
@@ -73,6 +74,9 @@ pub struct HostedApiSpec {
     /// The Secret with a kubeconfig of the tenant cluster, in its key `kubeconfig`, `admin.conf`, `admin.svc` or `value`, by which its API proxies are installed.
     #[serde(default)]
     pub kubeconfig_secret_name: Option<At<String>>,
+    /// Routes that are written for an ingress controller of others, by `durward api-addons` or `durward api routes`. Default: none.
+    #[serde(default)]
+    pub publish: Option<At<PublishSpec>>,
     /// Longest time without a byte on a connection. Default: `24h`; dead peers are detected earlier, by TCP keep-alive.
     #[serde(default)]
     pub idle_timeout: Option<At<String>>,
@@ -160,4 +164,13 @@ impl HostedApiSpec {
         let written = self.tenant.as_ref().or_else(|| self.names.first());
         written.or(self.address.as_ref()).map_or(self.upstream.place, |written| written.place)
     }
+}
+
+/// Returns whether pods of every cluster ask for the name.
+#[must_use]
+pub fn is_in_every_cluster(name: &str) -> bool {
+    let mut labels = name.split('.');
+    labels.next() == Some("kubernetes")
+        && labels.next().is_none_or(|second| second == "default")
+        && labels.next().is_none_or(|third| third == "svc")
 }

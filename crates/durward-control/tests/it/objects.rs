@@ -7,6 +7,7 @@ mod hosted;
 mod ingresses;
 mod live;
 mod policies;
+mod published;
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::PathBuf;

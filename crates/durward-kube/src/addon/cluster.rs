@@ -24,9 +24,12 @@ const LIMITS: Limits = Limits {
     head: Duration::from_secs(10),
 };
 
-/// A tenant cluster. Its connections are closed when this is dropped.
+/// Namespace that every cluster has, with a uid of its own.
+const KUBE_SYSTEM: &str = "/api/v1/namespaces/kube-system";
+
+/// A tenant cluster, or the one of a `HostedApi` itself. Its connections are closed when this is dropped.
 pub(super) struct TenantCluster {
-    clients: Clients,
+    client: kube::Client,
     patience: Duration,
     /// Uid of the `HostedApi` that objects are applied for.
     owner: Arc<str>,
@@ -145,13 +148,34 @@ impl TenantCluster {
                 "the kubeconfig has an authority or a credential that cannot be used".to_owned(),
             )
         })?;
-        Ok(Self { clients, patience: options.patience, owner })
+        Ok(Self::of(clients.write, options.patience, owner))
+    }
+
+    /// Applies by a client that is there.
+    pub(super) fn of(client: kube::Client, patience: Duration, owner: Arc<str>) -> Self {
+        Self { client, patience, owner }
+    }
+
+    /// Returns what tells the cluster from others: the uid of its namespace `kube-system`. `None` if the kubeconfig may not read that.
+    pub(super) async fn identity(&self) -> Result<Option<Arc<str>>, ApiError> {
+        let get = request::get_within(&self.client, KUBE_SYSTEM, LONGEST_OBJECT);
+        match self.in_time(get).await {
+            Ok(body) => {
+                let uid = decode::<Head>(&body)?.metadata.uid;
+                // It becomes a part of what people read.
+                let is_plain = |byte: u8| byte.is_ascii_alphanumeric() || byte == b'-';
+                let is_uid = (1..=64).contains(&uid.len()) && uid.bytes().all(is_plain);
+                Ok(is_uid.then(|| Arc::from(uid)))
+            }
+            Err(ApiError::Forbidden(_) | ApiError::NotFound(_)) => Ok(None),
+            Err(error) => Err(error),
+        }
     }
 
     /// Looks at what is there in place of an object.
     pub(super) async fn look(&self, object: &Value) -> Result<Found, ApiError> {
         let path = path_of(object);
-        let get = request::get_within(&self.clients.write, &path, LONGEST_OBJECT);
+        let get = request::get_within(&self.client, &path, LONGEST_OBJECT);
         match self.in_time(get).await {
             Err(ApiError::NotFound(_)) => Ok(Found::Nothing),
             body => Ok(found(decode(&body?)?, &self.owner)),
@@ -208,14 +232,14 @@ impl TenantCluster {
 
     /// Gives the endpoints of `kubernetes` back, if proxies have written them. Returns whether they had.
     pub(super) async fn hand_back(&self) -> Result<bool, ApiError> {
-        let changed = self.in_time(crate::slice::hand_back(&self.clients.write)).await?;
+        let changed = self.in_time(crate::slice::hand_back(&self.client)).await?;
         Ok(!changed.is_empty())
     }
 
     /// Returns how many proxies are ready.
     pub(super) async fn readiness(&self, workload: &Value) -> Result<Readiness, ApiError> {
         let path = path_of(workload);
-        let get = request::get_within(&self.clients.write, &path, LONGEST_OBJECT);
+        let get = request::get_within(&self.client, &path, LONGEST_OBJECT);
         let there = decode(&self.in_time(get).await?)?;
         Ok(readiness(&there, workload["kind"] == "Deployment"))
     }
@@ -229,7 +253,7 @@ impl TenantCluster {
         body: &Value,
     ) -> Result<(), ApiError> {
         let body = Bytes::from(body.to_string());
-        let client = &self.clients.write;
+        let client = &self.client;
         let send = request::send_within(client, method, path, kind, body, LONGEST_OBJECT);
         self.in_time(send).await.map(drop)
     }
@@ -303,7 +327,8 @@ fn collection_of(object: &Value) -> String {
     let namespace = text(&object["metadata"]["namespace"]);
     let group =
         if version.contains('/') { format!("/apis/{version}") } else { format!("/api/{version}") };
-    format!("{group}/namespaces/{namespace}/{}s", kind.to_ascii_lowercase())
+    let plural = if kind.ends_with('s') { "es" } else { "s" };
+    format!("{group}/namespaces/{namespace}/{}{plural}", kind.to_ascii_lowercase())
 }
 
 #[cfg(test)]

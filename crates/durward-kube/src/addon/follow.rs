@@ -11,6 +11,7 @@ use tokio::time::{sleep, timeout};
 use super::AddonOptions;
 use super::management::Management;
 use super::places::Places;
+use super::routes::Published;
 use super::target::Target;
 use super::work::{Outcome, Work};
 use crate::Clients;
@@ -45,7 +46,7 @@ pub struct AddonsReport {
 
 #[derive(Default)]
 struct State {
-    outcomes: BTreeMap<ObjectName, Outcome>,
+    outcomes: BTreeMap<ObjectName, (Outcome, Published)>,
     attempts: u64,
 }
 
@@ -93,10 +94,13 @@ impl Addons {
     pub fn report(&self) -> AddonsReport {
         let state = self.shared.lock().unwrap_or_else(PoisonError::into_inner);
         let mut report = AddonsReport { attempts: state.attempts, ..AddonsReport::default() };
-        for (name, outcome) in &state.outcomes {
+        for (name, (outcome, published)) in &state.outcomes {
+            if let Published::Failed(_, sentence) = published {
+                report.failed.insert(name.to_string(), sentence.clone());
+            }
             match outcome {
                 Outcome::Nothing => {}
-                Outcome::Installed(_) => report.installed += 1,
+                Outcome::Installed(..) => report.installed += 1,
                 Outcome::Progressing(..) => report.progressing += 1,
                 Outcome::Failed(_, sentence) => {
                     report.failed.insert(name.to_string(), sentence.clone());
@@ -133,8 +137,8 @@ impl Sink for Targets {
             }
             self.forget(&name);
         }
-        let asks_nothing = matches!(target.plan, Ok(None));
-        if asks_nothing && !target.has_finalizer && target.said.is_none() {
+        let asks_nothing = matches!(target.plan, Ok(None)) && !target.asks_for_routes;
+        if asks_nothing && !target.has_finalizer && target.said.is_empty() {
             return Ok(true);
         }
         let share = self.places.of(&target.name.namespace);
@@ -171,10 +175,13 @@ async fn look_after(mut targets: watch::Receiver<Arc<Target>>, mut work: Work, s
     loop {
         let target = Arc::clone(&targets.borrow_and_update());
         let was_applied = work.is_applied();
+        // Routes wait for no cluster of a tenant.
+        let published = work.publish(&target).await;
         let outcome = work.attempt(&target).await;
-        let is_said = say(&work, &mut targets, &target, &outcome).await;
-        let is_settled = outcome.is_settled() && is_said;
-        note(&shared, &target.name, outcome, was_applied);
+        let came = (outcome, published);
+        let is_said = say(&work, &mut targets, &target, &came).await;
+        let is_settled = came.0.is_settled() && came.1.is_settled() && is_said;
+        note(&shared, &target.name, came, was_applied);
         let pause = if is_settled {
             backoff.reset();
             between(work.options.resync / 2, work.options.resync)
@@ -196,14 +203,15 @@ async fn say(
     work: &Work,
     targets: &mut watch::Receiver<Arc<Target>>,
     attempted: &Target,
-    outcome: &Outcome,
+    (outcome, published): &(Outcome, Published),
 ) -> bool {
     for _ in 0..SAYINGS {
         let now = Arc::clone(&targets.borrow_and_update());
         if asks_otherwise(&now, attempted) {
             return true;
         }
-        match work.management.say(&now, outcome.judgement()).await {
+        let judgements = [outcome.judgement(), published.judgement(), now.abandonment()];
+        match work.management.say(&now, judgements.into_iter().flatten().collect()).await {
             // An object that is gone has nothing to say.
             Ok(()) | Err(ApiError::NotFound(_)) => return true,
             Err(ApiError::Conflict(_)) => {
@@ -230,19 +238,26 @@ async fn wanting_change(targets: &mut watch::Receiver<Arc<Target>>, seen: &Targe
 /// Returns whether something else is asked for than was `seen`, or somebody took away what holds the object.
 fn asks_otherwise(now: &Target, seen: &Target) -> bool {
     let asked = |target: &Target| (target.generation, target.is_deleted);
-    asked(now) != asked(seen) || (seen.is_held() && !now.is_held())
+    asked(now) != asked(seen)
+        || (seen.is_held() && !now.is_held())
+        || now.abandoned.len() < seen.abandoned.len()
 }
 
-fn note(shared: &Shared, name: &ObjectName, outcome: Outcome, was_applied: bool) {
+fn note(shared: &Shared, name: &ObjectName, came: (Outcome, Published), was_applied: bool) {
     let mut state = shared.lock().unwrap_or_else(PoisonError::into_inner);
-    if !(was_applied && matches!(outcome, Outcome::Installed(_))) {
+    if !(was_applied && matches!(came.0, Outcome::Installed(..))) {
         state.attempts += 1;
     }
-    if let Outcome::Failed(reason, sentence) = &outcome {
-        let former = state.outcomes.get(name);
-        if former != Some(&outcome) {
-            tracing::warn!(hosted_api = %name, reason, sentence, "API proxies are not installed");
-        }
+    let former = state.outcomes.get(name);
+    if let Outcome::Failed(reason, sentence) = &came.0
+        && former.map(|former| &former.0) != Some(&came.0)
+    {
+        tracing::warn!(hosted_api = %name, reason, sentence, "API proxies are not installed");
     }
-    state.outcomes.insert(name.clone(), outcome);
+    if let Published::Failed(reason, sentence) = &came.1
+        && former.map(|former| &former.1) != Some(&came.1)
+    {
+        tracing::warn!(hosted_api = %name, reason, sentence, "routes for another controller are not written");
+    }
+    state.outcomes.insert(name.clone(), came);
 }

@@ -12,7 +12,7 @@ use jiff::Timestamp;
 use serde::Deserialize;
 use serde_json::{Value, json};
 
-use super::target::{KUBECONFIG, Target, Whole};
+use super::target::{ABANDONED, CLUSTER, KUBECONFIG, Target, Whole};
 use super::{CONDITION, FINALIZER, MANAGER, SecretEntries};
 use crate::request::{self, ApiError, LONGEST_OBJECT};
 use crate::resource_type::{HOSTED_APIS, SECRETS};
@@ -25,6 +25,15 @@ const APPLY: &str = "application/apply-patch+yaml";
 pub(super) struct Management {
     pub(super) read: kube::Client,
     pub(super) write: kube::Client,
+}
+
+/// What a `HostedApi` notes of the cluster with its objects.
+#[derive(Debug, PartialEq, Eq)]
+pub(super) struct Held {
+    /// Secret with the kubeconfig by which they can be removed.
+    pub(super) kubeconfig: String,
+    /// The cluster, if that is known.
+    pub(super) cluster: Option<Arc<str>>,
 }
 
 #[derive(Deserialize)]
@@ -53,23 +62,30 @@ impl Management {
         Ok(SecretEntries(decoded.collect::<Result<_, _>>()?))
     }
 
-    /// Notes in the `HostedApi` by which kubeconfig its objects can be removed, or that there are none.
+    /// Notes in the `HostedApi` in which cluster its objects are and by which kubeconfig they can be removed, or that there are none, and the clusters in which some were left.
     pub(super) async fn hold(
         &self,
         target: &Target,
-        kubeconfig: Option<&str>,
+        held: Option<&Held>,
+        abandoned: &[Arc<str>],
     ) -> Result<(), ApiError> {
         let mut metadata = json!({
             "name": &*target.name.name, "namespace": &*target.name.namespace,
             // An object of the same name that is not the one meant is left alone.
             "uid": &*target.uid,
         });
-        if let Some(kubeconfig) = kubeconfig {
+        if let Some(Held { kubeconfig, cluster }) = held {
             metadata["finalizers"] = json!([FINALIZER]);
             metadata["annotations"] = json!({ KUBECONFIG: kubeconfig });
+            if let Some(cluster) = cluster {
+                metadata["annotations"][CLUSTER] = json!(&**cluster);
+            }
+        }
+        if !abandoned.is_empty() {
+            metadata["annotations"][ABANDONED] = json!(abandoned.join(","));
         }
         let answer = self.apply(target, "", json!({ "metadata": metadata })).await?;
-        if kubeconfig.is_some() {
+        if held.is_some() {
             return Ok(());
         }
         // One that somebody else wrote too, by hand or from a backup, is not taken away with our own fields.
@@ -96,19 +112,19 @@ impl Management {
         request::send(&self.write, Method::PATCH, &path, kind, body).await.map(drop)
     }
 
-    /// Says what became of a `HostedApi`, unless that was said already.
+    /// Says in conditions what became of a `HostedApi`, unless that was said already.
     ///
     /// # Errors
     /// Fails with a conflict if the object was written since it was read: what it says by then is not known here.
     pub(super) async fn say(
         &self,
         target: &Target,
-        judgement: Option<Judgement>,
+        mut judgements: Vec<Judgement>,
     ) -> Result<(), ApiError> {
-        let judgements: Vec<Judgement> = judgement.into_iter().collect();
-        let former: Vec<Condition> = target.said.iter().cloned().collect();
+        judgements.sort_by_key(|one| one.r#type);
+        let former: &[Condition] = &target.said;
         let now = Timestamp::now().strftime("%Y-%m-%dT%H:%M:%SZ").to_string();
-        let conditions = with_times(&judgements, target.generation, &former, &Arc::from(now));
+        let conditions = with_times(&judgements, target.generation, former, &Arc::from(now));
         if conditions == former {
             return Ok(());
         }

@@ -1,17 +1,22 @@
 //! What is done for one `HostedApi`: its objects are applied, changed or removed, and its condition says so.
 
+mod replaced;
+
 use std::hash::{BuildHasher as _, RandomState};
+use std::sync::Arc;
 
 use durward_control::spec::api_proxy::ApiProxyPlan;
 use kube::config::Kubeconfig;
 use serde_json::{Value, json};
 use tokio::time::{Instant, timeout};
 
+use self::replaced::Clusters;
 use super::cluster::{Found, Readiness, TenantCluster, is_workload, path_of, shown};
 use super::failure::{Failure, of_cluster};
 use super::kubeconfig::of_tenant;
-use super::management::{Management, judgement};
+use super::management::{Held, Management, judgement};
 use super::places::Share;
+use super::routes::{Published, Routes};
 use super::target::Target;
 use super::{AddonOptions, MANAGED_BY, Material, OWNER, SecretEntries};
 use crate::request::ApiError;
@@ -28,8 +33,8 @@ const REQUESTS: u32 = 6;
 pub(super) enum Outcome {
     /// There is nothing to install, and nothing of ours in the cluster.
     Nothing,
-    /// Everything is there, and so many proxies are ready.
-    Installed(u64),
+    /// Everything is there, and so many proxies are ready; the cluster, if it is known.
+    Installed(u64, Option<Arc<str>>),
     /// Everything is there; not all proxies are ready.
     Progressing(u64, u64),
     /// It failed: a word for programs, and a sentence.
@@ -39,14 +44,16 @@ pub(super) enum Outcome {
 impl Outcome {
     /// Returns whether nothing is left to do until something changes.
     pub(super) fn is_settled(&self) -> bool {
-        matches!(self, Self::Nothing | Self::Installed(_))
+        matches!(self, Self::Nothing | Self::Installed(..))
     }
 
     pub(super) fn judgement(&self) -> Option<Judgement> {
         Some(match self {
             Self::Nothing => return None,
-            Self::Installed(ready) => {
-                let message = format!("installed, {ready} proxies are ready");
+            Self::Installed(ready, cluster) => {
+                let cluster = cluster.as_ref().map(|uid| format!(" in cluster {uid}"));
+                let cluster = cluster.unwrap_or_default();
+                let message = format!("installed{cluster}, {ready} proxies are ready");
                 judgement(Truth::True, "Installed", &message)
             }
             Self::Progressing(_, 0) => {
@@ -71,6 +78,8 @@ pub(super) struct Work {
     applied: Option<Applied>,
     /// When this process first tried to leave a cluster that is to be left.
     leaving: Option<Instant>,
+    clusters: Clusters,
+    routes: Routes,
     hasher: RandomState,
 }
 
@@ -93,7 +102,13 @@ struct Ready {
 impl Work {
     pub(super) fn new(management: Management, options: AddonOptions, share: Share) -> Self {
         let (applied, leaving, hasher) = (None, None, RandomState::new());
-        Self { management, options, share, applied, leaving, hasher }
+        let (clusters, routes) = (Clusters::default(), Routes::default());
+        Self { management, options, share, applied, leaving, clusters, routes, hasher }
+    }
+
+    /// Brings the routes for another controller to what the `HostedApi` says.
+    pub(super) async fn publish(&mut self, target: &Target) -> Published {
+        self.routes.attempt(&self.management.write, &self.options, target).await
     }
 
     /// Returns whether the last attempt left everything there and ready.
@@ -113,26 +128,62 @@ impl Work {
 
     async fn install(&mut self, target: &Target, plan: &ApiProxyPlan) -> Result<Outcome, Failure> {
         if let Some(ready) = self.current(target, plan).await? {
-            return Ok(Outcome::Installed(ready));
+            self.retry_replaced(target).await?;
+            return Ok(Outcome::Installed(ready, target.cluster.clone()));
         }
         self.applied = None;
         // Secrets are read once there is a place: those who wait for one hold none.
         let share = self.share.clone();
         let _place = share.take().await;
         let Ready { kubeconfig, objects, digest } = self.read(target, plan).await?;
-        self.leave_former(target, plan, &kubeconfig).await?;
-        if !target.is_held() || target.installed_by.as_ref() != Some(&plan.kubeconfig_secret) {
-            let held = self.management.hold(target, Some(&plan.kubeconfig_secret)).await;
-            held.map_err(|error| Failure::new("HostedApiUnwritable", error.to_string()))?;
-        }
-        let cluster = self.connect(target, kubeconfig).await?;
+        let was_left = self.leave_former(target, plan, &kubeconfig).await?;
+        let cluster = self.connect(target, kubeconfig.clone()).await?;
+        let uid = cluster.identity().await.map_err(|error| of_cluster(&error))?;
+        let place = (uid.as_ref(), &kubeconfig);
+        let abandoned = self.leave_replaced(target, plan, place, was_left).await;
+        let secret = plan.kubeconfig_secret.clone();
+        let held = Held { kubeconfig: secret, cluster: uid.clone() };
+        self.hold(target, Some(held), &abandoned).await?;
+        self.clusters.enter(uid.as_ref(), kubeconfig);
         let readiness = self.in_time(self.apply(&cluster, &objects)).await?;
         if !readiness.is_complete() {
             return Ok(Outcome::Progressing(readiness.ready, readiness.wanted));
         }
         let ready = readiness.ready;
         self.applied = Some(Applied { digest, ready, at: Instant::now() });
-        Ok(Outcome::Installed(ready))
+        Ok(Outcome::Installed(ready, uid))
+    }
+
+    /// Notes in the `HostedApi` where its objects are, unless that is noted.
+    async fn hold(
+        &self,
+        target: &Target,
+        held: Option<Held>,
+        abandoned: &[Arc<str>],
+    ) -> Result<(), Failure> {
+        let is_noted = held.as_ref().is_some_and(|held| {
+            target.is_held()
+                && target.installed_by.as_ref() == Some(&held.kubeconfig)
+                && target.cluster == held.cluster
+        });
+        if is_noted && target.abandoned == abandoned {
+            return Ok(());
+        }
+        let noted = self.management.hold(target, held.as_ref(), abandoned).await;
+        noted.map_err(|error| Failure::new("HostedApiUnwritable", error.to_string()))
+    }
+
+    /// Tries once more to leave a cluster whose kubeconfig was replaced.
+    async fn retry_replaced(&mut self, target: &Target) -> Result<(), Failure> {
+        let Some(kubeconfig) = target.installed_by.clone().filter(|_| self.has_replaced()) else {
+            return Ok(());
+        };
+        let share = self.share.clone();
+        let _place = share.take().await;
+        let mut abandoned = target.abandoned.clone();
+        self.leave_again(target, &mut abandoned).await;
+        let held = Held { kubeconfig, cluster: target.cluster.clone() };
+        self.hold(target, Some(held), &abandoned).await
     }
 
     /// Returns how many proxies were ready, if nothing is to be done.
@@ -234,17 +285,17 @@ impl Work {
         Ok(())
     }
 
-    /// Removes the objects from the cluster of before, if the kubeconfig is that of another one now.
+    /// Removes the objects from the cluster of before, if another Secret has the kubeconfig now. Returns false if they are left there.
     async fn leave_former(
         &mut self,
         target: &Target,
         plan: &ApiProxyPlan,
         now: &Kubeconfig,
-    ) -> Result<(), Failure> {
+    ) -> Result<bool, Failure> {
         let former = target.installed_by.as_deref();
         let Some(former) = former.filter(|former| *former != plan.kubeconfig_secret) else {
             self.leaving = None;
-            return Ok(());
+            return Ok(true);
         };
         let left = self.leave(target, former, Some(now)).await;
         let left = left.map_err(|failure| {
@@ -276,8 +327,7 @@ impl Work {
                 tracing::warn!(hosted_api = %target.name, "what was installed in the tenant's cluster stays there: the annotation that names its kubeconfig was taken away");
             }
         }
-        let released = self.management.hold(target, None).await;
-        released.map_err(|error| Failure::new("HostedApiUnwritable", error.to_string()))?;
+        self.hold(target, None, &target.abandoned).await?;
         Ok(Outcome::Nothing)
     }
 
@@ -332,13 +382,14 @@ impl Work {
         Ok(())
     }
 
-    /// Returns success in place of a failure of a cluster that was waited for long enough, if it may be given up.
+    /// Returns false in place of a failure of a cluster that was waited for long enough, if it may be given up.
     fn unless_given_up(
         &mut self,
         target: &Target,
         left: Result<(), Failure>,
         may_give_up: bool,
-    ) -> Result<(), Failure> {
+    ) -> Result<bool, Failure> {
+        let was_left = left.is_ok();
         let waited = self.leaving.map(|since| since.elapsed()).unwrap_or_default();
         if let Err(failure) = left {
             // Nobody waits for a cluster because the API server of the HostedApis is away.
@@ -349,7 +400,7 @@ impl Work {
             tracing::warn!(hosted_api = %target.name, reason, sentence, "the objects in the tenant's cluster are left there: they could not be removed for too long");
         }
         self.leaving = None;
-        Ok(())
+        Ok(was_left)
     }
 
     /// Bounds the time that a tenant cluster is worked on. Each request has a time of its own, and there are many.

@@ -1,6 +1,8 @@
 //! The installer of API proxies: two API servers, one with `HostedApi`s and one of a tenant.
 
 mod guards;
+mod replaced;
+mod routes;
 
 use std::sync::Arc;
 use std::time::Duration;

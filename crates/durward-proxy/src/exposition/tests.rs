@@ -106,6 +106,10 @@ fn check_labels(labels: &str) -> Result<(), &'static str> {
     }
 }
 
+fn endpoint(state: EndpointHealth) -> EndpointReport {
+    EndpointReport { address: "10.0.0.1:80".to_owned(), state, active: 0, failures: 0 }
+}
+
 fn busy() -> (Metrics, ExpositionState) {
     let metrics = Metrics::new(2);
     let acme = TenantId::new("acme").unwrap();
@@ -133,8 +137,6 @@ fn busy() -> (Metrics, ExpositionState) {
     tenant.core(1).refused(&Refusal::Handshake { reason, source: None });
     let destination = "198.51.100.9:443".parse().unwrap();
     metrics.unknown.core(0).refused(&Refusal::UnknownAddress { destination });
-    let endpoint =
-        |state| EndpointReport { address: "10.0.0.1:80".to_owned(), state, active: 0, failures: 0 };
     let state = ExpositionState {
         links: Vec::new(),
         generation: 3,
@@ -156,6 +158,7 @@ fn busy() -> (Metrics, ExpositionState) {
             endpoints: vec![endpoint(EndpointHealth::Healthy), endpoint(EndpointHealth::Ejected)],
         }],
         log_lost: 4,
+        hosted_apis: HostedApiCounts { servers: 9, tenants: 7, addresses: 2 },
         decisions_lost: [("otlp", 6)].into(),
         sinks: Vec::new(),
         audit: Some(audit::Status { written: 8, lost: 1, sequence: 9, failing: true }),
@@ -231,6 +234,9 @@ fn pooling_handshakes_and_refusals_are_told_per_tenant() {
         ("durward_egress_ports_used{tenant=\"acme\",address=\"203.0.113.2\"}", 7.0),
         ("durward_egress_ports_budget", 27_350.0),
         ("durward_config_generation", 3.0),
+        ("durward_hosted_apis", 9.0),
+        ("durward_hosted_api_tenants", 7.0),
+        ("durward_hosted_api_addresses", 2.0),
         ("durward_egress_decisions_total{tenant=\"acme\",verdict=\"allowed\"}", 5.0),
         ("durward_egress_active{tenant=\"acme\"}", 3.0),
         ("durward_egress_bytes_total{tenant=\"acme\",direction=\"up\"}", 30.0),

@@ -267,6 +267,11 @@ fn real_hellos_are_read_whole_and_wait_for_more_wherever_they_are_cut() {
     let all = captured();
 
     assert!(all.len() >= 20);
+    for program in
+        ["Chromium", "Firefox", "curl", "openssl", "gnutls", "Go", "Java", "Python", "rustls"]
+    {
+        assert!(all.iter().any(|one| one.client.starts_with(program)), "{program}");
+    }
     for Captured { client, expected, bytes } in all {
         let Ok(Progress::Complete(hello)) = parse(&bytes) else { panic!("{client}") };
         assert_eq!(hello.server_name, expected.server_name, "{client}");

@@ -2,6 +2,7 @@
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
 
 use jiff::{SignedDuration, Timestamp};
 use serde_json::Value;
@@ -24,7 +25,12 @@ pub(crate) struct State {
     /// Lead of the server's clock before this host's.
     pub(crate) clock_ahead: SignedDuration,
     last_uid: u64,
+    /// Number of this server among those of the process: no two have an object with one UID.
+    instance: u64,
 }
+
+/// Servers of this process.
+static INSTANCES: AtomicU64 = AtomicU64::new(0);
 
 /// Resource type that a request names, in one version.
 #[derive(Clone)]
@@ -60,6 +66,7 @@ impl State {
             controllers: true,
             clock_ahead: SignedDuration::ZERO,
             last_uid: 0,
+            instance: INSTANCES.fetch_add(1, Ordering::Relaxed),
         }
     }
 
@@ -121,7 +128,7 @@ impl State {
     pub(crate) fn next_uid(&mut self) -> String {
         self.last_uid += 1;
         // Spread over the bits, so that UIDs do not sort by age.
-        let mixed = (self.last_uid ^ u64::from(std::process::id()) << 40)
+        let mixed = (self.last_uid ^ self.instance << 24 ^ u64::from(std::process::id()) << 40)
             .wrapping_mul(0x9e37_79b9_7f4a_7c15);
         let (high, low) = (mixed >> 32, self.last_uid & 0xffff_ffff_ffff);
         format!("{high:08x}-{:04x}-4000-8000-{low:012x}", mixed & 0xffff)

@@ -241,6 +241,8 @@ pub(crate) enum Api {
     Dns(ApiDns),
     /// Print the lines of a hosts file for names that DNS does not know
     Hosts(ApiHosts),
+    /// Print the routes of HostedApi documents for the ingress controllers of others (`spec.publish`)
+    Routes(ApiRoutes),
     /// Give the endpoints of `kubernetes` back after the proxies were removed
     HandBack(ApiHandBack),
 }
@@ -362,6 +364,17 @@ pub(crate) struct ApiHosts {
     /// Address of the gateway; repeatable
     #[arg(long, value_name = "IP", required = true)]
     pub(crate) address: Vec<IpAddr>,
+}
+
+/// `durward api routes`
+#[derive(Args, Debug)]
+pub(crate) struct ApiRoutes {
+    /// Document or directory of documents; repeatable
+    #[arg(short = 'c', long = "config", value_name = "FILE|DIR", required = true)]
+    pub(crate) config: Vec<PathBuf>,
+    /// Version of TLSRoute that the cluster serves: v1, v1alpha3 or v1alpha2 [default: v1]
+    #[arg(long, value_name = "VERSION", value_parser = ["v1", "v1alpha3", "v1alpha2"], hide_possible_values = true)]
+    pub(crate) tls_route_version: Option<String>,
 }
 
 /// `durward api hand-back`

@@ -4,6 +4,7 @@ mod check;
 mod dns;
 mod endpoints;
 mod kubeconfig;
+mod routes;
 
 use durward_kube::{Clients, Limits, Location};
 
@@ -19,6 +20,7 @@ pub(crate) fn api(arguments: &Api) -> Result<Exit, Failure> {
         Api::Kubeconfig(arguments) => kubeconfig::kubeconfig(arguments),
         Api::Dns(arguments) => dns::dns(arguments),
         Api::Hosts(arguments) => dns::hosts(arguments),
+        Api::Routes(arguments) => routes::routes(arguments),
         Api::HandBack(arguments) => hand_back(arguments),
     }
 }

@@ -1,8 +1,9 @@
-//! `durward demo`: three tenants and a partner on loopback addresses, with the real gateway between them.
+//! `durward demo`: three tenants, two of them with an API server, and a partner on loopback addresses, with the real gateway between them.
 //!
 //! Everything lives in one process and one temporary directory. Deliberately absent: simulation; every request goes through real sockets and real
 //! TLS.
 
+mod api_server;
 mod bank;
 mod caller;
 mod screen;
@@ -26,7 +27,7 @@ use crate::{admin, telemetry};
 use bank::Ledger;
 use caller::Caller;
 use screen::Live;
-use stage::{ACME, GLOBEX, NAMES, Ports, SHARED, Stage};
+use stage::{ACME, API_SERVERS, APIS, GLOBEX, NAMES, Ports, SHARED, Stage};
 
 const HERE: IpAddr = IpAddr::V4(Ipv4Addr::LOCALHOST);
 /// Time for open connections to finish.
@@ -60,6 +61,9 @@ async fn perform(arguments: &Demo, stage: &Stage, screen: Screen) -> Result<Exit
     let certificates = stage.certificate("");
     let ledger = bank::open(at(stage.ports.bank), &certificates, stopped.clone()).await?;
     shop::open(at(stage.ports.shop), stopped.clone()).await?;
+    for ((_, _, cluster), port) in API_SERVERS.into_iter().zip(stage.ports.apis) {
+        api_server::open(at(port), &stage.certificate(cluster), stopped.clone()).await?;
+    }
     let gateway = Gateway::start(settings(stage))?;
     gateway.watch()?;
     admin_interface(stage, &gateway, &stopped).await?;
@@ -201,6 +205,11 @@ async fn once(stage: &Stage, mut screen: Screen) -> Result<Exit, Failure> {
         good &= served;
         screen.line(line)?;
     }
+    for (tenant, name, cluster) in API_SERVERS {
+        let (line, served) = api(stage, (tenant, name, cluster)).await?;
+        good &= served;
+        screen.line(line)?;
+    }
     let (outward, left) = out(stage, &certificates).await?;
     good &= left;
     screen.line(outward)?;
@@ -220,6 +229,26 @@ async fn by_name(tenant: &str, name: &str, mut caller: Caller) -> (String, bool)
     let served = answer.as_ref().is_ok_and(|(status, _)| *status == 200);
     let told = answer.map_or_else(|error| error, |(status, _)| format!("{status}, at {SHARED}"));
     (format!("{} {tenant:<9} https://{name}/  {told}", sign(served)), served)
+}
+
+/// Asks a tenant's API server who its administrator is, at the address that all API servers share.
+async fn api(
+    stage: &Stage,
+    (tenant, name, cluster): (&str, &'static str, &str),
+) -> Result<(String, bool), Failure> {
+    let at = SocketAddr::new(APIS, stage.ports.gateway);
+    let caller = Caller::new(at, &stage.certificate(cluster), Some("admin"))?;
+    let answer = caller.named(name).get("/apis/authentication.k8s.io/v1/selfsubjectreviews").await;
+    let is_admin =
+        answer.as_ref().is_ok_and(|(_, review)| review.contains("\"username\":\"admin\""));
+    let told = match answer {
+        Ok(_) if is_admin => {
+            format!("its API server saw the client certificate CN=admin, at {APIS}")
+        }
+        Ok((status, _)) => status.to_string(),
+        Err(error) => error,
+    };
+    Ok((format!("{} {tenant:<9} https://{name}/  {told}", sign(is_admin)), is_admin))
 }
 
 /// Sends one request through acme's forward proxy to the bank, and asks for one tunnel that must be denied.

@@ -13,7 +13,7 @@ use crate::support::{DEADLINE, durward, get, output, stdout};
 /// Demos look for free ports when they start; two at once would look at the same ones.
 static ALONE: Mutex<()> = Mutex::new(());
 
-// S1.1 S1.3 S1.49 S2.4
+// S1.1 S1.3 S1.49 S2.4 S4.1+
 #[test]
 fn one_round_shows_each_tenants_own_address_to_the_partner() {
     let _alone = ALONE.lock().unwrap_or_else(PoisonError::into_inner);
@@ -28,6 +28,12 @@ fn one_round_shows_each_tenants_own_address_to_the_partner() {
     assert!(text.contains("√ proxy     -x http://127.0.0.2:"), "{text}");
     assert!(text.contains("√ acme      https://acme.demo/  200, at 127.0.0.4"), "{text}");
     assert!(text.contains("√ initech   https://initech.demo/  200, at 127.0.0.4"), "{text}");
+    for tenant in ["acme", "initech"] {
+        let line = format!(
+            "√ {tenant:<9} https://{tenant}-api.demo/  its API server saw the client certificate CN=admin, at 127.0.0.6"
+        );
+        assert!(text.contains(&line), "{text}");
+    }
     assert!(text.contains("stranger") && text.contains("refused"), "{text}");
     assert_eq!(std::fs::read_dir(place.path()).unwrap().count(), 0, "nothing is left behind");
 }
@@ -67,11 +73,26 @@ fn the_demo_serves_until_told_and_check_finds_what_is_broken() {
     assert!(found.contains("is served by the durward that runs here"), "{found}");
     assert_eq!(sourced.status.code(), Some(0), "{}", stdout(&sourced));
 
+    // kubectl as the screen suggests it, where it is installed.
+    let kubeconfig = state.join("initech.kubeconfig");
+    let kubectl = Command::new("kubectl")
+        .args(["auth", "whoami", "-o", "json", "--kubeconfig"])
+        .arg(kubeconfig)
+        .output();
+    match kubectl {
+        Err(_) => eprintln!("SKIPPED kubectl in the demo (kubectl is missing)"),
+        Ok(told) => {
+            let review: serde_json::Value =
+                serde_json::from_str(&stdout(&told)).unwrap_or_else(|_| panic!("{told:?}"));
+            assert_eq!(review["status"]["userInfo"]["username"], "admin");
+        }
+    }
+
     // The files are live, as the screen says.
     std::fs::write(state.join("initech.yaml"), "broken on purpose\n").unwrap();
     let admin = admin.parse().unwrap();
     let readiness = || get(admin, "/readyz?verbose").map(|(_, text)| text).unwrap_or_default();
-    let noticed = eventually_blocking(DEADLINE, || !readiness().contains("3 of 3 accepted"));
+    let noticed = eventually_blocking(DEADLINE, || !readiness().contains("5 of 5 accepted"));
     assert!(noticed, "{}", readiness());
 
     demo.terminate();
@@ -88,6 +109,7 @@ fn the_configuration_it_prints_is_the_real_one() {
             && printed.contains("name: acme")
             && printed.contains("name: globex")
             && printed.contains("name: initech")
+            && printed.matches("kind: HostedApi").count() == 2
     );
     assert!(!printed.contains('@'));
 }

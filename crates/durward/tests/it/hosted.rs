@@ -1,6 +1,7 @@
 //! Hosted API servers from documents: two control planes behind one address, with clients and with the proxies of their tenant clusters.
 
 mod recorded;
+mod translated;
 
 use std::net::{Ipv4Addr, SocketAddr};
 use std::sync::Arc;
@@ -13,7 +14,7 @@ use durward_testkit::client::{ProxyHeader, RawHttp, tcp_connect};
 use durward_testkit::origin::{Echo, Origin};
 use durward_testkit::process::{TempDir, eventually, unique_loopback};
 use serde_json::Value;
-use tokio::io::AsyncWriteExt;
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::{TcpListener, TcpStream};
 use tokio_rustls::TlsConnector;
 
@@ -165,6 +166,100 @@ async fn two_control_planes_behind_one_address_each_see_their_own_clients_and_po
     gateway.stop();
 }
 
+/// Reads the PROXY header of a connection, and returns the client's address in it.
+async fn header_of(server: &TcpListener) -> SocketAddr {
+    let (mut stream, _) = server.accept().await.unwrap();
+    let mut header = [0; 28];
+    stream.read_exact(&mut header).await.unwrap();
+    assert_eq!(&header[..12], b"\r\n\r\n\0\r\nQUIT\n");
+    assert_eq!(header[12..14], [0x21, 0x11], "version 2, PROXY, TCP over IPv4");
+    let port = u16::from_be_bytes([header[24], header[25]]);
+    SocketAddr::from(([header[16], header[17], header[18], header[19]], port))
+}
+
+// S4.67
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn sources_and_limits_hold_per_tenant_at_a_shared_address_and_a_backend_may_get_a_header() {
+    let gateway_authority = Authority::new("gateway");
+    let at = SocketAddr::from((unique_loopback(), 8443));
+    let acme = Cluster::new("acme", "t1.api.example", 1);
+    let bank = Cluster::new("bank", "b1.api.example", 1);
+    let solo = Cluster::new("solo", "s1.api.example", 1);
+    let backend = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let preparation = Gateway::prepare();
+    let [of_acme, of_bank, of_solo] = [&acme, &bank, &solo]
+        .map(|cluster| cluster.documents(preparation.dir(), at, &gateway_authority));
+    let limited = of_acme.replace("spec: {egress:", "spec: {limits: {connections: 2}, egress:");
+    let elsewhere = format!("{of_solo}  allowedSources: [192.0.2.0/24]\n");
+    let with_header = of_bank.replace(
+        "spec: {egress:",
+        &format!(
+            "spec: {{ingress: [{{address: {}, port: {}, protocol: TLS, shared: true, names: [tcp.bank.example], upstream: raw}}], \
+             upstreams: {{raw: {{endpoints: [\"{}\"], sendProxyProtocol: v2}}}}, egress:",
+            at.ip(),
+            at.port(),
+            backend.local_addr().unwrap()
+        ),
+    );
+    let gateway = preparation.start(&[limited, elsewhere, with_header].concat());
+    assert_eq!(gateway.findings(), Vec::<String>::new());
+    let open = async |cluster: &Cluster| {
+        let config = client_config(&cluster.authority, Some(&cluster.client("admin")));
+        let mut http = RawHttp::connect_tls(at, None, config, Some(cluster.host)).await.ok()?;
+        http.get(cluster.host, "/").await.ok()?;
+        Some(http)
+    };
+
+    let held = [open(&acme).await, open(&acme).await];
+    assert!(held.iter().all(Option::is_some));
+    assert!(open(&acme).await.is_none(), "a third one is beyond acme's limit");
+    assert!(open(&bank).await.is_some(), "which is nobody else's");
+    assert!(open(&solo).await.is_none(), "from a network that solo does not admit");
+
+    let mut client = tcp_connect(at, None).await.unwrap();
+    let hello = durward_testkit::client::client_hello::ClientHello::new().tls13();
+    client.write_all(&hello.server_name("tcp.bank.example").encode()).await.unwrap();
+    assert_eq!(header_of(&backend).await, client.local_addr().unwrap());
+    drop(held);
+    let is_free = eventually(DEADLINE, async || open(&acme).await.is_some()).await;
+    assert!(is_free, "places become free");
+    gateway.stop();
+}
+
+// S4.3
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn metrics_say_how_many_addresses_serve_how_many_api_servers_of_how_many_tenants() {
+    let gateway_authority = Authority::new("gateway");
+    let (at, own) =
+        (SocketAddr::from((unique_loopback(), 8443)), SocketAddr::from((unique_loopback(), 8443)));
+    let preparation = Gateway::prepare();
+    let shared: Vec<String> = [("acme", "t1.api.example"), ("bank", "b1.api.example")]
+        .map(|(tenant, host)| {
+            Cluster::new(tenant, host, 1).documents(preparation.dir(), at, &gateway_authority)
+        })
+        .into();
+    let konnectivity =
+        "  konnectivity: {name: konnectivity.t1.example, endpoints: [\"127.0.0.1:9\"]}\n";
+    let alone = Cluster::new("solo", "s1.api.example", 1);
+    let alone = alone.documents(preparation.dir(), own, &gateway_authority) + "  shared: false\n";
+    let documents = [&shared[0], konnectivity, &shared[1], &alone].map(|part| part as &str);
+    let mut gateway = preparation.start(&documents.concat());
+    let counts = |gateway: &Gateway| {
+        let text = gateway.metrics_text();
+        ["durward_hosted_api_addresses ", "durward_hosted_apis ", "durward_hosted_api_tenants "]
+            .map(|name| {
+                let line = text.lines().find_map(|line| line.strip_prefix(name));
+                line.unwrap().parse::<u32>().unwrap()
+            })
+    };
+
+    assert_eq!(gateway.findings(), Vec::<String>::new());
+    assert_eq!(counts(&gateway), [2, 3, 3]);
+    gateway.reload(&[&shared[0], konnectivity, &shared[1]].map(|part| part as &str).concat());
+    assert_eq!(counts(&gateway), [1, 2, 2]);
+    gateway.stop();
+}
+
 // S4.24
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn an_api_server_that_is_not_ready_gets_no_new_connections_and_keeps_those_it_has() {
@@ -195,6 +290,37 @@ async fn an_api_server_that_is_not_ready_gets_no_new_connections_and_keeps_those
     assert!(left.await);
 
     assert_eq!(watch.get(acme.host, "/").await.unwrap().echo().local, first);
+    gateway.stop();
+}
+
+// S4.70
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn an_api_server_whose_endpoints_have_no_weight_drains_and_one_that_is_deleted_is_cut() {
+    let gateway_authority = Authority::new("gateway");
+    let at = SocketAddr::from((unique_loopback(), 8443));
+    let acme = Cluster::new("acme", "t1.api.example", 1);
+    let bank = Cluster::new("bank", "b1.api.example", 1);
+    let preparation = Gateway::prepare();
+    let [of_acme, of_bank] =
+        [&acme, &bank].map(|cluster| cluster.documents(preparation.dir(), at, &gateway_authority));
+    let endpoint = format!("\"{}\"", acme.servers[0].address());
+    let drained = of_acme.replace(&endpoint, &format!("{{address: {endpoint}, weight: 0}}"));
+    assert_ne!(drained, of_acme);
+    let mut gateway = preparation.start(&[&*of_acme, &*of_bank].concat());
+    let admin = acme.client("admin");
+    let config = client_config(&acme.authority, Some(&admin));
+    let mut watch = RawHttp::connect_tls(at, None, config, Some(acme.host)).await.unwrap();
+    watch.get(acme.host, "/").await.unwrap();
+
+    gateway.reload(&[&*drained, &*of_bank].concat());
+    assert!(acme.whoami(at, acme.host, &admin).await.is_none(), "no new connections");
+    assert!(watch.get(acme.host, "/").await.is_ok(), "the open one goes on");
+
+    gateway.reload(&of_bank);
+    assert!(acme.whoami(at, acme.host, &admin).await.is_none());
+    let is_cut = eventually(DEADLINE, async || watch.get(acme.host, "/").await.is_err()).await;
+    assert!(is_cut, "and ends with its API server");
+    assert!(bank.whoami(at, bank.host, &bank.client("admin")).await.is_some());
     gateway.stop();
 }
 

@@ -4,6 +4,7 @@
 
 mod cases;
 mod commands;
+mod hosted;
 mod ingresses;
 mod policies;
 mod programmed;

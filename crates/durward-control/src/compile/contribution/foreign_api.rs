@@ -18,6 +18,7 @@ use crate::compile::{route, upstream};
 use crate::document::Document;
 use crate::place::At;
 use crate::spec::foreign_api::{ForeignApi, ForeignBackend, ForeignRoute};
+use crate::spec::hosted_api::is_in_every_cluster;
 use crate::spec::upstream::{HealthCheckSpec, UpstreamSpec};
 
 /// Returns what an object of another controller adds, or `None` after an error.
@@ -99,7 +100,7 @@ impl Reading<'_, '_, '_> {
         let field = &Field::SPEC.below(&written.field);
         let mut hosts = Vec::with_capacity(written.names.len());
         for name in &written.names {
-            if hosted_api::is_in_every_cluster(&name.to_ascii_lowercase()) {
+            if is_in_every_cluster(&name.to_ascii_lowercase()) {
                 // Steward writes them beside the host. Which cluster is meant they do not say.
                 let sentence = format!(
                     "{:?} is a name of the API server in every cluster: not served here",

@@ -26,10 +26,10 @@ use crate::compile::upstream::Surroundings;
 use crate::compile::{bounds, keys, listen, route, times, trust, upstream, words};
 use crate::document::Document;
 use crate::place::At;
-use crate::spec::api_proxy;
-use crate::spec::hosted_api::{HostedApiDocument, HostedApiSpec, RelaySpec};
+use crate::spec::hosted_api::{HostedApiDocument, HostedApiSpec, RelaySpec, is_in_every_cluster};
 use crate::spec::ingress::{ClientCertificatesSpec, IngressSpec};
 use crate::spec::upstream::{BalanceSpec, HealthCheckSpec, UpstreamProtocolSpec, UpstreamSpec};
+use crate::spec::{api_proxy, publish};
 
 /// Port of the API server's endpoints that name none, and of a konnectivity server's.
 const API: u16 = 6443;
@@ -137,13 +137,13 @@ impl Reading<'_, '_, '_, '_> {
             let (name, upstream) = konnectivity?;
             let host = vec![HostPattern::Exact(name)];
             let names = ServerNames::new(host.clone());
-            let hosted = self.hosted("/konnectivity", names, (&sources, None));
+            let hosted = self.hosted(HostedApi::KONNECTIVITY, names, (&sources, None));
             routes.push(self.route(host, 1, hosted));
             upstreams.push(Arc::new(upstream));
         }
         if spec.address.is_some() && !is_shared(spec) {
             // Clients that name the address, or nothing.
-            let hosted = self.hosted("/unnamed", ServerNames::new(hosts), (&sources, None));
+            let hosted = self.hosted(HostedApi::UNNAMED, ServerNames::new(hosts), (&sources, None));
             routes.push(self.route(Vec::new(), 0, hosted));
         }
         Some(Parts { upstreams, routes })
@@ -385,13 +385,15 @@ impl Reading<'_, '_, '_, '_> {
         }
     }
 
-    /// Checks what is meant for the installer of API proxies. The gateway uses none of it, so a fault there takes no API server out of service.
+    /// Checks what is meant for the installer of API proxies and routes. The gateway uses none of it, so a fault there takes no API server out of service.
     fn of_the_installer(&mut self) {
-        let faults = api_proxy::plan(self.spec).err().unwrap_or_default();
-        for fault in faults {
+        let proxies = api_proxy::plan(self.spec).err().unwrap_or_default();
+        let routes = publish::objects("", self.spec).err().unwrap_or_default();
+        let faults = proxies.into_iter().map(|fault| ("BadApiProxy", fault));
+        for (reason, fault) in faults.chain(routes.into_iter().map(|fault| ("BadPublish", fault))) {
             let way = fault.field.strip_prefix("spec.").unwrap_or(&fault.field);
             let field = &Field::SPEC.below(way);
-            self.report.warning("BadApiProxy", fault.place, field, &fault.sentence);
+            self.report.warning(reason, fault.place, field, &fault.sentence);
         }
     }
 }
@@ -459,12 +461,4 @@ pub(super) fn pass_through(
 
 fn with_idle(upstream: Upstream, idle: Duration) -> Upstream {
     Upstream { stream_idle: Some(idle), ..upstream }
-}
-
-/// Returns whether pods of every cluster ask for the name.
-pub(super) fn is_in_every_cluster(name: &str) -> bool {
-    let mut labels = name.split('.');
-    labels.next() == Some("kubernetes")
-        && labels.next().is_none_or(|second| second == "default")
-        && labels.next().is_none_or(|third| third == "svc")
 }

@@ -47,8 +47,8 @@ pub(crate) async fn open(
     certificates: &Path,
     stopped: CancellationToken,
 ) -> Result<Arc<Ledger>, Failure> {
-    let config =
-        config(certificates).map_err(|error| Failure::broken("making the bank's TLS", error))?;
+    let config = config(certificates, "bank")
+        .map_err(|error| Failure::broken("making the bank's TLS", error))?;
     let listener = TcpListener::bind(address)
         .await
         .map_err(|error| Failure::broken(format!("opening the bank at {address}"), error))?;
@@ -108,7 +108,11 @@ fn answer(
     response
 }
 
-fn config(certificates: &Path) -> Result<ServerConfig, Box<dyn std::error::Error>> {
+/// Returns the TLS of a server whose certificate and clients are of one authority.
+pub(crate) fn config(
+    certificates: &Path,
+    stem: &str,
+) -> Result<ServerConfig, Box<dyn std::error::Error>> {
     let provider = Arc::new(rustls::crypto::aws_lc_rs::default_provider());
     let mut roots = RootCertStore::empty();
     roots.add(CertificateDer::from_pem_file(certificates.join("ca.crt"))?)?;
@@ -116,9 +120,9 @@ fn config(certificates: &Path) -> Result<ServerConfig, Box<dyn std::error::Error
         WebPkiClientVerifier::builder_with_provider(Arc::new(roots), Arc::clone(&provider))
             .allow_unauthenticated()
             .build()?;
-    let chain = CertificateDer::pem_file_iter(certificates.join("bank.crt"))?
+    let chain = CertificateDer::pem_file_iter(certificates.join(format!("{stem}.crt")))?
         .collect::<Result<Vec<_>, _>>()?;
-    let key = PrivateKeyDer::from_pem_file(certificates.join("bank.key"))?;
+    let key = PrivateKeyDer::from_pem_file(certificates.join(format!("{stem}.key")))?;
     let config = ServerConfig::builder_with_provider(provider)
         .with_safe_default_protocol_versions()?
         .with_client_cert_verifier(clients)

@@ -7,7 +7,7 @@ use std::time::{Duration, Instant};
 use durward_model::verdict::{Finding, Outcome};
 
 use super::bank::Ledger;
-use super::stage::{ACME, GLOBEX, SHARED, Stage};
+use super::stage::{ACME, APIS, GLOBEX, SHARED, Stage};
 use crate::app::Gateway;
 use crate::failure::Failure;
 use crate::output::{Screen, Table, Tone, plain};
@@ -174,7 +174,7 @@ pub(crate) fn introduce(screen: &mut Screen, stage: &Stage) -> Result<(), Failur
     let ports = stage.ports;
     let dir = stage.path().display();
     screen.line(format!(
-        "{} {} · three tenants, one gateway, one partner · state in {dir} (removed on exit)",
+        "{} {} · three tenants, two API servers, one gateway, one partner · state in {dir} (removed on exit)",
         Tone::Bold.paint("durward demo"),
         env!("CARGO_PKG_VERSION")
     ))?;
@@ -206,6 +206,10 @@ pub(crate) fn introduce(screen: &mut Screen, stage: &Stage) -> Result<(), Failur
         ports.gateway
     ))?;
     screen.line(format!(
+        "API servers    https://{APIS}:{} is shared, too: acme-api.demo and initech-api.demo, TLS end to end",
+        ports.gateway
+    ))?;
+    screen.line(format!(
         "forward proxy  http://{ACME}:{} takes acme's programs to the bank, and nowhere else",
         ports.proxy
     ))?;
@@ -214,7 +218,7 @@ pub(crate) fn introduce(screen: &mut Screen, stage: &Stage) -> Result<(), Failur
         ports.admin
     ))?;
     screen.line(format!(
-        "documents      {dir}/acme.yaml, globex.yaml and initech.yaml: edit and save, they are live"
+        "documents      {dir}/acme.yaml, globex.yaml, initech.yaml, api-servers.yaml: edit and save, they are live"
     ))?;
     screen.line("")?;
     suggest(screen, stage)
@@ -240,6 +244,9 @@ fn suggest(screen: &mut Screen, stage: &Stage) -> Result<(), Failure> {
             ports.bank
         ),
         "named initech.demo /          # by name, at an address that acme has, too".to_owned(),
+        format!(
+            "kubectl --kubeconfig {dir}/acme.kubeconfig auth whoami   # acme's API server: admin"
+        ),
         format!("durward explain https://{GLOBEX}:{}/pay", ports.gateway),
         format!("durward check{admin}                 # two things here are broken on purpose"),
     ];

@@ -8,9 +8,9 @@ use serde_json::Value;
 use super::{DEADLINE, NAME, Pki, api_server, ask, command};
 use crate::support::{admin_address, durward, spawn, status};
 
-/// Starts a gateway that hosts the API server, with further fields of the document. Its access log is `access.log`.
-async fn gateway(pki: &Pki, at: SocketAddr, fields: &str) -> Child {
-    let (api, egress) = (api_server(pki).await, unique_loopback());
+/// Starts a gateway that hosts an API server, with further fields of the document. Its access log is `access.log`.
+pub(super) async fn gateway(pki: &Pki, at: SocketAddr, api: SocketAddr, fields: &str) -> Child {
+    let egress = unique_loopback();
     pki.dir.write(
         "documents.yaml",
         format!(
@@ -29,7 +29,7 @@ async fn gateway(pki: &Pki, at: SocketAddr, fields: &str) -> Child {
 }
 
 /// Arguments of a proxy that listens at `own`. The slice is the API's matter, and there is none here: nothing is written before it was read.
-fn listening(pki: &Pki, own: SocketAddr, admin: SocketAddr) -> Vec<String> {
+pub(super) fn listening(pki: &Pki, own: SocketAddr, admin: SocketAddr) -> Vec<String> {
     pki.dir.write("kubeconfig", kubeconfig_of_nobody());
     let (node, port, admin) = (own.ip().to_string(), own.port().to_string(), admin.to_string());
     let kubeconfig = pki.file("kubeconfig");
@@ -85,7 +85,7 @@ async fn one_id_leads_from_the_log_of_the_proxy_to_that_of_the_gateway() {
     let pki = Pki::new();
     let at = SocketAddr::from((unique_loopback(), 8443));
     let relay = "relay: {certificate: {file: relay}, clientAuthorities: {caFile: proxies.crt}}";
-    let _gateway = gateway(&pki, at, relay).await;
+    let _gateway = gateway(&pki, at, api_server(&pki).await, relay).await;
     let (own, admin) = (SocketAddr::from((unique_loopback(), 6443)), admin_address());
     let more = listening(&pki, own, admin);
     let more: Vec<&str> = more.iter().map(String::as_str).collect();
@@ -102,7 +102,7 @@ async fn on_a_trusted_network_the_proxys_header_alone_leads_to_the_api_server() 
     let pki = Pki::new();
     let at = SocketAddr::from((unique_loopback(), 8443));
     let trusted = "listen: {destination: ProxyProtocol, trustedProxies: [127.0.0.0/8]}";
-    let _gateway = gateway(&pki, at, trusted).await;
+    let _gateway = gateway(&pki, at, api_server(&pki).await, trusted).await;
     let (own, admin) = (SocketAddr::from((unique_loopback(), 6443)), admin_address());
     let (gateway, more) = (at.to_string(), listening(&pki, own, admin));
     let mut arguments = vec!["--log-format", "json", "api-proxy", "--server-name", NAME];
