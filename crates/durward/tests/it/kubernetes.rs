@@ -3,7 +3,9 @@
 //! The API server is the one that the environment asks for, by default the double of the test kit.
 
 mod cases;
+mod cold;
 mod commands;
+mod hostile;
 mod ingresses;
 mod policies;
 mod programmed;
