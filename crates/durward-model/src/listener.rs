@@ -99,6 +99,12 @@ impl Bind {
             && self.listeners.iter().all(|listener| speaks(&listener.service))
     }
 
+    /// Returns whether several tenants' connections are accepted on the socket.
+    #[must_use]
+    pub fn is_shared(&self) -> bool {
+        self.listeners.windows(2).any(|two| two[0].tenant != two[1].tenant)
+    }
+
     /// The listener for a connection that was made to `destination` and accepted at `local`, and its position in `listeners`.
     ///
     /// `None` where the destination says nothing of that, and where `local` belongs to tenants that have no listener here. Where the port was rewritten on the way (a load balancer's 443 to our 8443) the address alone decides, if it has one listener here.

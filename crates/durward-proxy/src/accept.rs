@@ -54,15 +54,15 @@ fn exhausted(files: &Files) -> io::Error {
     io::Error::new(io::ErrorKind::OutOfMemory, text)
 }
 
-/// Accepts on one socket until `closed` is cancelled, then closes the socket as `closing` says at that time.
+/// Accepts on one socket until `closed` is cancelled, then closes the socket as `closing` says at that time. `number` tells the core's sockets of the bind apart.
 pub(crate) async fn run(
     acceptor: Rc<Acceptor>,
-    bind: SocketAddr,
+    (bind, number): (SocketAddr, usize),
     listener: TcpListener,
     closed: CancellationToken,
     closing: Rc<Cell<Closing>>,
 ) {
-    let newcomers = acceptor.core.turns.of(&Owner::Bind(bind));
+    let newcomers = acceptor.core.turns.of(&Owner::Socket(bind, number));
     acceptor.accept(bind, &newcomers, &listener, closed.cancelled()).await;
     if closing.get() == Closing::EmptyQueue {
         acceptor.accept(bind, &newcomers, &listener, tokio::time::sleep(LAST_HANDSHAKES)).await;

@@ -16,6 +16,8 @@ use crate::share::Share;
 const OWN: (usize, usize) = (256, 160);
 /// Sockets that one lookup may open: two queries to two servers.
 const LOOKUP: usize = 4;
+/// Divisor of the descriptors for lanes.
+const LANES: usize = 32;
 /// Smallest share, however low RLIMIT_NOFILE is.
 const LEAST: usize = 16;
 /// Stands for "unlimited". Sums of a few of these do not overflow.
@@ -60,6 +62,11 @@ impl Files {
         let half = (left / 2).max(LEAST);
         self.clients.share_out(half, tenants);
         self.outward.share_out(half, tenants);
+    }
+
+    /// Returns the sockets that lanes of listeners may have. Each takes two descriptors.
+    pub(crate) fn for_lanes(&self) -> usize {
+        self.limit / LANES
     }
 
     /// Returns the number of cores.

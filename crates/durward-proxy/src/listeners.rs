@@ -21,12 +21,16 @@ use socket::Options;
 
 /// Backlog of a listening socket; the kernel's `net.core.somaxconn` bounds it too.
 pub(crate) const BACKLOG: i32 = 4096;
+/// Lanes of a bind, at most.
+const LANES: usize = 128;
 /// Time after closing a bind during which a socket found at its address may be our own.
 const CLOSING: Duration = Duration::from_secs(5);
 
 /// All listening sockets of the process.
 pub(crate) struct Listeners {
     cores: usize,
+    /// Sockets that all lanes may have.
+    lane_sockets: usize,
     /// True to listen at addresses where another process listens.
     shared: bool,
     inherited: Vec<TcpListener>,
@@ -60,9 +64,14 @@ pub(crate) struct Opened {
 
 impl Listeners {
     /// Starts with the inherited sockets only, which wait for a bind that claims them.
-    pub(crate) fn new(cores: usize, inherited: Vec<TcpListener>, shared: bool) -> Self {
+    pub(crate) fn new(
+        (cores, lane_sockets): (usize, usize),
+        inherited: Vec<TcpListener>,
+        shared: bool,
+    ) -> Self {
         Self {
             cores,
+            lane_sockets,
             shared,
             inherited,
             open: BTreeMap::new(),
@@ -75,10 +84,12 @@ impl Listeners {
     pub(crate) fn open(&mut self, wanted: &BTreeMap<SocketAddr, Arc<PreparedBind>>) -> Vec<Opened> {
         self.failed.clear();
         let mut opened = Vec::new();
+        let lanes = self.lanes(wanted);
         for (address, bind) in wanted {
             let options = Options {
                 transparent: bind.bind.mode.is_transparent(),
                 deferred: bind.bind.clients_speak_first(),
+                lanes: if bind.bind.is_shared() { lanes } else { 1 },
             };
             match self.open_one(*address, options) {
                 Ok(sockets) => opened.extend(sockets),
@@ -95,16 +106,21 @@ impl Listeners {
             for held in &open.sockets {
                 socket::change(&held.socket, address, open.options, options)?;
             }
-            open.options = options;
-            return Ok(None);
+            // Lanes that are open stay: what waits in their queues would be lost.
+            let lanes = options.lanes.max(open.options.lanes);
+            open.options = Options { lanes, ..options };
+            let before = open.sockets.len();
+            open.widen(address, self.cores);
+            let added = open.duplicates(before)?;
+            return Ok((!added.is_empty()).then_some(Opened { bind: address, sockets: added }));
         }
         let sockets = self.sockets(address, options)?;
-        let for_cores: io::Result<Vec<_>> =
-            sockets.iter().map(|held| held.socket.try_clone()).collect();
-        let opened = Opened { bind: address, sockets: for_cores? };
         let present = options.transparent || can_bind(address.ip());
-        self.open.insert(address, OpenBind { options, present, sockets });
-        Ok(Some(opened))
+        let mut open = OpenBind { options, present, sockets };
+        open.widen(address, self.cores);
+        let opened = open.duplicates(0)?;
+        self.open.insert(address, open);
+        Ok(Some(Opened { bind: address, sockets: opened }))
     }
 
     /// Returns inherited sockets first, and new ones for the remaining cores; if those cannot be opened, cores share the inherited ones.
@@ -132,6 +148,13 @@ impl Listeners {
             }
         }
         Ok(sockets)
+    }
+
+    /// Returns the lanes of each bind that several tenants share. Beside another process there are none: its sockets would not be chosen.
+    fn lanes(&self, wanted: &BTreeMap<SocketAddr, Arc<PreparedBind>>) -> usize {
+        let binds = wanted.values().filter(|bind| bind.bind.is_shared()).count();
+        let lanes = self.lane_sockets / (self.cores * binds.max(1));
+        if self.shared { 1 } else { lanes.clamp(1, LANES) }
     }
 
     /// Returns true if a socket of our own may occupy the address: a wildcard one, one not closed yet, or an unclaimed inherited one.
@@ -228,6 +251,27 @@ impl Listeners {
 }
 
 impl OpenBind {
+    /// Opens the sockets that its lanes lack, and lets the kernel choose among them by source. Where it cannot, it spreads connections over all sockets alike.
+    fn widen(&mut self, address: SocketAddr, cores: usize) {
+        if self.options.lanes == 1 {
+            return;
+        }
+        while self.sockets.len() < self.options.lanes * cores {
+            let Ok(socket) = socket::open(address, self.options) else { break };
+            self.sockets.push(Held { socket, alone: true });
+        }
+        let lanes = self.sockets.len() / cores;
+        let Some(first) = self.sockets.first().filter(|_| lanes > 1) else { return };
+        if let Err(error) = socket::choose_by_source(&first.socket, lanes, cores) {
+            warn!(%address, %error, "clients share one queue: a flood from one of them delays all");
+        }
+    }
+
+    /// Duplicates the sockets from this position on.
+    fn duplicates(&self, from: usize) -> io::Result<Vec<TcpListener>> {
+        self.sockets[from..].iter().map(|held| held.socket.try_clone()).collect()
+    }
+
     /// Diverts new clients from sockets that only we have, so that the accept queues can be emptied before they are closed.
     fn divert(&self) {
         for held in self.sockets.iter().filter(|held| held.alone) {

@@ -134,11 +134,12 @@ impl Proxy {
             resolver: Resolver::default(),
             registry: options.registry,
         });
+        let sockets = (cores, shared.files.for_lanes());
         let workers: io::Result<Vec<_>> =
             (0..cores).map(|id| Worker::start(id, Arc::clone(&shared))).collect();
         Ok(Self {
             shared,
-            listeners: Mutex::new(Listeners::new(cores, options.inherited, options.shared)),
+            listeners: Mutex::new(Listeners::new(sockets, options.inherited, options.shared)),
             workers: workers?,
             drain_grace: options.drain_grace,
             _trimmer: Trimmer::start(memory)?,

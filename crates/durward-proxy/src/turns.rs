@@ -129,8 +129,8 @@ pub(crate) async fn drop_all<T>(values: impl IntoIterator<Item = T>) {
 pub(crate) enum Owner {
     /// Tenant.
     Tenant(TenantId),
-    /// Bind, for its connections that belong to no tenant yet.
-    Bind(SocketAddr),
+    /// Listening socket of a bind, by its number on the core, for connections that belong to no tenant yet.
+    Socket(SocketAddr, usize),
 }
 
 /// Rounds of one core.

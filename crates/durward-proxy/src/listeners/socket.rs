@@ -1,6 +1,7 @@
 //! Opens a listening socket, or adopts one that another process opened.
 
-mod deferred;
+mod lanes;
+mod option;
 
 use std::io;
 use std::net::{SocketAddr, TcpListener};
@@ -8,6 +9,8 @@ use std::num::NonZeroU32;
 
 use durward_model::address::canonical;
 use socket2::{Domain, Protocol, SockRef, Socket, Type};
+
+pub(super) use lanes::choose_by_source;
 
 use super::BACKLOG;
 
@@ -18,12 +21,14 @@ pub(super) struct Options {
     pub(super) transparent: bool,
     /// True to leave a connection with the kernel until its client has sent something (`TCP_DEFER_ACCEPT`), or has said nothing for a second.
     pub(super) deferred: bool,
+    /// Sockets per core: see [`lanes`].
+    pub(super) lanes: usize,
 }
 
 /// Opens a listening socket. The address need not be on the host yet (`IP_FREEBIND`).
 pub(super) fn open(address: SocketAddr, options: Options) -> io::Result<TcpListener> {
     let socket = bound(address, options.transparent, true)?;
-    deferred::set(&socket, options.deferred)?;
+    option::set_deferred(&socket, options.deferred)?;
     // Accepted sockets inherit the option: one call here instead of one per connection.
     socket.set_tcp_nodelay(true)?;
     socket.set_nonblocking(true)?;
@@ -60,7 +65,7 @@ pub(super) fn adopt(socket: &TcpListener, address: SocketAddr, options: Options)
     socket.set_tcp_nodelay(true)?;
     socket.set_nonblocking(true)?;
     socket.listen(BACKLOG)?;
-    deferred::set(&*socket, options.deferred)?;
+    option::set_deferred(&*socket, options.deferred)?;
     if options.transparent { set_transparent(&*socket, address, true) } else { Ok(()) }
 }
 
@@ -72,7 +77,7 @@ pub(super) fn change(
     to: Options,
 ) -> io::Result<()> {
     if from.deferred != to.deferred {
-        deferred::set(socket, to.deferred)?;
+        option::set_deferred(socket, to.deferred)?;
     }
     if from.transparent == to.transparent {
         Ok(())
@@ -100,7 +105,7 @@ pub(super) fn divert(socket: &TcpListener) {
     let nowhere = NonZeroU32::new(i32::MAX as u32);
     let _ = SockRef::from(socket).bind_device_by_index_v4(nowhere);
     // Clients that have said nothing yet come into the queue, too.
-    let _ = deferred::set(socket, false);
+    let _ = option::set_deferred(socket, false);
 }
 
 /// Returns true if a socket listens on `address`.
@@ -116,7 +121,7 @@ mod tests {
 
     #[test]
     fn accepted_sockets_send_without_delay() {
-        let options = Options { transparent: false, deferred: false };
+        let options = Options { transparent: false, deferred: false, lanes: 1 };
         let listener = open("127.0.0.1:0".parse().unwrap(), options).unwrap();
         listener.set_nonblocking(false).unwrap();
         let _client = std::net::TcpStream::connect(listener.local_addr().unwrap()).unwrap();
@@ -127,7 +132,7 @@ mod tests {
     }
     #[test]
     fn a_deferred_socket_yields_who_speaks_and_who_stays_silent() {
-        let options = Options { transparent: false, deferred: true };
+        let options = Options { transparent: false, deferred: true, lanes: 1 };
         let listener = open("127.0.0.1:0".parse().unwrap(), options).unwrap();
         let address = listener.local_addr().unwrap();
         let mut silent = std::net::TcpStream::connect(address).unwrap();
@@ -149,8 +154,8 @@ mod tests {
     #[test]
     fn a_socket_that_defers_no_longer_yields_the_silent_without_a_byte() {
         let (deferring, plain) = (
-            Options { transparent: false, deferred: true },
-            Options { transparent: false, deferred: false },
+            Options { transparent: false, deferred: true, lanes: 1 },
+            Options { transparent: false, deferred: false, lanes: 1 },
         );
         let address = "127.0.0.1:0".parse().unwrap();
         let listener = open(address, deferring).unwrap();

@@ -159,14 +159,15 @@ impl AcceptLoops {
             Err(error) => return error!(%bind, %error, "a listening socket cannot be polled"),
         };
         let (closed, closing) = (CancellationToken::new(), Rc::new(Cell::new(Closing::EmptyQueue)));
+        let handles = self.open.entry(bind).or_default();
         self.accepting.spawn_local(accept::run(
             Rc::clone(&self.acceptor),
-            bind,
+            (bind, handles.len()),
             listener,
             closed.clone(),
             Rc::clone(&closing),
         ));
-        self.open.entry(bind).or_default().push(Handle { closed, closing });
+        handles.push(Handle { closed, closing });
     }
 
     fn close(&mut self, bind: SocketAddr, closing: Closing) {

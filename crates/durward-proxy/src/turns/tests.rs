@@ -234,8 +234,9 @@ async fn what_ends_while_it_waits_or_moves_to_another_tenant_holds_nobody_up() {
                     spawn_local(place.run(busy("ended", 1000, Rc::clone(&ran))))
                 })
                 .collect();
-            let moving =
-                QueueEntry::new(turns.of(&Owner::Bind(SocketAddr::from(([192, 0, 2, 1], 80)))));
+            let moving = QueueEntry::new(
+                turns.of(&Owner::Socket(SocketAddr::from(([192, 0, 2, 1], 80)), 0)),
+            );
             spawn_local(Rc::clone(&moving).run(busy("moved", 30, Rc::clone(&ran))));
             until_ran(&ran, 50).await;
             moving.belong_to(turns.of(&tenant("one")));

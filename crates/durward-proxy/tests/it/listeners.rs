@@ -83,6 +83,39 @@ async fn an_edit_that_forbids_nothing_leaves_idle_connections_and_counts_from_th
     assert!(h2.get("/").await.is_err());
 }
 
+/// Returns the number of sockets that listen on an address of IPv4.
+fn listening(address: SocketAddr) -> usize {
+    let SocketAddr::V4(address) = address else { unreachable!("an address of IPv4") };
+    let ip = u32::from_ne_bytes(address.ip().octets());
+    let listens = format!(": {ip:08X}:{:04X} 00000000:0000 0A ", address.port());
+    std::fs::read_to_string("/proc/self/net/tcp").unwrap().matches(&listens).count()
+}
+
+#[tokio::test]
+async fn a_bind_that_several_tenants_share_has_a_queue_for_each_lane_and_stays_open_meanwhile() {
+    let address = SocketAddr::from((unique_loopback(), 8080));
+    let named = |name: &'static str| plain(name, address).named(&[&format!("{name}.example")]);
+    let proxy = serve(&[named("a")]);
+    let alone = listening(address);
+    let mut open = RawHttp::connect(address).await.unwrap();
+    assert_eq!(open.get("a.example", "/").await.unwrap().text(), "a");
+
+    assert_served(&proxy.apply(bound(2, &[named("a"), named("b")])));
+
+    let shared = listening(address);
+    assert!(shared >= 4 * alone, "{alone} and then {shared}");
+    assert_eq!(open.get("a.example", "/").await.unwrap().text(), "a");
+    for _ in 0..40 {
+        let mut client = RawHttp::connect_from(unique_loopback().into(), address).await.unwrap();
+        assert_eq!(client.get("b.example", "/").await.unwrap().text(), "b");
+    }
+    assert_served(&proxy.apply(bound(3, &[named("a")])));
+    let mut last = RawHttp::connect(address).await.unwrap();
+    assert_eq!(last.get("a.example", "/").await.unwrap().text(), "a");
+    proxy.apply(bound(4, &[]));
+    assert!(eventually(SOON, async || listening(address) == 0).await);
+}
+
 // S1.2+ S2.4+
 #[tokio::test]
 async fn a_second_gateway_gets_no_part_of_the_first_ones_clients() {
