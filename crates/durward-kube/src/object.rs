@@ -420,9 +420,7 @@ mod tests {
 
             let document = Object::decode(Kind::Tenant, VERSION, &json).unwrap().document();
 
-            let Content::Tenant(read) = &document.content else {
-                panic!("{:?}", document.content)
-            };
+            let Content::Tenant(read) = &document.content else { panic!("{:?}", document.content) };
             assert!(read.spec.upstreams.keys().any(|key| key.value == name));
         }
     }

@@ -40,6 +40,8 @@ pub(super) struct World {
 pub(super) struct Served {
     /// Verdict on the object.
     pub(super) verdict: Verdict,
+    /// Its kind.
+    pub(super) kind: Kind,
     /// What its tenant is served with.
     pub(super) own: Shown,
     /// What all others are served with.
@@ -56,9 +58,9 @@ pub(super) struct Shown {
 }
 
 impl Shown {
-    fn add(&mut self, json: String, debug: String) {
-        self.json.push_str(&json);
-        self.debug.push_str(&debug);
+    fn add(&mut self, json: &str, debug: &str) {
+        self.json.push_str(json);
+        self.debug.push_str(debug);
     }
 
     /// Returns whether a string is in it as it is.
@@ -323,7 +325,7 @@ impl Served {
         for (id, served) in &snapshot.tenants {
             let json = serde_json::to_string(served).unwrap();
             if *id == tenant {
-                own.add(json, format!("{served:?}"))
+                own.add(&json, &format!("{served:?}"))
             } else {
                 others.push_str(&json)
             }
@@ -331,7 +333,7 @@ impl Served {
         for mapping in &snapshot.nat.mappings {
             let json = serde_json::to_string(mapping).unwrap();
             if mapping.tenant == tenant {
-                own.add(json, format!("{mapping:?}"))
+                own.add(&json, &format!("{mapping:?}"))
             } else {
                 others.push_str(&json)
             }
@@ -342,6 +344,7 @@ impl Served {
             .filter(|one| one.document != *key && *one.resource.name != *tenant.as_str());
         of_others.for_each(|one| others.push_str(&format!("{} {:?}", one.resource, one.outcome)));
         let verdict = Verdict::clone(compiled.verdicts.on(key).unwrap());
-        Self { verdict, own, others, asked }
+        let kind = verdict.resource.kind;
+        Self { verdict, kind, own, others, asked }
     }
 }

@@ -75,7 +75,10 @@ struct Look {
 }
 
 /// Problems that keep tenants from being served: for each plane, its first condition in the words of a status.
-type Problems = BTreeMap<TenantId, [Option<(Arc<str>, Arc<str>)>; 2]>;
+type Problems = BTreeMap<TenantId, OfPlanes>;
+
+/// For each plane, a problem: a reason and a sentence.
+type OfPlanes = [Option<(Arc<str>, Arc<str>)>; 2];
 
 impl Reporter {
     /// Returns what became of each object by what is served, if that is not what was said.
@@ -208,11 +211,7 @@ fn problems(served: &Served) -> Problems {
 }
 
 /// Returns what the planes say of the resource that a verdict is on.
-fn planes(
-    served: &Served,
-    verdict: &Verdict,
-    problems: Option<&[Option<(Arc<str>, Arc<str>)>; 2]>,
-) -> Vec<PlaneReport> {
+fn planes(served: &Served, verdict: &Verdict, problems: Option<&OfPlanes>) -> Vec<PlaneReport> {
     let report = |at: usize, plane: &str, confirms: bool| PlaneReport {
         plane: Arc::from(plane),
         confirmed: confirms.then(|| verdict.observed.clone()),

@@ -180,13 +180,9 @@ impl Receiver {
                     if !std::mem::take(&mut self.is_asked) {
                         continue;
                     }
-                    saying.hurry();
-                    false
+                    saying.hurry()
                 }
-                () = newly_compiled => {
-                    saying.hurry();
-                    false
-                }
+                () = newly_compiled => saying.hurry(),
                 () = tokio::time::sleep_until(saying.looks.next()) => {
                     saying.looks.wait(LOOK);
                     true
@@ -353,10 +349,11 @@ impl Saying {
         Self { reporter, answered, looks: Looks::new(), changed_at: Instant::now() }
     }
 
-    /// Has a look follow soon, because something changed.
-    fn hurry(&mut self) {
+    /// Has a look follow soon, because something changed. Returns that none is due at this moment.
+    fn hurry(&mut self) -> bool {
         self.changed_at = Instant::now();
         self.looks.hurry();
+        false
     }
 }
 

@@ -158,15 +158,16 @@ fn put_all(double: &ApiServer) -> usize {
 /// Returns what is wrong with a line of an exposition; nothing if it is well-formed.
 fn fault_of_sample(line: &str) -> Option<String> {
     let fault = |what: &str| Some(format!("{what}: {line:?}"));
-    let (series, value) = line.rsplit_once(' ')?;
+    let Some((series, value)) = line.rsplit_once(' ') else { return fault("no value") };
     if value.parse::<f64>().is_err() {
         return fault("no value");
     }
-    let Some((name, labels)) = series.split_once('{') else { return None };
+    let (name, labels) = series.split_once('{')?;
     if !name.bytes().all(|byte| byte.is_ascii_alphanumeric() || byte == b'_') {
         return fault("no name");
     }
-    let mut rest = labels.strip_suffix('}')?.chars().peekable();
+    let Some(labels) = labels.strip_suffix('}') else { return fault("no end of labels") };
+    let mut rest = labels.chars().peekable();
     while rest.peek().is_some() {
         let label: String = std::iter::from_fn(|| rest.next_if(|one| *one != '=')).collect();
         if label.is_empty()
