@@ -2,18 +2,20 @@
 //!
 //! A carrier that the gateway wants to be left is replaced first: the new one is up before the old one takes no more streams.
 
-use std::collections::VecDeque;
+use std::collections::{BTreeSet, VecDeque};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use aws_lc_rs::rand;
-use durward_link::RouteSet;
 use durward_link::backoff::Backoff;
 use durward_link::carrier::{DialError, Dialled, GatewayUrl};
-use durward_link::control::{AgentEvent, DRAIN, Drain, Hello, Purpose, ROUTES, VERDICTS, Versions};
+use durward_link::control::{
+    AgentEvent, DIRECT, DRAIN, Drain, Hello, OUT, Purpose, ROUTES, VERDICTS, Versions,
+};
 use durward_link::session::SessionError;
-use durward_link::session::agent::{self, Opening, Setup};
+use durward_link::session::agent::{self, Declined, Opening, Setup};
 use durward_link::session::pace::{Paced, Portion};
+use durward_link::{Kind, RouteSet};
 use tokio::sync::{mpsc, watch};
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
@@ -31,12 +33,19 @@ const STAY: Duration = Duration::from_secs(60);
 const SETTLED: Duration = Duration::from_secs(5);
 /// Replaced carriers of one place whose streams may finish. One more ends the oldest.
 const REPLACED: usize = 8;
+/// Interval at which files of credentials are looked at while the agent waits.
+const LOOK: Duration = Duration::from_secs(1);
+/// Pause after a change of the network, in which addresses and routes settle.
+const RETRY: Duration = Duration::from_millis(200);
 /// Characters of an error that are shown.
 const SHOWN: usize = 400;
 
-/// State shared by all carriers of an agent.
+/// State shared by all carriers of an agent to one gateway, or to the first of several that takes it.
+#[derive(Clone)]
 struct Shared {
     settings: Arc<Settings>,
+    /// Addresses that are tried in turn.
+    gateways: Arc<[GatewayUrl]>,
     routes: watch::Receiver<Arc<RouteSet>>,
     status: Arc<Status>,
     lookups: Arc<Lookups>,
@@ -57,23 +66,46 @@ pub(crate) async fn keep(
     status: Arc<Status>,
     stopped: CancellationToken,
 ) {
-    let grace = settings.grace;
-    let (wanted, mut wants) = watch::channel(0);
-    let shared = Arc::new(Shared {
+    let (grace, exits) = (settings.grace, settings.exits.clone());
+    let all: Arc<[GatewayUrl]> = settings.gateways.clone().into();
+    let groups = match settings.every_gateway {
+        true => all.iter().map(|url| Arc::from([url.clone()])).collect(),
+        false => vec![all],
+    };
+    let tasks = TaskTracker::new();
+    let shared = Shared {
         settings,
+        gateways: Arc::default(),
         routes,
         status,
         lookups: Arc::default(),
         instance: format!("{:08x}{:08x}", random(), random()),
-        wanted,
+        wanted: watch::Sender::new(0),
         stopped: stopped.clone(),
-        tasks: TaskTracker::new(),
-    });
+        tasks: tasks.clone(),
+    };
+    for gateways in groups {
+        let wanted = watch::Sender::new(0);
+        tasks.spawn(group(Arc::new(Shared { gateways, wanted, ..shared.clone() })));
+    }
+    stopped.cancelled().await;
+    if let Some(exits) = &exits {
+        exits.give_up();
+    }
+    tasks.close();
+    if tokio::time::timeout(grace, tasks.wait()).await.is_err() {
+        tracing::warn!(open = tasks.len(), "the grace is over: closing the remaining streams");
+    }
+}
+
+/// Keeps the carriers to one group of gateways until the agent ends.
+async fn group(shared: Arc<Shared>) {
+    let (stopped, mut wants) = (shared.stopped.clone(), shared.wanted.subscribe());
     shared.tasks.spawn(slot(Arc::clone(&shared), Purpose::Control, stopped.child_token()));
     let mut slots: Vec<CancellationToken> = Vec::new();
     loop {
         tokio::select! {
-            () = stopped.cancelled() => break,
+            () = stopped.cancelled() => return,
             Ok(()) = wants.changed() => {
                 let wanted = *wants.borrow_and_update() as usize;
                 slots.drain(wanted.min(slots.len())..).for_each(|slot| slot.cancel());
@@ -85,13 +117,12 @@ pub(crate) async fn keep(
             }
         }
     }
-    shared.tasks.close();
-    if tokio::time::timeout(grace, shared.tasks.wait()).await.is_err() {
-        tracing::warn!(
-            open = shared.tasks.len(),
-            "the grace is over: closing the remaining streams"
-        );
-    }
+}
+
+fn capabilities(settings: &Settings) -> BTreeSet<String> {
+    let out = settings.exits.as_ref().map(|_| OUT);
+    let all = [ROUTES, VERDICTS, DRAIN, DIRECT].into_iter().chain(out);
+    all.map(str::to_owned).collect()
 }
 
 /// News of a carrier.
@@ -109,7 +140,7 @@ async fn slot(shared: Arc<Shared>, purpose: Purpose, kept: CancellationToken) {
     let mut alternates: Vec<GatewayUrl> = Vec::new();
     let mut replaced = Replaced::default();
     while !kept.is_cancelled() {
-        let gateways = &shared.settings.gateways;
+        let gateways = &*shared.gateways;
         let url = match alternates.pop() {
             Some(alternate) => alternate,
             None => gateways[next % gateways.len()].clone(),
@@ -146,13 +177,32 @@ async fn slot(shared: Arc<Shared>, purpose: Purpose, kept: CancellationToken) {
                 backoff.next(random(), error.retry_after())
             }
         };
+        let changed = shared.settings.retry.notified();
         tokio::select! {
             () = tokio::time::sleep(wait) => {}
+            () = credentials_change(&shared.settings) => {}
+            // By another network the gateway may be reached at once.
+            () = changed => tokio::time::sleep(RETRY.min(wait)).await,
             () = kept.cancelled() => {}
         }
     }
     if let Some(old) = replaced.present {
         old.carrier.drain.cancel();
+    }
+}
+
+/// Completes when a file of token, certificate or key is another than now: what was refused may be admitted.
+async fn credentials_change(settings: &Settings) {
+    let read = || -> Vec<_> {
+        let of = |path| std::fs::metadata(path).and_then(|data| Ok((data.modified()?, data.len())));
+        settings.credentials.iter().map(|path| of(path).ok()).collect()
+    };
+    let now = read();
+    loop {
+        tokio::time::sleep(LOOK).await;
+        if read() != now {
+            return;
+        }
     }
 }
 
@@ -205,7 +255,8 @@ enum Carried {
 impl Shared {
     fn failed(&self, url: &GatewayUrl, error: &DialError) {
         let why = chain(error);
-        tracing::warn!(gateway = %url, error = %why, "cannot dial the gateway");
+        // In the words of the original, by which people look for it.
+        tracing::warn!(gateway = %url, error = %why, "API request failed: cannot dial the gateway");
         self.status.dialled(Err(why));
     }
 
@@ -289,6 +340,15 @@ struct Host {
 impl agent::Host for Host {
     fn stream(&self, opening: Opening) {
         let Shared { settings, routes, status, lookups, tasks, .. } = &*self.shared;
+        if opening.kind() == Kind::Out {
+            match &settings.exits {
+                Some(exits) => exits.keep(opening),
+                None => opening.decline(&Declined::Forbidden(
+                    "the agent's configuration lets nothing out".to_owned(),
+                )),
+            }
+            return;
+        }
         let shared = (Arc::clone(lookups), Arc::clone(status));
         tasks.spawn(backend::serve(opening, Arc::clone(settings), routes.clone(), shared));
     }
@@ -297,6 +357,9 @@ impl agent::Host for Host {
         match event {
             AgentEvent::Welcome(welcome) => {
                 self.counted.welcomed(&printable(&welcome.replica));
+                if let Some(key) = &welcome.proof_key {
+                    self.shared.settings.proofs.keep(key.clone());
+                }
                 let wanted = welcome.carriers.clamp(1, self.shared.settings.most_carriers.max(1));
                 self.shared.wanted.send_if_modified(|was| std::mem::replace(was, wanted) != wanted);
                 self.tell(News::Welcomed);
@@ -340,15 +403,20 @@ async fn serve(
     });
     let hello = Hello {
         versions: Versions::OURS,
-        capabilities: [ROUTES, VERDICTS, DRAIN].map(str::to_owned).into(),
+        capabilities: capabilities(&shared.settings),
         link: shared.settings.link.clone(),
         instance: shared.instance.clone(),
         purpose,
         agent: env!("CARGO_PKG_VERSION").to_owned(),
         token,
     };
-    let setup =
-        Setup { bounds: shared.settings.bounds, hello, routes: shared.routes.clone(), drain };
+    let setup = Setup {
+        bounds: shared.settings.bounds,
+        hello,
+        routes: shared.routes.clone(),
+        cluster: shared.settings.cluster.clone(),
+        drain,
+    };
     let counted = shared.status.carrier(purpose, url.to_string());
     let host = Host { shared: Arc::clone(&shared), news, counted };
     let io = Paced::of_client(dialled, Portion::default());

@@ -1,6 +1,8 @@
 //! The agent's configuration: a file in YAML.
 
-use std::net::{IpAddr, ToSocketAddrs};
+mod detection;
+
+use std::net::{IpAddr, SocketAddr, ToSocketAddrs};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
@@ -24,14 +26,18 @@ use crate::{Settings, TokenSource};
 const CARRIERS: u32 = 8;
 
 /// The file, as it is written. Names of files are relative to its directory.
-#[derive(Clone, Debug, Deserialize)]
+#[derive(Clone, Debug, Default, Deserialize)]
 #[serde(rename_all = "camelCase", deny_unknown_fields)]
 pub struct AgentFile {
-    /// Name of the link within its tenant.
+    /// Name of the link within its tenant. Default: the only one that the token or certificate is for.
+    #[serde(default)]
     pub link: String,
     /// Addresses of the gateway: `tls://HOST[:PORT]` or `wss://HOST[:PORT]`, in the order in which they are tried. Default: `PIPEOPS_API_URL`.
     #[serde(default)]
     pub gateways: Vec<String>,
+    /// True to keep carriers to all gateways, which are replicas of one another. Default: to the first that takes the agent.
+    #[serde(default)]
+    pub every_gateway: Option<bool>,
     /// Name or address that the gateway's certificate must carry. Default: the host of its address.
     #[serde(default)]
     pub server_name: Option<String>,
@@ -59,6 +65,30 @@ pub struct AgentFile {
     /// A kubeconfig for the cluster whose Ingresses are registered. Default: the pod's service account, or `KUBECONFIG`.
     #[serde(default)]
     pub kubeconfig: Option<PathBuf>,
+    /// Services of ingress controllers whose address makes the cluster public, each `NAMESPACE/NAME` or `LABEL=VALUE`. Default: those of ingress-nginx, Traefik, RKE2 and HAProxy.
+    #[serde(default)]
+    pub ingress_controllers: Option<Vec<String>>,
+    /// Seconds to wait for the address of a controller's Service before the cluster counts as private, up to 3600. Default: 120.
+    #[serde(default)]
+    pub endpoint_wait_seconds: Option<u64>,
+    /// True to use the link although the cluster has a public address. Default: false.
+    #[serde(default)]
+    pub force_tunnel: Option<bool>,
+    /// True to say that requests may go both ways. Default: false.
+    #[serde(default)]
+    pub dual: Option<bool>,
+    /// The same two in the form of PipeOps' configuration.
+    #[serde(default)]
+    pub tunnels: Option<TunnelsSection>,
+    /// True to offer an address of a private range, which the gateway's operator must have named. Default: false.
+    #[serde(default)]
+    pub offer_private_endpoint: Option<bool>,
+    /// Listener that answers the gateway's proofs of a public endpoint without TLS. Default: none.
+    #[serde(default)]
+    pub proof: Option<ProofSection>,
+    /// Forward proxy for programs in the cluster, whose traffic leaves by the link. Default: none.
+    #[serde(default)]
+    pub egress_proxy: Option<EgressProxySection>,
     /// Routes.
     #[serde(default)]
     pub routes: Vec<RouteSpec>,
@@ -92,6 +122,48 @@ pub struct GatewaySection {
     /// False to register no Ingress.
     #[serde(default)]
     pub enabled: Option<bool>,
+}
+
+/// `tunnels` of PipeOps' configuration.
+#[derive(Clone, Debug, Default, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct TunnelsSection {
+    /// Way of requests.
+    #[serde(default)]
+    pub routing: Option<RoutingSection>,
+}
+
+/// `tunnels.routing` of PipeOps' configuration.
+#[derive(Clone, Debug, Default, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct RoutingSection {
+    /// True to use the link always.
+    #[serde(default)]
+    pub force_tunnel_mode: Option<bool>,
+    /// True to say that requests may go both ways.
+    #[serde(default)]
+    pub dual_mode_enabled: Option<bool>,
+}
+
+/// Listener for proofs.
+#[derive(Clone, Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct ProofSection {
+    /// Address and port.
+    pub listen: SocketAddr,
+    /// Host of the Ingress that leads to it.
+    pub host: String,
+}
+
+/// Forward proxy of the agent.
+#[derive(Clone, Debug, Deserialize)]
+#[serde(rename_all = "camelCase", deny_unknown_fields)]
+pub struct EgressProxySection {
+    /// Address and port.
+    pub listen: SocketAddr,
+    /// Networks of the programs that may use it. Default: all that reach it.
+    #[serde(default)]
+    pub allowed_sources: Vec<IpNet>,
 }
 
 /// One route of the file.
@@ -216,7 +288,16 @@ impl AgentFile {
                 return Err(bad(&field, &written, &format!("is longer than {PATH} bytes")));
             }
             let host = format!("{wildcard}{}", named.host());
-            Ok(Route { host, path, exact: false, target, ingress: String::new() })
+            Ok(Route {
+                host,
+                path,
+                exact: false,
+                target,
+                tunnel_only: false,
+                passthrough: false,
+                backend_tls: None,
+                ingress: String::new(),
+            })
         };
         if self.routes.len() > ROUTES {
             let fault = format!("is more than {ROUTES} routes: split them among several links");
@@ -235,8 +316,8 @@ impl AgentFile {
         directory: &Path,
         environment: &Environment,
     ) -> Result<Settings, ConfigError> {
-        if self.link.is_empty() || self.link.len() > 63 {
-            return Err(bad("link", &self.link, "is not a name of 1 to 63 characters"));
+        if self.link.len() > 63 {
+            return Err(bad("link", &self.link, "is longer than 63 characters"));
         }
         let gateways = self.gateway_urls(environment)?;
         let proxy = environment.https_proxy.as_deref().map(HttpProxy::parse).transpose();
@@ -259,8 +340,14 @@ impl AgentFile {
         Ok(Settings {
             link: self.link.clone(),
             gateways,
+            every_gateway: self.every_gateway.unwrap_or(false),
             token,
+            credentials: self.credential_files(directory),
+            retry: Arc::default(),
             addresses: watch::channel(Arc::default()).1,
+            cluster: watch::channel(None).1,
+            proofs: Arc::default(),
+            exits: self.egress_proxy.is_some().then(Arc::default),
             dialler: Dialler::new(&tls, self.server_name.clone(), proxy, timeout),
             policy: self.policy(environment)?,
             bounds: Bounds::default(),
@@ -272,6 +359,11 @@ impl AgentFile {
             )?,
             grace: seconds("drainGraceSeconds", self.drain_grace_seconds, (86_400, 30))?,
         })
+    }
+
+    fn credential_files(&self, directory: &Path) -> Vec<PathBuf> {
+        let files = [&self.token_file, &self.certificate_file, &self.key_file];
+        files.into_iter().flatten().map(|file| directory.join(file)).collect()
     }
 
     /// Returns the addresses of the gateway, in the order in which they are tried.
@@ -435,7 +527,7 @@ fn seconds(
 
 /// Returns the network and port of an entry of `allow`.
 fn place(written: &str) -> Option<(IpNet, Option<u16>)> {
-    if let Ok(address) = written.parse::<std::net::SocketAddr>() {
+    if let Ok(address) = written.parse::<SocketAddr>() {
         return Some((IpNet::from(address.ip().to_canonical()), Some(address.port())));
     }
     if let Ok(address) = written.parse::<IpAddr>() {

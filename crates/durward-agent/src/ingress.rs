@@ -5,11 +5,11 @@
 mod hosts;
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::net::{IpAddr, SocketAddr};
+use std::net::SocketAddr;
 use std::sync::Arc;
 
 use durward_control::foreign::asked::{
-    Action, Asked, Backend, BackendProtocol, Host, PathRule, Rule, Settings,
+    Action, Asked, Backend, BackendProtocol, Host, PathRule, Rule, Settings, ToHttps,
 };
 use durward_control::foreign::objects::{Ingress, Service};
 use durward_control::foreign::{Surroundings, extract};
@@ -45,35 +45,9 @@ pub struct Found {
     pub left_out: Vec<(String, String)>,
 }
 
-/// Ingress controllers whose Service tells whether a cluster is reached from outside.
-const CONTROLLERS: [(&str, &str); 5] = [
-    ("ingress-nginx", "ingress-nginx-controller"),
-    ("kube-system", "traefik"),
-    ("traefik", "traefik"),
-    ("kube-system", "rke2-ingress-nginx-controller"),
-    ("haproxy-controller", "haproxy-kubernetes-ingress"),
-];
-
-/// Returns the public address of the cluster's ingress controller; `None` for a private cluster.
+/// Returns what is registered of these objects. TLS of hosts in `spec.tls` is carried through to the ingress controller, if there is one that takes it.
 #[must_use]
-pub fn public_endpoint(objects: &Objects) -> Option<&str> {
-    let of = |(namespace, name): (&str, &str)| {
-        let addresses = objects.balanced.get(&(Arc::from(namespace), Arc::from(name)))?;
-        addresses.iter().map(String::as_str).find(|address| is_public(address))
-    };
-    CONTROLLERS.into_iter().find_map(of)
-}
-
-fn is_public(address: &str) -> bool {
-    match address.parse::<IpAddr>() {
-        Ok(ip) => durward_model::egress::guard::classify(ip.to_canonical()).is_none(),
-        Err(_) => !address.is_empty(),
-    }
-}
-
-/// Returns what is registered of these objects.
-#[must_use]
-pub fn found(objects: &Objects) -> Found {
+pub fn found(objects: &Objects, controller: Option<&(Target, SocketAddr)>) -> Found {
     let service = |namespace: &str, name: &str| {
         let name = (Arc::from(namespace), Arc::from(name));
         objects.services.get(&name).map(|service| &**service)
@@ -83,9 +57,17 @@ pub fn found(objects: &Objects) -> Found {
     let mut asked: Vec<Asked> =
         objects.ingresses.iter().map(|ingress| extract(ingress, around)).collect();
     asked.sort_by(|one, other| age(one).cmp(&age(other)));
-    let mut reading = Reading { objects, found: Found::default(), claimed: BTreeSet::new() };
+    let tunnelled = objects.ingresses.iter().filter(|ingress| is_tunnelled(ingress));
+    let tunnelled = tunnelled
+        .map(|ingress| format!("{}/{}", ingress.metadata.namespace, ingress.metadata.name));
+    let tunnelled = tunnelled.collect();
+    let (found, claimed) = (Found::default(), BTreeSet::new());
+    let mut reading = Reading { objects, found, claimed, tunnelled };
     for asked in &asked {
         reading.ingress(asked);
+    }
+    if let Some(controller) = controller {
+        reading.carried_through(&asked, controller);
     }
     let refused: Vec<(&Host, &PathRule)> = asked
         .iter()
@@ -97,6 +79,15 @@ pub fn found(objects: &Objects) -> Found {
     reading.finish()
 }
 
+/// Annotations by which one Ingress keeps its requests to the link: ours, and that of PipeOps' agent.
+const ROUTING_MODE: [&str; 2] = ["durward.dev/routing-mode", "pipeops.io/routing-mode"];
+
+fn is_tunnelled(ingress: &Ingress) -> bool {
+    let annotations = &ingress.metadata.annotations;
+    let mode = ROUTING_MODE.iter().find_map(|name| annotations.get(*name));
+    mode.is_some_and(|mode| mode.eq_ignore_ascii_case("tunnel"))
+}
+
 fn age(asked: &Asked) -> impl Ord + '_ {
     (asked.created.is_none(), asked.created.as_deref(), &asked.id)
 }
@@ -105,6 +96,8 @@ struct Reading<'o> {
     objects: &'o Objects,
     found: Found,
     claimed: BTreeSet<(String, String, bool)>,
+    /// Ingresses whose annotation keeps their requests to the link.
+    tunnelled: BTreeSet<String>,
 }
 
 impl Reading<'_> {
@@ -112,6 +105,10 @@ impl Reading<'_> {
         let id = asked.id.to_string();
         for finding in asked.findings.iter().filter(|finding| is_loss(finding.effect)) {
             self.found.left_out.push((id.clone(), finding.to_string()));
+        }
+        if matches!(asked.settings.to_https, ToHttps::WithTls | ToHttps::Always) {
+            let sentence = "its redirect to https is not registered: write redirectToHttps in the tenant's HTTP entry";
+            self.found.left_out.push((id.clone(), sentence.to_owned()));
         }
         if let Some(what) = uncarried(&asked.settings) {
             let sentence = format!(
@@ -121,13 +118,13 @@ impl Reading<'_> {
             return;
         }
         for rule in &asked.rules {
-            if let Err(sentence) = self.rule(&id, rule) {
+            if let Err(sentence) = self.rule(&id, &asked.settings, rule) {
                 self.found.left_out.push((id.clone(), format!("{} {sentence}", rule.field)));
             }
         }
     }
 
-    fn rule(&mut self, id: &str, rule: &Rule) -> Result<(), String> {
+    fn rule(&mut self, id: &str, settings: &Settings, rule: &Rule) -> Result<(), String> {
         let host = match &rule.host {
             Host::Any => {
                 return Err("has no host: a link carries requests for named hosts".to_owned());
@@ -154,7 +151,16 @@ impl Reading<'_> {
         if self.found.routes.len() == ROUTES {
             return Err(format!("is one route more than the {ROUTES} that a link carries"));
         }
-        self.found.routes.push(Route { host, path, exact, target, ingress: id.to_owned() });
+        let tunnel_only = self.tunnelled.contains(id);
+        let ingress = id.to_owned();
+        let protocol = settings.protocol.or(backend.protocol);
+        let is_tls = protocol == Some(BackendProtocol::Https);
+        let named = settings.backend_tls.name.as_deref().unwrap_or_else(|| target.host());
+        let backend_tls = is_tls.then(|| named.to_owned());
+        let passthrough = false;
+        let route =
+            Route { host, path, exact, target, tunnel_only, passthrough, backend_tls, ingress };
+        self.found.routes.push(route);
         Ok(())
     }
 
@@ -168,8 +174,11 @@ impl Reading<'_> {
         if service.spec.r#type.as_deref() == Some("ExternalName") {
             return Err(format!("names Service {shown}, which stands for a host elsewhere"));
         }
-        if !matches!(backend.protocol, None | Some(BackendProtocol::Http)) {
-            return Err(format!("names Service {shown}, whose appProtocol is not http"));
+        let carried = [BackendProtocol::Http, BackendProtocol::Https];
+        if backend.protocol.is_some_and(|protocol| !carried.contains(&protocol)) {
+            return Err(format!(
+                "names Service {shown}, whose appProtocol is neither http nor https"
+            ));
         }
         let port = backend.number.ok_or_else(|| format!("names no port of Service {shown}"))?;
         let host = format!("{}.{}.svc.cluster.local", backend.service, backend.namespace);
@@ -181,12 +190,43 @@ impl Reading<'_> {
         Ok(target)
     }
 
+    /// Adds a route to the ingress controller for each host in `spec.tls` that requests are registered for.
+    fn carried_through(&mut self, asked: &[Asked], (target, address): &(Target, SocketAddr)) {
+        let mut known = BTreeSet::new();
+        for one in asked {
+            let id = one.id.to_string();
+            for rule in one.rules.iter().filter(|rule| one.is_tls(&rule.host)) {
+                let host = rule.host.to_string();
+                let has_route = || {
+                    self.found.routes.iter().any(|route| route.host == host && route.ingress == id)
+                };
+                if rule.host == Host::Any || !has_route() || !known.insert(host.clone()) {
+                    continue;
+                }
+                if self.found.routes.len() == ROUTES {
+                    return;
+                }
+                self.found.routes.push(Route {
+                    host,
+                    path: "/".to_owned(),
+                    exact: false,
+                    target: target.clone(),
+                    tunnel_only: self.tunnelled.contains(&id),
+                    passthrough: true,
+                    backend_tls: None,
+                    ingress: id.clone(),
+                });
+                self.found.addresses.insert(target.clone(), *address);
+            }
+        }
+    }
+
     /// Takes routes back that would get requests which a rule refuses.
     fn without_broader_than(&mut self, refused: &[(&Host, &PathRule)]) {
         let Found { routes, left_out, .. } = &mut self.found;
         routes.retain(|route| {
             let covers = |(host, path): &(&Host, &PathRule)| {
-                host.to_string() == route.host && is_broader(route, path)
+                !route.passthrough && host.to_string() == route.host && is_broader(route, path)
             };
             let Some((_, path)) = refused.iter().find(|one| covers(one)) else { return true };
             let sentence = format!(
@@ -236,14 +276,14 @@ fn uncarried(settings: &Settings) -> Option<&'static str> {
         redirect,
         app_root,
         protocol,
-        backend_tls: _,
+        backend_tls,
         client_certificates,
         canary,
         cors,
         by_client: _,
         limits: _,
     } = settings;
-    let is_tls = !matches!(protocol, None | Some(BackendProtocol::Http));
+    let is_http2 = !matches!(protocol, None | Some(BackendProtocol::Http | BackendProtocol::Https));
     let all = [
         (*is_refused, "an annotation that the Ingress depends on"),
         (*passthrough, "TLS that is passed through"),
@@ -251,7 +291,8 @@ fn uncarried(settings: &Settings) -> Option<&'static str> {
         (sources.is_some() || !denied_sources.is_empty(), "a list of client networks"),
         (rewrite_path.is_some() || rewrite_host.is_some(), "a rewrite"),
         (redirect.is_some() || app_root.is_some(), "a redirect"),
-        (is_tls, "a backend protocol other than HTTP"),
+        (is_http2, "a backend protocol other than HTTP and HTTPS"),
+        (backend_tls.client_certificate.is_some(), "a client certificate for backends"),
         (client_certificates.is_some(), "a check of client certificates"),
         (canary.is_some(), "a canary"),
         (cors.is_some(), "CORS"),

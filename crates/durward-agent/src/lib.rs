@@ -5,11 +5,14 @@
 
 mod backend;
 mod carriers;
+pub mod cluster;
 pub mod config;
 mod identity;
 pub mod ingress;
 mod lookup;
+pub mod out;
 pub mod policy;
+pub mod proof;
 pub mod status;
 pub mod way;
 
@@ -20,9 +23,9 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use durward_link::carrier::{Dialler, GatewayUrl};
-use durward_link::control::Token;
+use durward_link::control::{ClusterState, Token};
 use durward_link::{Bounds, RouteSet, Target};
-use tokio::sync::watch;
+use tokio::sync::{Notify, watch};
 use tokio_util::sync::CancellationToken;
 
 use policy::Policy;
@@ -31,16 +34,28 @@ use status::Status;
 /// Settings of a running agent.
 #[derive(Clone, Debug)]
 pub struct Settings {
-    /// Name of the link within its tenant.
+    /// Name of the link within its tenant; empty for the only one that the token or certificate is for.
     pub link: String,
     /// Addresses of the gateway, in the order in which they are tried.
     pub gateways: Vec<GatewayUrl>,
+    /// True to keep carriers to all of them, as replicas; false for the first that takes the agent.
+    pub every_gateway: bool,
     /// Dials them.
     pub dialler: Dialler,
     /// Token that stands for a client certificate.
     pub token: Option<TokenSource>,
+    /// Files of token, certificate and key: an agent that waits dials at once when one of them changes.
+    pub credentials: Vec<PathBuf>,
+    /// Told when the host's network changes: an agent that waits dials at once.
+    pub retry: Arc<Notify>,
     /// Addresses of targets that are not looked up.
     pub addresses: watch::Receiver<Arc<Addresses>>,
+    /// State of the cluster that the gateway is told; `None` where none is known.
+    pub cluster: watch::Receiver<Option<ClusterState>>,
+    /// Keys of the proofs that gateways ask for.
+    pub proofs: Arc<proof::Proofs>,
+    /// Streams for the cluster's own traffic; `None` where it does not leave by the link.
+    pub exits: Option<Arc<out::Exits>>,
     /// Targets that may be connected to.
     pub policy: Policy,
     /// Bounds of a carrier.

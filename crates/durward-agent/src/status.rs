@@ -34,7 +34,7 @@ pub struct Status {
     registered: AtomicU64,
     /// Parts of the cluster's Ingresses that are not registered.
     left_out: Mutex<Vec<LeftOut>>,
-    cluster: Mutex<Option<&'static str>>,
+    cluster: Mutex<Option<ClusterReport>>,
     ingresses: Mutex<Arc<Vec<IngressHosts>>>,
 }
 
@@ -59,6 +59,19 @@ fn family(text: &mut String, (name, kind, help): (&str, &str, &str), samples: &[
 fn shown(one: &Rejected) -> Rejected {
     let Rejected { host, path, reason } = one;
     Rejected { host: printable(host), path: printable(path), reason: printable(reason) }
+}
+
+/// Type of the cluster, and the way of requests.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ClusterReport {
+    /// `private` or `public`.
+    pub kind: String,
+    /// Reason for that.
+    pub reason: String,
+    /// `tunnel`, `direct` or `dual`.
+    pub routing_mode: String,
+    /// Address and port that is offered for direct routes.
+    pub public_endpoint: Option<String>,
 }
 
 /// A part of an Ingress that is not registered.
@@ -120,9 +133,9 @@ pub struct Report {
     /// Parts of the cluster's Ingresses that are not registered.
     #[serde(default)]
     pub left_out: Vec<LeftOut>,
-    /// `private` or `public`, where Ingresses are read.
+    /// Type of the cluster, where Ingresses are read.
     #[serde(default)]
-    pub cluster: Option<String>,
+    pub cluster: Option<ClusterReport>,
     /// Last reason for which a carrier ended or could not be dialled.
     pub last_error: Option<String>,
 }
@@ -177,7 +190,7 @@ impl Status {
             routes_served,
             routes_rejected,
             left_out: lock(&self.left_out).clone(),
-            cluster: lock(&self.cluster).map(str::to_owned),
+            cluster: lock(&self.cluster).clone(),
             last_error: lock(&self.last_error).clone(),
         }
     }
@@ -198,9 +211,15 @@ impl Status {
         Arc::clone(&lock(&self.ingresses))
     }
 
-    /// Takes note of whether the cluster is reached from outside: `private` or `public`.
-    pub fn cluster(&self, kind: &'static str) {
-        *lock(&self.cluster) = Some(kind);
+    /// Takes note of the type of the cluster.
+    pub fn set_cluster(&self, cluster: Option<ClusterReport>) {
+        *lock(&self.cluster) = cluster;
+    }
+
+    /// Returns the number of routes that the gateway serves.
+    #[must_use]
+    pub fn routes_served(&self) -> usize {
+        lock(&self.judged).count
     }
 
     /// Takes note of what the gateway said of a set of routes.
@@ -315,7 +334,8 @@ impl Status {
             &[("", served)],
         );
         let kinds = ["private", "public"].map(|kind| {
-            (format!("{{type=\"{kind}\"}}"), u64::from(report.cluster.as_deref() == Some(kind)))
+            let is = report.cluster.as_ref().is_some_and(|cluster| cluster.kind == kind);
+            (format!("{{type=\"{kind}\"}}"), u64::from(is))
         });
         let kinds = kinds.each_ref().map(|(labels, value)| (labels.as_str(), *value));
         family(
@@ -323,6 +343,17 @@ impl Status {
             "gauge",
             "1 for the type of the cluster, by the address of its ingress controller.",
             &kinds,
+        );
+        let modes = ["tunnel", "direct", "dual"].map(|mode| {
+            let is = report.cluster.as_ref().is_some_and(|cluster| cluster.routing_mode == mode);
+            (format!("{{mode=\"{mode}\"}}"), u64::from(is))
+        });
+        let modes = modes.each_ref().map(|(labels, value)| (labels.as_str(), *value));
+        family(
+            "gateway_routing_mode",
+            "gauge",
+            "1 for the way of requests that is wanted where the cluster is of its type.",
+            &modes,
         );
     }
 
@@ -406,6 +437,9 @@ mod tests {
             path: "/".to_owned(),
             exact: false,
             target: "app:80".parse().unwrap(),
+            tunnel_only: false,
+            passthrough: false,
+            backend_tls: None,
             ingress: String::new(),
         };
         RouteSet::new(1, hosts.iter().map(route).collect())

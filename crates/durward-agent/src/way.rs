@@ -68,7 +68,8 @@ fn find<'r>(routes: &'r RouteSet, host: &str, path: &str) -> Option<&'r Route> {
     let rank = |route: &&Route| {
         (!route.host.starts_with('*'), route.host.len(), route.exact, route.path.len())
     };
-    routes.routes.iter().filter(has_host).filter(has_path).max_by_key(rank)
+    let of_requests = routes.routes.iter().filter(|route| !route.passthrough);
+    of_requests.filter(has_host).filter(has_path).max_by_key(rank)
 }
 
 fn without_route(report: &Report, host: &str, path: &str) -> String {
@@ -123,6 +124,9 @@ mod tests {
             path: path.to_owned(),
             exact,
             target,
+            tunnel_only: false,
+            passthrough: false,
+            backend_tls: None,
             ingress: String::new(),
         }
     }

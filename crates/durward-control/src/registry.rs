@@ -63,6 +63,26 @@ pub struct Registration {
 }
 
 impl Registration {
+    /// Adds what else an agent says of a route: whether its requests are kept to the link, whether it is TLS that is carried through, and the name in its backend's
+    /// certificate.
+    ///
+    /// # Errors
+    /// Fails if that is no name; the phrase follows the value.
+    pub fn with(
+        mut self,
+        tunnel_only: bool,
+        passthrough: bool,
+        backend_tls: Option<&str>,
+    ) -> Result<Self, String> {
+        self.route.tunnel_only = tunnel_only;
+        if passthrough {
+            self.route.path = LinkPath::Tls;
+        }
+        let name = backend_tls.map(|name| words::host(&name.to_ascii_lowercase()));
+        self.route.backend_tls = name.transpose()?;
+        Ok(self)
+    }
+
     /// Reads a route as an agent says it: `ingress` is `NAMESPACE/NAME`, or empty.
     ///
     /// # Errors
@@ -80,7 +100,14 @@ impl Registration {
         };
         let (namespace, name) = ingress.split_once('/').unwrap_or_default();
         Ok(Self {
-            route: LinkRoute { host, path, target: Arc::from(target), port },
+            route: LinkRoute {
+                host,
+                path,
+                target: Arc::from(target),
+                port,
+                tunnel_only: false,
+                backend_tls: None,
+            },
             owner: RouteOwner { namespace: Arc::from(namespace), name: Arc::from(name) },
         })
     }
@@ -119,6 +146,10 @@ pub struct Registry {
     links: BTreeMap<LinkId, Claims>,
     /// Holder of each host name, those that were released of late included.
     holders: BTreeMap<HostPattern, LinkId>,
+    /// Number of the last change. Of two stored claims to a name the one with the higher number is true.
+    sequence: u64,
+    /// Links whose stored claims were not taken over as they were.
+    repaired: BTreeSet<LinkId>,
 }
 
 /// Claims of one link.
@@ -134,6 +165,8 @@ struct Claims {
     released: Released,
     /// Time at which the tenant was found to be in no document.
     absent: Option<u64>,
+    /// Number of its last change.
+    sequence: u64,
 }
 
 /// Reason why a route is not registered.
@@ -311,6 +344,22 @@ impl Registry {
         }
         self.set(id, routes, now);
         (Changed([id.clone()].into()), withdrawn)
+    }
+
+    /// Numbers a change before it is stored: what several files say of it has one number.
+    pub fn stamp(&mut self, changed: &Changed) {
+        self.sequence += 1;
+        for id in changed.links() {
+            if let Some(claims) = self.links.get_mut(id) {
+                claims.sequence = self.sequence;
+            }
+        }
+    }
+
+    /// Takes the links whose stored claims were not taken over as they were: their files are to be written.
+    #[must_use]
+    pub fn take_repaired(&mut self) -> Changed {
+        Changed(std::mem::take(&mut self.repaired))
     }
 
     /// Returns the links that have claims, or had.

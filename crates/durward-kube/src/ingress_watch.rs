@@ -31,6 +31,16 @@ pub struct Objects {
     /// Addresses and host names at which Services of type `LoadBalancer` are reached.
     pub balanced: BTreeMap<ObjectName, Vec<String>>,
     listed: [bool; 2],
+    /// Highest version of an object of each kind, where versions are numbers.
+    observed: [u64; 2],
+}
+
+impl Objects {
+    /// Returns the version of the cluster that this is of at least; 0 where versions are no numbers.
+    #[must_use]
+    pub fn observed(&self) -> u64 {
+        self.observed.into_iter().max().unwrap_or(0)
+    }
 }
 
 /// Watches at work in the current runtime; they stop when it is dropped.
@@ -122,9 +132,19 @@ struct ObjectSink {
     of: Of,
 }
 
+impl ObjectSink {
+    fn observe(&self, version: &str) {
+        if let Ok(version) = version.parse::<u64>() {
+            let observed = &mut self.shared.lock().observed[self.of as usize];
+            *observed = version.max(*observed);
+        }
+    }
+}
+
 impl Sink for ObjectSink {
     fn applied(&mut self, metadata: &Metadata, json: &str) -> Result<bool, String> {
         let name = metadata.object_name();
+        self.observe(&metadata.resource_version);
         match self.of {
             Of::Ingresses => {
                 let ingress: Ingress = decode(json)?;
@@ -146,7 +166,13 @@ impl Sink for ObjectSink {
         Ok(true)
     }
 
-    fn deleted(&mut self, name: &ObjectName, _: Option<&str>) {
+    fn listing(&mut self) {
+        // A server that was restored counts anew.
+        self.shared.lock().observed[self.of as usize] = 0;
+    }
+
+    fn deleted(&mut self, name: &ObjectName, version: Option<&str>) {
+        self.observe(version.unwrap_or_default());
         self.shared.change(|objects| match self.of {
             Of::Ingresses => objects.ingresses.remove(name).is_some(),
             Of::Services => {

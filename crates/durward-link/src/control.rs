@@ -6,6 +6,7 @@ mod agent;
 mod codec;
 mod gateway;
 mod message;
+mod proof;
 #[cfg(test)]
 mod tests;
 
@@ -13,11 +14,12 @@ use std::time::Duration;
 
 pub use agent::{AgentControl, AgentEvent};
 pub use codec::{BadMessage, Decoder, LONG, Message, SHORT, encode};
-pub use gateway::{GatewayControl, GatewayEvent};
+pub use gateway::{Admitted, GatewayControl, GatewayEvent};
 pub use message::{
-    DRAIN, Drain, Hello, Purpose, REJECTED, ROUTES, Refused, Rejected, ToAgent, ToGateway, Token,
-    VERDICTS, Verdicts, Versions, Welcome,
+    ClusterState, DIRECT, DRAIN, Drain, Heartbeat, Hello, OUT, Purpose, REJECTED, ROUTES, Refused,
+    Rejected, RoutingMode, ToAgent, ToGateway, Token, VERDICTS, Verdicts, Versions, Welcome,
 };
+pub use proof::{PROOF_PATH, ProofKey};
 
 /// Time in which the first message of the other end must come.
 pub const FIRST_MESSAGE: Duration = Duration::from_secs(10);

@@ -28,6 +28,15 @@ pub struct Route {
     pub exact: bool,
     /// Backend.
     pub target: Target,
+    /// True if requests go over the link even where the cluster is reached directly.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub tunnel_only: bool,
+    /// True for TLS that is carried through to the backend, by the name that clients ask for; the path means nothing then.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub passthrough: bool,
+    /// Name that the backend's certificate must carry; `None` for a backend without TLS.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub backend_tls: Option<String>,
     /// Ingress that asks for the route, as `NAMESPACE/NAME`; empty for one of the agent's file.
     #[serde(default, skip_serializing_if = "String::is_empty")]
     pub ingress: String,
@@ -42,9 +51,17 @@ fn root() -> String {
 pub struct RouteSet {
     /// Number of the change.
     pub revision: u64,
+    /// Version of the cluster's objects that the routes are of, to compare with that of other agents; 0 where there is none.
+    #[serde(default, skip_serializing_if = "is_zero")]
+    pub observed: u64,
     /// Routes.
     #[serde(deserialize_with = "bounded")]
     pub routes: Vec<Route>,
+}
+
+#[expect(clippy::trivially_copy_pass_by_ref, reason = "serde passes a reference")]
+fn is_zero(number: &u64) -> bool {
+    *number == 0
 }
 
 /// Reads routes; fails at the first that is too much, before the rest is held.
@@ -63,7 +80,8 @@ fn bounded<'de, D: Deserializer<'de>>(from: D) -> Result<Vec<Route>, D::Error> {
                 if routes.len() == ROUTES {
                     return Err(A::Error::invalid_length(ROUTES + 1, &self));
                 }
-                if route.host.len() > HOST || route.path.len() > PATH {
+                let name = route.backend_tls.as_ref().map_or(0, String::len);
+                if route.host.len() > HOST || route.path.len() > PATH || name > HOST {
                     let long = "a route whose host has at most 255 bytes and whose path 4096";
                     return Err(A::Error::invalid_length(
                         route.host.len() + route.path.len(),
@@ -93,19 +111,36 @@ impl RouteSet {
     pub fn new(revision: u64, mut routes: Vec<Route>) -> Self {
         routes.sort();
         routes.dedup();
-        Self { revision, routes }
+        Self { revision, observed: 0, routes }
+    }
+
+    /// Says of which version of the cluster's objects the routes are.
+    #[must_use]
+    pub fn observed_at(self, observed: u64) -> Self {
+        Self { observed, ..self }
     }
 
     /// Returns revision and digest.
     #[must_use]
     pub fn id(&self) -> RoutesId {
         let mut context = digest::Context::new(&digest::SHA256);
-        for Route { host, path, exact, target, ingress } in &self.routes {
+        for route in &self.routes {
+            let Route { host, path, exact, target, ingress, .. } = route;
             let exact = if *exact { "=" } else { "" };
             // A NUL is in none of the parts, so no two different routes give the same bytes.
             for part in [host.as_str(), path.as_str(), exact, &target.to_string(), ingress] {
                 context.update(part.as_bytes());
                 context.update(b"\0");
+            }
+            // Only where it says something: a gateway that does not know the field has the same digest otherwise.
+            if route.tunnel_only {
+                context.update(b"tunnel\0");
+            }
+            if route.passthrough {
+                context.update(b"passthrough\0");
+            }
+            if let Some(name) = &route.backend_tls {
+                context.update(format!("tls {name}\0").as_bytes());
             }
         }
         let digest = context.finish().as_ref().iter().map(|byte| format!("{byte:02x}")).collect();
@@ -125,7 +160,16 @@ mod tests {
 
     fn route(host: &str, target: &str) -> Route {
         let target = target.parse().unwrap();
-        Route { host: host.to_owned(), path: root(), exact: false, target, ingress: String::new() }
+        Route {
+            host: host.to_owned(),
+            path: root(),
+            exact: false,
+            target,
+            tunnel_only: false,
+            passthrough: false,
+            backend_tls: None,
+            ingress: String::new(),
+        }
     }
 
     #[test]
@@ -137,7 +181,15 @@ mod tests {
         assert_eq!(one.id().digest, other.id().digest);
         assert_ne!(one.id(), other.id());
         assert_ne!(one.id().digest, RouteSet::new(1, vec![a]).id().digest);
-        assert_ne!(one.id().digest, RouteSet::new(1, vec![b]).id().digest);
+        assert_ne!(one.id().digest, RouteSet::new(1, vec![b.clone()]).id().digest);
+        let digest = |route| RouteSet::new(1, vec![route]).id().digest;
+        for other in [
+            Route { tunnel_only: true, ..b.clone() },
+            Route { passthrough: true, ..b.clone() },
+            Route { backend_tls: Some("b".to_owned()), ..b.clone() },
+        ] {
+            assert_ne!(digest(other), digest(b.clone()));
+        }
         assert!(one.has(&"a:80".parse().unwrap()) && !one.has(&"a:81".parse().unwrap()));
     }
 }

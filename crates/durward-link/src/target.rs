@@ -28,6 +28,8 @@ pub enum Kind {
     Http,
     /// Bytes.
     Tcp,
+    /// Connection of a program in the agent's cluster, which the gateway serves as a forward proxy. The agent answers once it has one.
+    Out,
 }
 
 impl Kind {
@@ -37,13 +39,14 @@ impl Kind {
         match self {
             Self::Http => "HTTP",
             Self::Tcp => "TCP",
+            Self::Out => "OUT",
         }
     }
 
     /// Returns the kind of a word on the wire.
     #[must_use]
     pub fn of(word: &str) -> Option<Self> {
-        [Self::Http, Self::Tcp].into_iter().find(|kind| kind.word() == word)
+        [Self::Http, Self::Tcp, Self::Out].into_iter().find(|kind| kind.word() == word)
     }
 }
 
@@ -70,6 +73,12 @@ impl Target {
             return Err(bad());
         }
         Ok(Self { host, port })
+    }
+
+    /// Returns the target of streams that carry connections out of the cluster.
+    #[must_use]
+    pub fn out() -> Self {
+        Self { host: "out.invalid".to_owned(), port: 1 }
     }
 
     /// Returns the name or address, without brackets.

@@ -8,6 +8,7 @@ use std::sync::Arc;
 use serde::{Deserialize, Serialize, Serializer};
 
 use crate::client_auth::HolderMatch;
+use crate::egress::ForwardService;
 use crate::origin::Origin;
 use crate::route::{HostPattern, PathMatch};
 use crate::server_tls::ServerTls;
@@ -22,6 +23,8 @@ pub struct LinkService {
     pub tls: ServerTls,
     /// Links whose agents may connect, by name.
     pub links: Vec<Link>,
+    /// Forward proxy for what leaves clusters through links with `egress`; `None` without one.
+    pub out: Option<ForwardService>,
 }
 
 /// A tenant's relation to an agent in a private cluster.
@@ -39,6 +42,8 @@ pub struct Link {
     pub hosts: Vec<HostPattern>,
     /// Number of routes that may be registered.
     pub most_routes: u32,
+    /// True if the cluster's own traffic may leave by the link, under the tenant's egress rules.
+    pub egress: bool,
     /// Origin: file and line, or object and field.
     pub origin: Origin,
 }
@@ -51,7 +56,7 @@ impl LinkService {
     /// # let tls = ServerTls { certificates: vec![], client_auth: ClientAuth::Off, tls13_only: false, alpn: vec![] };
     /// let holders = vec![HolderMatch::Exact("agent.example".to_owned())];
     /// let link = Link::new("onprem", holders);
-    /// let service = LinkService { tls, links: vec![link] };
+    /// let service = LinkService { tls, links: vec![link], out: None };
     /// assert!(service.link("onprem", ["agent.example"].into_iter()).is_some());
     /// assert!(service.link("onprem", ["other.example"].into_iter()).is_none());
     /// assert!(service.link("other", ["agent.example"].into_iter()).is_none());
@@ -84,6 +89,7 @@ impl Link {
             cluster: None,
             hosts: Vec::new(),
             most_routes: MOST_ROUTES,
+            egress: false,
             origin: Origin::default(),
         }
     }
@@ -167,6 +173,12 @@ pub struct LinkRoute {
     pub target: Arc<str>,
     /// Port of the backend.
     pub port: u16,
+    /// True if requests go over the link even where its cluster is reached directly.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub tunnel_only: bool,
+    /// Name that the backend's certificate must carry; `None` without TLS.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub backend_tls: Option<Arc<str>>,
 }
 
 /// Path of a registered route, normalised.
@@ -177,6 +189,8 @@ pub enum LinkPath {
     Exact(Arc<str>),
     /// This path and what lies below; the empty one is for every path.
     Prefix(Arc<str>),
+    /// No path: TLS for the host, which is carried through to the cluster.
+    Tls,
 }
 
 impl From<&LinkPath> for PathMatch {
@@ -184,6 +198,8 @@ impl From<&LinkPath> for PathMatch {
         match path {
             LinkPath::Exact(path) => Self::Exact(Arc::clone(path)),
             LinkPath::Prefix(path) => Self::Prefix(Arc::clone(path)),
+            // Paths are within the TLS that is carried through.
+            LinkPath::Tls => Self::Prefix("".into()),
         }
     }
 }
@@ -192,6 +208,7 @@ impl fmt::Display for LinkPath {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Self::Prefix(path) if path.is_empty() => f.write_str("/"),
+            Self::Tls => f.write_str(" (TLS)"),
             Self::Exact(path) | Self::Prefix(path) => f.write_str(path),
         }
     }

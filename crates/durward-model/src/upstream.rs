@@ -28,6 +28,8 @@ pub struct Upstream {
     pub endpoints: Vec<Endpoint>,
     /// The link through which endpoints are reached; their names mean what the agent takes them for. `None`: straight from the gateway.
     pub link: Option<Arc<str>>,
+    /// Way to the endpoints beside the link, once its cluster's public endpoint is proven; `None` for the link alone.
+    pub direct: Option<DirectRoute>,
     /// Protocol.
     pub protocol: UpstreamProtocol,
     /// TLS towards it, verified always.
@@ -54,6 +56,19 @@ pub struct Upstream {
     pub send_proxy: Option<ProxyVersion>,
     /// Origin: file and line, or object and field.
     pub origin: Origin,
+}
+
+/// Direct way to a registered route: requests go to the public endpoint of its cluster.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+pub struct DirectRoute {
+    /// Host of the route: the name that the endpoint's certificate must carry.
+    pub host: Arc<str>,
+    /// Path that a proof asks for.
+    pub path: Arc<str>,
+    /// Whom to trust for that certificate.
+    pub tls: UpstreamTls,
+    /// True if an endpoint without TLS may be used.
+    pub plaintext: bool,
 }
 
 /// Protocol of an upstream.

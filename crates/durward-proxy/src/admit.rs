@@ -393,6 +393,7 @@ impl Visit {
             peer: self.peer,
             destination: self.destination,
             tls,
+            link: None,
             proxied: self.proxied.clone().boxed(),
         }
     }

@@ -1,6 +1,8 @@
 //! Agents of links: serves the connection that an agent dialled, so that the tenant's upstreams can take streams of it, and registrations over REST.
 
 mod credential;
+mod direct;
+mod out;
 mod rest;
 mod said;
 
@@ -11,13 +13,14 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use durward_link::carrier::websocket;
-use durward_link::control::{Hello, Refused, Verdicts, Violation};
+use durward_link::control::{ClusterState, Hello, OUT, Refused, Verdicts, Violation};
 use durward_link::session::SessionError;
 use durward_link::session::gateway::{self, Admission, Carrier};
 use durward_link::session::pace::{Budget, Paced};
 use durward_link::{Bounds, RouteSet, bounds};
 use durward_model::Service;
 use durward_model::server_tls::Alpn;
+use tokio::sync::watch;
 
 use crate::admitted::Admitted;
 use crate::connection::ConnectionFacts;
@@ -64,6 +67,9 @@ pub(crate) async fn serve(admitted: Admitted) {
         link: None,
         admitted: Rc::default(),
         said: Said::default(),
+        cluster: watch::Sender::default(),
+        lets_out: false,
+        out: watch::Sender::default(),
         _place: None,
         instance: Arc::default(),
         memory: core.shared.memory.hold(&view.tenant().usage, Kind::Clients),
@@ -99,11 +105,13 @@ async fn carry(agent: &mut Agent<'_>, mut io: Io, watch: &Watch) -> Result<(), R
         (LEAVE, Vec::new())
     };
     let most = Bounds::default();
-    let revoked = revoked(agent);
+    let (revoked, proving, exit) = (revoked(agent), proving(agent), exit(agent));
     if io.alpn() == Some(Alpn::Link.id()) {
         tokio::select! {
             ended = gateway::serve(Paced::of_server(io, Turn), most, agent, drain) => return of_session(ended),
             refusal = revoked => return Err(refusal),
+            never = proving => match never {},
+            never = exit => match never {},
         }
     }
     let patience = agent.view.tenant().tenant.limits.timeouts.header;
@@ -123,7 +131,42 @@ async fn carry(agent: &mut Agent<'_>, mut io: Io, watch: &Watch) -> Result<(), R
     tokio::select! {
         ended = gateway::serve(Paced::of_server(socket, Turn), most, agent, drain) => of_session(ended),
         refusal = revoked => Err(refusal),
+        never = proving => match never {},
+        never = exit => match never {},
     }
+}
+
+/// Lets traffic out by a data carrier, once it is up and if its agent knows how.
+fn exit<'a>(agent: &Agent<'a>) -> impl Future<Output = std::convert::Infallible> + use<'a> {
+    let (core, view, facts) = (agent.core, agent.view, agent.facts);
+    let (admitted, mut out) = (Rc::clone(&agent.admitted), agent.out.subscribe());
+    Box::pin(async move {
+        let carrier = match out.wait_for(Option::is_some).await {
+            Ok(carrier) => carrier.clone(),
+            Err(_) => None,
+        };
+        let Some((agent, carrier)) = admitted.get().cloned().zip(carrier) else {
+            return std::future::pending().await;
+        };
+        out::Exit { core, view, facts, agent, carrier }.run().await
+    })
+}
+
+/// Proves the public endpoint of the agent's cluster, once the agent said one.
+fn proving<'a>(agent: &Agent<'a>) -> impl Future<Output = std::convert::Infallible> + use<'a> {
+    let (core, view, client) = (agent.core, agent.view, agent.facts.client);
+    let (admitted, mut cluster) = (Rc::clone(&agent.admitted), agent.cluster.subscribe());
+    Box::pin(async move {
+        // Only agents that were admitted say anything.
+        if cluster.changed().await.is_err() {
+            return std::future::pending().await;
+        }
+        let Some(name) = admitted.get().map(|agent| Arc::from(agent.name())) else {
+            return std::future::pending().await;
+        };
+        let link = view.tenant().links.named(&name);
+        direct::Prover { core, view, client, link, cluster }.run().await
+    })
 }
 
 /// Completes when the configuration of that moment does not admit the agent any more.
@@ -186,6 +229,12 @@ struct Agent<'a> {
     admitted: Rc<OnceCell<AdmittedAgent>>,
     /// Routes that the agent said.
     said: Said,
+    /// State of its cluster that the agent said.
+    cluster: watch::Sender<ClusterState>,
+    /// True if the agent knows streams on which traffic leaves.
+    lets_out: bool,
+    /// Carrier on which it may leave.
+    out: watch::Sender<Option<Arc<Carrier>>>,
     /// Its place among the carriers of the link.
     _place: Option<Place>,
     /// Text that the agent's process chose for itself.
@@ -241,9 +290,18 @@ impl gateway::Host for Agent<'_> {
         let Some(shown) = shown else {
             return Err(self.deny(&hello.link, "neither a client certificate nor a token"));
         };
-        let agent = AdmittedAgent::new(&hello.link, shown);
         // The configuration may have changed since the connection began.
         let now = self.renewed();
+        let agent = match (hello.link.as_str(), &now) {
+            ("", Some(view)) => shown.only_link(view),
+            (name, _) => Some(AdmittedAgent::new(name, shown)),
+        };
+        let Some(agent) = agent else {
+            return Err(self.deny(
+                "",
+                "the agent names no link, and the token or certificate is not for one alone",
+            ));
+        };
         let link = now.as_ref().and_then(|view| agent.link(view));
         let Some(name) = link.map(|link| Arc::clone(&link.name)) else {
             return Err(self.deny(&hello.link, "the certificate or token is for no such link"));
@@ -255,6 +313,7 @@ impl gateway::Host for Agent<'_> {
         };
         let _ = self.admitted.set(agent);
         (self.link, self._place) = (Some(state), Some(place));
+        self.lets_out = hello.capabilities.contains(OUT);
         self.instance = hello.instance.chars().take(64).collect::<String>().into();
         tracing::info!(
             tenant = %self.view.tenant().tenant.id, link = %name, client = %self.facts.client, purpose = ?hello.purpose,
@@ -265,6 +324,7 @@ impl gateway::Host for Agent<'_> {
             carriers: cores.clamp(1, CARRIERS),
             core: u32::try_from(self.core.id).unwrap_or(0),
             replica: std::process::id().to_string(),
+            proof_key: self.link.as_ref().and_then(|link| link.proof_key().cloned()),
         })
     }
 
@@ -272,6 +332,9 @@ impl gateway::Host for Agent<'_> {
         if let Some(link) = &self.link {
             let (peer, local) = self.ends;
             self.carrier = Some(Arc::clone(carrier));
+            if self.lets_out {
+                self.out.send_replace(Some(Arc::clone(carrier)));
+            }
             let (carrier, instance) = (Arc::clone(carrier), Arc::clone(&self.instance));
             link.attach(Attached { carrier, core: self.core.id, peer, local, instance });
         }
@@ -284,10 +347,14 @@ impl gateway::Host for Agent<'_> {
 
     fn routes(&mut self, routes: RouteSet) {
         if let Some(link) = &self.link {
-            self.said.say(routes, link);
+            self.said.say(routes, link, &self.instance);
             // The message of the same routes was charged with more.
             let _ = self.charge();
         }
+    }
+
+    fn cluster(&mut self, state: ClusterState) {
+        self.cluster.send_replace(state);
     }
 
     async fn registered(&mut self) -> Verdicts {

@@ -22,6 +22,8 @@ pub(crate) struct ConnectionFacts {
     pub(crate) destination: Destination,
     /// TLS session; `None` without TLS.
     pub(crate) tls: Option<TlsFacts>,
+    /// Link that the connection comes out of a cluster by.
+    pub(crate) link: Option<Arc<str>>,
     /// Further statements of PROXY headers, beside client and destination; `None` if there are none.
     pub(crate) proxied: Option<Box<ProxyFacts>>,
 }

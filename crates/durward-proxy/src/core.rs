@@ -46,6 +46,8 @@ pub(crate) struct Shared {
     pub(crate) unidentified: Arc<Usage>,
     /// Names to addresses, cached for their TTL.
     pub(crate) resolver: Resolver,
+    /// Guarded networks in which public endpoints of links may lie.
+    pub(crate) direct_networks: Vec<ipnet::IpNet>,
     /// Registry of agents' routes; `None` where nothing is registered.
     pub(crate) registry: Option<Arc<dyn Registry>>,
 }

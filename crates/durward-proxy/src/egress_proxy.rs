@@ -6,4 +6,5 @@ pub(crate) mod socks;
 pub(crate) mod transparent;
 mod tunnel_log;
 
+pub(crate) use gate::check;
 pub(crate) use request::serve;

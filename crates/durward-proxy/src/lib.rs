@@ -58,4 +58,4 @@ mod watch;
 
 pub use proxy::Proxy;
 pub use upstream::report::{EndpointHealth, EndpointReport, UpstreamReport};
-pub use upstream::{LinkReport, PortReport};
+pub use upstream::{ClusterReport, LinkReport, PortReport};

@@ -84,14 +84,14 @@ impl Listeners {
     pub(crate) fn open(&mut self, wanted: &BTreeMap<SocketAddr, Arc<PreparedBind>>) -> Vec<Opened> {
         self.failed.clear();
         let mut opened = Vec::new();
-        let lanes = self.lanes(wanted);
+        let (lanes, mut left) = (self.lanes(wanted), self.left_for_lanes());
         for (address, bind) in wanted {
             let options = Options {
                 transparent: bind.bind.mode.is_transparent(),
                 deferred: bind.bind.clients_speak_first(),
                 lanes: if bind.bind.is_shared() { lanes } else { 1 },
             };
-            match self.open_one(*address, options) {
+            match self.open_one(*address, options, &mut left) {
                 Ok(sockets) => opened.extend(sockets),
                 Err(error) => {
                     self.failed.insert(*address, describe(*address, options, &error));
@@ -101,7 +101,13 @@ impl Listeners {
         opened
     }
 
-    fn open_one(&mut self, address: SocketAddr, options: Options) -> io::Result<Option<Opened>> {
+    /// Opens a bind, or changes an open one. `left` sockets may be opened for lanes.
+    fn open_one(
+        &mut self,
+        address: SocketAddr,
+        options: Options,
+        left: &mut usize,
+    ) -> io::Result<Option<Opened>> {
         if let Some(open) = self.open.get_mut(&address) {
             for held in &open.sockets {
                 socket::change(&held.socket, address, open.options, options)?;
@@ -110,14 +116,18 @@ impl Listeners {
             let lanes = options.lanes.max(open.options.lanes);
             open.options = Options { lanes, ..options };
             let before = open.sockets.len();
-            open.widen(address, self.cores);
+            open.widen(address, self.cores, left);
             let added = open.duplicates(before)?;
+            if !added.is_empty() {
+                open.choose_by_source(address, self.cores);
+            }
             return Ok((!added.is_empty()).then_some(Opened { bind: address, sockets: added }));
         }
         let sockets = self.sockets(address, options)?;
         let present = options.transparent || can_bind(address.ip());
         let mut open = OpenBind { options, present, sockets };
-        open.widen(address, self.cores);
+        open.widen(address, self.cores, left);
+        open.choose_by_source(address, self.cores);
         let opened = open.duplicates(0)?;
         self.open.insert(address, open);
         Ok(Some(Opened { bind: address, sockets: opened }))
@@ -155,6 +165,12 @@ impl Listeners {
         let binds = wanted.values().filter(|bind| bind.bind.is_shared()).count();
         let lanes = self.lane_sockets / (self.cores * binds.max(1));
         if self.shared { 1 } else { lanes.clamp(1, LANES) }
+    }
+
+    /// Returns the sockets that lanes may have yet: earlier binds may have more than their part of today.
+    fn left_for_lanes(&self) -> usize {
+        let beyond = |open: &OpenBind| open.sockets.len().saturating_sub(self.cores);
+        self.lane_sockets.saturating_sub(self.open.values().map(beyond).sum())
     }
 
     /// Returns true if a socket of our own may occupy the address: a wildcard one, one not closed yet, or an unclaimed inherited one.
@@ -251,19 +267,23 @@ impl Listeners {
 }
 
 impl OpenBind {
-    /// Opens the sockets that its lanes lack, and lets the kernel choose among them by source. Where it cannot, it spreads connections over all sockets alike.
-    fn widen(&mut self, address: SocketAddr, cores: usize) {
-        if self.options.lanes == 1 {
-            return;
-        }
-        while self.sockets.len() < self.options.lanes * cores {
+    /// Opens the sockets that its lanes lack, as far as `left` allows.
+    fn widen(&mut self, address: SocketAddr, cores: usize, left: &mut usize) {
+        while self.options.lanes > 1 && self.sockets.len() < self.options.lanes * cores && *left > 0
+        {
             let Ok(socket) = socket::open(address, self.options) else { break };
             self.sockets.push(Held { socket, alone: true });
+            *left -= 1;
         }
+    }
+
+    /// Lets the kernel choose among the sockets by source. Where it cannot, it spreads connections over all of them alike.
+    fn choose_by_source(&self, address: SocketAddr, cores: usize) {
         let lanes = self.sockets.len() / cores;
-        let Some(first) = self.sockets.first().filter(|_| lanes > 1) else { return };
+        let wants = lanes > 1 && self.options.lanes > 1;
+        let Some(first) = self.sockets.first().filter(|_| wants) else { return };
         if let Err(error) = socket::choose_by_source(&first.socket, lanes, cores) {
-            warn!(%address, %error, "clients share one queue: a flood from one of them delays all");
+            warn!(%address, %error, "clients share their queues: a flood from one of them delays all");
         }
     }
 

@@ -53,6 +53,8 @@ pub struct Options {
     pub drain_grace: Duration,
     /// Registry of the routes that agents serve; `None` to take none.
     pub registry: Option<Arc<dyn Registry>>,
+    /// Guarded networks in which public endpoints of links may lie, as the operator named them.
+    pub direct_networks: Vec<ipnet::IpNet>,
 }
 
 /// Result of applying a snapshot.
@@ -133,6 +135,7 @@ impl Proxy {
             unidentified: Arc::default(),
             resolver: Resolver::default(),
             registry: options.registry,
+            direct_networks: options.direct_networks,
         });
         let sockets = (cores, shared.files.for_lanes());
         let workers: io::Result<Vec<_>> =

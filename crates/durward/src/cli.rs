@@ -214,6 +214,15 @@ pub(crate) struct Run {
     /// Time to keep accepting connections after SIGTERM while /readyz already fails, so that load balancers can react
     #[arg(long, value_name = "DURATION", default_value = "0s", env = "DURWARD_DRAIN_DELAY", hide_env_values = true, value_parser = parse_duration)]
     pub(crate) drain_delay: Duration,
+    /// Network of private addresses in which the public endpoint of a link's cluster may lie, such as 10.20.0.0/16; repeatable [default: none]
+    #[arg(
+        long,
+        value_name = "CIDR",
+        env = "DURWARD_DIRECT_NETWORKS",
+        hide_env_values = true,
+        value_delimiter = ','
+    )]
+    pub(crate) direct_networks: Vec<ipnet::IpNet>,
     #[command(flatten)]
     pub(crate) acme: AcmeArgs,
     #[command(flatten)]

@@ -3,7 +3,7 @@
 use durward_model::explain::{self, Ending, Explanation, Question, Step};
 use durward_model::verdict::Outcome;
 use durward_model::{Snapshot, TenantId, Verdicts};
-use durward_proxy::LinkReport;
+use durward_proxy::{ClusterReport, LinkReport};
 use serde::{Deserialize, Serialize};
 
 use crate::app::health::why;
@@ -73,11 +73,11 @@ impl Explained {
         let tenant = tenant.and_then(|id| snapshot.tenants.get(&id));
         let link = tenant.and_then(|tenant| {
             let upstream = tenant.upstreams.iter().find(|one| one.name == *upstream)?;
-            Some((&tenant.id, upstream.link.as_ref()?))
+            Some((&tenant.id, upstream.link.as_ref()?, upstream.direct.as_ref()))
         });
-        let Some((tenant, link)) = link else { return self };
+        let Some((tenant, link, direct)) = link else { return self };
         let report = links(tenant).into_iter().find(|report| report.name == *link);
-        let carriers = report.map_or(0, |report| report.carriers);
+        let carriers = report.as_ref().map_or(0, |report| report.carriers);
         let sentence = if carriers > 0 {
             format!("{link} is up, with {carriers} carriers")
         } else {
@@ -85,6 +85,25 @@ impl Explained {
             format!("{link} has no carrier: run `durward agent status` in its cluster")
         };
         answer.steps.push(Step { stage: "link".into(), sentence, origin: None });
+        if let Some(direct) = direct.filter(|_| carriers > 0) {
+            let sentence = way(&direct.host, report.and_then(|report| report.cluster));
+            answer.steps.push(Step { stage: "direct".into(), sentence, origin: None });
+        }
         self
     }
+}
+
+/// Returns the way of requests for a host that may be reached directly.
+fn way(host: &str, cluster: Option<ClusterReport>) -> String {
+    let Some(ClusterReport { said, direct_hosts, link_because }) = cluster else {
+        return "requests go over the link: its agent says nothing of its cluster".to_owned();
+    };
+    let Some(endpoint) = said.public_endpoint else {
+        return "requests go over the link: its agent offers no public endpoint".to_owned();
+    };
+    if direct_hosts.iter().any(|known| **known == *host) {
+        return format!("requests go directly to {endpoint}, which is proven");
+    }
+    let why = link_because.unwrap_or_else(|| "it is not proven yet".to_owned());
+    format!("requests go over the link, not to {endpoint}: {why}")
 }

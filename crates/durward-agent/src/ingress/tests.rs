@@ -70,7 +70,7 @@ spec:
     )
     .unwrap();
 
-    let found = found(&objects(&[manual], &[service("default", "my-app", 8080)]));
+    let found = found(&objects(&[manual], &[service("default", "my-app", 8080)]), None);
 
     assert_eq!(
         shown(&found),
@@ -110,7 +110,7 @@ fn hosts_paths_and_ports_of_every_kind_are_read_and_what_cannot_be_carried_is_sa
     let outside = json!({"metadata": {"namespace": "shop", "name": "outside"},
                          "spec": {"type": "ExternalName", "externalName": "db.example", "ports": [{"port": 80}]}});
 
-    let found = found(&objects(&[all], &[service("shop", "app", 80), outside]));
+    let found = found(&objects(&[all], &[service("shop", "app", 80), outside]), None);
 
     let app = "app.shop.svc.cluster.local:80 shop/all";
     let mut routes = shown(&found);
@@ -139,8 +139,8 @@ fn of_two_ingresses_for_one_path_the_older_is_registered_and_a_shared_host_outli
     let older = ingress("older", "2026-01-01T00:00:00Z", &of("app"));
     let services = [service("shop", "app", 80), service("shop", "other", 80)];
 
-    let both = found(&objects(&[younger.clone(), older], &services));
-    let one = found(&objects(&[younger], &services));
+    let both = found(&objects(&[younger.clone(), older], &services), None);
+    let one = found(&objects(&[younger], &services), None);
 
     assert_eq!(shown(&both), ["a.example/ app.shop.svc.cluster.local:80 shop/older"]);
     assert!(both.left_out[0].1.contains("an older Ingress"), "{:?}", both.left_out);
@@ -158,14 +158,14 @@ fn what_an_annotation_restricts_is_not_served_without_the_restriction() {
             &json!({"rules": [rule("a.example", &[path("/", "Prefix", "app", &number)])]}),
         );
         ingress["metadata"]["annotations"] = json!({name: value});
-        found(&objects(&[ingress], &[service("shop", "app", 80)]))
+        found(&objects(&[ingress], &[service("shop", "app", 80)]), None)
     };
     let annotations = [
         ("nginx.ingress.kubernetes.io/whitelist-source-range", "10.0.0.0/8"),
         ("nginx.ingress.kubernetes.io/rewrite-target", "/x"),
         ("nginx.ingress.kubernetes.io/auth-url", "https://auth.example"),
         ("nginx.ingress.kubernetes.io/auth-tls-secret", "shop/ca"),
-        ("nginx.ingress.kubernetes.io/backend-protocol", "HTTPS"),
+        ("nginx.ingress.kubernetes.io/backend-protocol", "GRPC"),
         ("nginx.ingress.kubernetes.io/ssl-passthrough", "true"),
         ("nginx.ingress.kubernetes.io/canary", "true"),
     ];
@@ -192,13 +192,16 @@ fn no_route_gets_requests_that_a_narrower_rule_would_have_held_back() {
     ])]});
     let other = json!({"rules": [rule("b.example", &[path("/", "Prefix", "app", &number)])]});
 
-    let found = found(&objects(
-        &[
-            ingress("a", "2026-01-01T00:00:00Z", &spec),
-            ingress("b", "2026-01-01T00:00:00Z", &other),
-        ],
-        &[service("shop", "app", 80)],
-    ));
+    let found = found(
+        &objects(
+            &[
+                ingress("a", "2026-01-01T00:00:00Z", &spec),
+                ingress("b", "2026-01-01T00:00:00Z", &other),
+            ],
+            &[service("shop", "app", 80)],
+        ),
+        None,
+    );
 
     assert_eq!(
         shown(&found),
@@ -207,28 +210,6 @@ fn no_route_gets_requests_that_a_narrower_rule_would_have_held_back() {
             "b.example/ app.shop.svc.cluster.local:80 shop/b",
         ]
     );
-}
-
-// S3.13+ S3.57+
-#[test]
-fn a_cluster_is_public_if_a_controller_has_an_address_that_others_reach() {
-    let cases: [(&[&str], Option<&str>); 6] = [
-        (&[], None),
-        (&["203.0.113.9"], Some("203.0.113.9")),
-        (&["lb.example.com"], Some("lb.example.com")),
-        (&["10.0.0.1"], None),
-        (&["100.64.0.1", "192.168.0.1"], None),
-        (&["172.16.0.1", "2001:db9::1"], Some("2001:db9::1")),
-    ];
-    for (addresses, expected) in cases {
-        let name = ("ingress-nginx".into(), "ingress-nginx-controller".into());
-        let addresses = addresses.iter().map(|address| (*address).to_owned()).collect();
-        let objects = Objects { balanced: [(name, addresses)].into(), ..Objects::default() };
-        assert_eq!(public_endpoint(&objects), expected);
-    }
-    let other = (Arc::from("shop"), Arc::from("app"));
-    let balanced = [(other, vec!["203.0.113.9".to_owned()])].into();
-    assert_eq!(public_endpoint(&Objects { balanced, ..Objects::default() }), None, "no controller");
 }
 
 // S3.67+
@@ -250,4 +231,87 @@ fn hosts_without_tls_and_rules_without_a_host_are_known() {
     assert_eq!((tls(0), found[0].without_host), (vec![true, false, true], 1));
     assert_eq!((tls(1), found[1].without_host), (vec![true], 0));
     assert_eq!(found[0].ingress, "shop/a");
+}
+
+// S3.50 S3.88+ S3.51+
+#[test]
+fn tls_of_hosts_in_spec_tls_goes_to_the_controller_and_tls_of_backends_is_said_and_not_guessed() {
+    let https = json!({"number": 443});
+    let spec = json!({
+        "tls": [{"hosts": ["secure.example", "*.wild.example"], "secretName": "s"}],
+        "rules": [
+            rule("secure.example", &[path("/", "Prefix", "app", &https)]),
+            rule("x.wild.example", &[path("/", "Prefix", "app", &https)]),
+            rule("plain.example", &[path("/", "Prefix", "app", &https)]),
+            rule("said.example", &[path("/", "Prefix", "tls", &https)]),
+        ],
+    });
+    let mut said = service("shop", "tls", 443);
+    said["spec"]["ports"][0]["appProtocol"] = json!("https");
+    let all = objects(
+        &[ingress("a", "2026-01-01T00:00:00Z", &spec)],
+        &[service("shop", "app", 443), said],
+    );
+    let controller = (
+        "controller.ingress.svc.cluster.local:443".parse().unwrap(),
+        "10.96.0.9:443".parse().unwrap(),
+    );
+
+    let without = found(&all, None);
+    let with = found(&all, Some(&controller));
+
+    assert!(without.routes.iter().all(|route| !route.passthrough));
+    let carried: Vec<&str> = with
+        .routes
+        .iter()
+        .filter(|route| route.passthrough)
+        .map(|route| route.host.as_str())
+        .collect();
+    assert_eq!(carried, ["secure.example", "x.wild.example"]);
+    assert_eq!(with.addresses[&controller.0], controller.1);
+    // Port 443 alone says nothing.
+    let tls: Vec<_> = with
+        .routes
+        .iter()
+        .filter_map(|route| Some((route.host.as_str(), route.backend_tls.as_deref()?)))
+        .collect();
+    assert_eq!(tls, [("said.example", "tls.shop.svc.cluster.local")]);
+
+    let mut annotated = ingress(
+        "b",
+        "2026-01-01T00:00:00Z",
+        &json!({"rules": [rule("b.example", &[path("/", "Prefix", "app", &https)])]}),
+    );
+    annotated["metadata"]["annotations"] = json!({
+        "nginx.ingress.kubernetes.io/backend-protocol": "HTTPS",
+        "nginx.ingress.kubernetes.io/proxy-ssl-name": "app.internal",
+    });
+    let found = found(&objects(&[annotated], &[service("shop", "app", 443)]), None);
+    assert_eq!(
+        found.routes[0].backend_tls.as_deref(),
+        Some("app.internal"),
+        "{:?}",
+        found.left_out
+    );
+}
+
+// S3.7+ S3.68+
+#[test]
+fn one_ingress_may_keep_its_requests_to_the_link() {
+    let number = json!({"number": 80});
+    let mut one = ingress(
+        "a",
+        "2026-01-01T00:00:00Z",
+        &json!({"rules": [rule("a.example", &[path("/", "Prefix", "app", &number)])]}),
+    );
+    for (name, value, expected) in [
+        ("durward.dev/routing-mode", "tunnel", true),
+        ("pipeops.io/routing-mode", "tunnel", true),
+        ("pipeops.io/routing-mode", "direct", false),
+        ("example.com/other", "tunnel", false),
+    ] {
+        one["metadata"]["annotations"] = json!({name: value});
+        let found = found(&objects(&[one.clone()], &[service("shop", "app", 80)]), None);
+        assert_eq!(found.routes[0].tunnel_only, expected, "{name}: {value}");
+    }
 }

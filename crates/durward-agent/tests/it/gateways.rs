@@ -34,6 +34,9 @@ async fn an_agent_comes_back_to_a_gateway_that_crashed_or_to_the_next_with_the_r
         path: "/".to_owned(),
         exact: false,
         target: "b:80".parse().unwrap(),
+        tunnel_only: false,
+        passthrough: false,
+        backend_tls: None,
         ingress: String::new(),
     };
     let changed = RouteSet::new(2, vec![route]);
@@ -230,4 +233,79 @@ async fn a_gateway_that_drains_at_once_is_not_dialled_without_a_pause() {
     // Without a pause they would be hundreds; with one there are three places, and a handful of attempts of each.
     let hellos = gateway.seen.hellos.load(Relaxed);
     assert!(hellos < 60, "{hellos}");
+}
+
+// S3.72
+#[tokio::test]
+async fn an_agent_that_waits_dials_at_once_when_its_network_or_its_certificate_is_another() {
+    let world = World::new();
+    let gateway = world.gateway().await;
+    // Ten minutes and more; nothing else would end the wait.
+    gateway.seen.wait.store(600_000, Relaxed);
+    gateway.seen.refuses.store(true, Relaxed);
+    let agent = world.agent(&format!("gateways: ['tls://{}']", gateway.address));
+    let hellos = |count: u32| {
+        let seen = &gateway.seen;
+        eventually(move || (seen.hellos.load(Relaxed) >= count).then_some(()))
+    };
+    hellos(1).await;
+
+    // The wait begins a moment after the refusal.
+    let telling = async {
+        loop {
+            tokio::time::sleep(Duration::from_millis(100)).await;
+            agent.retry.notify_waiters();
+        }
+    };
+    tokio::select! {
+        () = hellos(2) => {}
+        () = telling => {}
+    }
+
+    gateway.seen.refuses.store(false, Relaxed);
+    let certificate = world.dir().join("agent.crt");
+    let text = std::fs::read(&certificate).unwrap();
+    let writing = async {
+        loop {
+            // The same certificate, written anew.
+            std::fs::write(&certificate, &text).unwrap();
+            tokio::time::sleep(Duration::from_millis(500)).await;
+        }
+    };
+    tokio::select! {
+        _ = gateway.carrier() => {}
+        () = writing => {}
+    }
+    agent.stopped.cancel();
+}
+
+// S3.72+
+#[test]
+fn a_hundred_agents_do_not_come_back_at_the_same_moment() {
+    use durward_link::backoff::Backoff;
+    // Evenly spread numbers, the same each time.
+    let mut state = 7u64;
+    let mut random = || {
+        state = state.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1);
+        (state >> 32) as u32
+    };
+    for failures in [0, 3, 6] {
+        let mut waits: Vec<u128> = (0..100)
+            .map(|_| {
+                let mut backoff = Backoff::default();
+                for _ in 0..failures {
+                    backoff.next(0, None);
+                }
+                backoff.next(random(), None).as_millis()
+            })
+            .collect();
+        waits.sort_unstable();
+        let longest = 500u128 << failures;
+        let window = longest / 10;
+        let most = waits
+            .iter()
+            .map(|at| waits.iter().filter(|other| (*at..at + window).contains(other)).count());
+        assert!(most.max().unwrap() <= 25, "{failures} failures: {waits:?}");
+        assert!(waits[99] > longest / 2 && waits[99] <= longest);
+    }
 }

@@ -37,6 +37,8 @@ pub(crate) struct Seen {
     pub(crate) hellos: AtomicU32,
     /// Agents are refused while this is true.
     pub(crate) refuses: AtomicBool,
+    /// Milliseconds that they are to wait then, beside one.
+    pub(crate) wait: AtomicU32,
 }
 
 /// Gateway that listens on loopback.
@@ -53,9 +55,12 @@ impl gateway::Host for Host {
     fn admit(&mut self, _: &Hello) -> Result<Admission, Refused> {
         self.0.hellos.fetch_add(1, Relaxed);
         if self.0.refuses.load(Relaxed) {
-            return Err(Refused { reason: "not now".to_owned(), retry_after_ms: 1 });
+            return Err(Refused {
+                reason: "not now".to_owned(),
+                retry_after_ms: 1 + u64::from(self.0.wait.load(Relaxed)),
+            });
         }
-        Ok(Admission { carriers: 2, core: 0, replica: "test".to_owned() })
+        Ok(Admission { carriers: 2, core: 0, replica: "test".to_owned(), proof_key: None })
     }
 
     fn opened(&mut self, carrier: &Arc<Carrier>) {
@@ -69,6 +74,8 @@ impl gateway::Host for Host {
     fn routes(&mut self, routes: RouteSet) {
         self.0.routes.lock().unwrap().push(routes);
     }
+
+    fn cluster(&mut self, _: durward_link::control::ClusterState) {}
 
     async fn registered(&mut self) -> Verdicts {
         std::future::pending().await
@@ -162,6 +169,7 @@ pub(crate) async fn eventually<T>(mut look: impl FnMut() -> Option<T>) -> T {
 pub(crate) struct Agent {
     pub(crate) status: Arc<Status>,
     pub(crate) routes: watch::Sender<Arc<RouteSet>>,
+    pub(crate) retry: Arc<tokio::sync::Notify>,
     pub(crate) stopped: CancellationToken,
     pub(crate) task: JoinHandle<()>,
 }
@@ -180,9 +188,10 @@ impl World {
         std::fs::write(&path, text).unwrap();
         let file = AgentFile::read(&path).unwrap();
         let settings = file.settings(self.dir(), environment).unwrap();
+        let retry = Arc::clone(&settings.retry);
         let (routes, held) = watch::channel(Arc::new(file.routes(1).unwrap()));
         let (status, stopped) = (Arc::<Status>::default(), CancellationToken::new());
         let running = durward_agent::run(settings, held, Arc::clone(&status), stopped.clone());
-        Agent { status, routes, stopped, task: tokio::spawn(running) }
+        Agent { status, routes, retry, stopped, task: tokio::spawn(running) }
     }
 }

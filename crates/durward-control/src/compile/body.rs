@@ -183,13 +183,12 @@ fn document<'a>(
     let restoring = entrant.past.restoring.clone();
     let mut broken: Vec<Option<(IpAddr, u16)>> = Vec::new();
     let egress = &body.spec.egress;
-    let policy = policy(entrant, egress, files);
+    let policy = policy(entrant, egress, links_let_out(body), files);
     let without_rules = files.was_denied();
     let proxies: Vec<_> = egress.proxy.iter().map(At::as_ingress).collect();
     let (ingress_field, egress_field) = (Field::SPEC.name("ingress"), Field::SPEC.name("egress"));
     let proxy_field = egress_field.name("proxy");
-    let doors = Doors::of(&body.spec.ingress);
-    let sources = entrant.egress.clone();
+    let (doors, sources) = (Doors::of(&body.spec.ingress), entrant.egress.clone());
     let links = LinkGrants::of(&body.spec.ingress, &sources);
     let entries = body.spec.ingress.iter().enumerate().map(|(at, spec)| (List::Ingress, at, spec));
     let exits = proxies.iter().enumerate().map(|(at, spec)| (List::Proxy, at, spec));
@@ -211,6 +210,7 @@ fn document<'a>(
             upstreams: &mut upstreams,
             tenant: &entrant.id,
             outward,
+            policy: policy.as_ref(),
             doors: &doors,
             acme: Acme::default(),
             links: &links,
@@ -241,13 +241,20 @@ fn document<'a>(
     upstreams
 }
 
+/// Returns true if a link lets traffic of its cluster out.
+fn links_let_out(body: &Body<'_>) -> bool {
+    let links = body.spec.ingress.iter().flat_map(|entry| &entry.links);
+    links.into_iter().any(|link| link.egress.is_some_and(|egress| egress.value))
+}
+
 /// Returns the rules for where a tenant's clients may go; `None` where it has no proxy, or the rules cannot be read.
 fn policy(
     entrant: &mut Entrant<'_>,
     egress: &EgressSpec,
+    by_links: bool,
     files: &mut Files<'_>,
 ) -> Option<Arc<Policy>> {
-    let asked = !egress.proxy.is_empty() || egress.transparent.is_some();
+    let asked = by_links || !egress.proxy.is_empty() || egress.transparent.is_some();
     let policy = asked.then(|| outward::policy(&mut entrant.report, files, egress)).flatten();
     if !asked {
         outward::unasked(&mut entrant.report, egress);

@@ -4,9 +4,9 @@ use std::collections::BTreeSet;
 use std::net::IpAddr;
 use std::sync::Arc;
 
-use durward_model::ClientAuth;
 use durward_model::client_auth::HolderMatch;
 use durward_model::link::{Link, LinkService, MOST_ROUTES, TokenDigest};
+use durward_model::{ClientAuth, ForwardService};
 
 use super::listener::Workshop;
 use super::outward::holder;
@@ -60,7 +60,34 @@ impl Workshop<'_, '_, '_, '_> {
         if self.report.errors() > before {
             return None;
         }
-        Some(LinkService { tls: tls?, links })
+        let out = self.out(&links, spec, field);
+        Some(LinkService { tls: tls?, links, out })
+    }
+
+    /// Returns the forward proxy for what leaves clusters; `None` where no link lets anything out, or the rules have errors.
+    fn out(
+        &mut self,
+        links: &[Link],
+        spec: &At<IngressSpec>,
+        field: &Field<'_>,
+    ) -> Option<ForwardService> {
+        if !links.iter().any(|link| link.egress) {
+            return None;
+        }
+        let Some(policy) = self.policy else {
+            // What is wrong with the rules was said where they stand.
+            let sentence = "let traffic out, and spec.egress has no rules that can be used: nothing leaves by them";
+            self.report.warning("NoEgressRules", spec.place, &field.name("links"), sentence);
+            return None;
+        };
+        Some(ForwardService {
+            tls: None,
+            credentials: Vec::new(),
+            holders: Vec::new(),
+            shared: false,
+            policy: Arc::clone(policy),
+            transparent: None,
+        })
     }
 
     fn one_link(&mut self, link: &At<LinkSpec>, field: &Field<'_>) -> Option<Link> {
@@ -104,6 +131,7 @@ impl Workshop<'_, '_, '_, '_> {
             cluster,
             hosts,
             most_routes,
+            egress: link.egress.is_some_and(|egress| egress.value),
             origin,
         })
     }

@@ -6,19 +6,60 @@
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
-use durward_model::link::LinkRoute;
+use durward_model::link::{LinkPath, LinkRoute};
 use durward_model::route::{
     Action, Forward, HeaderRules, HostPattern, PathMatch, RouteMatch, WeightedUpstream,
 };
-use durward_model::upstream::{Endpoint, Target, UpstreamProtocol};
+use durward_model::sni::SniRoute;
+use durward_model::upstream::{
+    DirectRoute, Endpoint, Target, TrustRoots, UpstreamIndex, UpstreamProtocol, UpstreamTls,
+};
 use durward_model::{EgressAddress, Origin, Route, Upstream};
 
 use super::listener::{Workshop, protocol};
 use super::report::Field;
-use super::{bounds, upstream};
-use crate::place::At;
+use super::{bounds, trust, upstream};
+use crate::place::{At, Place};
 use crate::spec::ingress::{IngressSpec, ProtocolSpec};
 use crate::words;
+
+/// Verification of direct routes.
+struct Direct {
+    roots: TrustRoots,
+    plaintext: bool,
+}
+
+impl Direct {
+    fn route(&self, host: &Arc<str>, path: &LinkPath) -> DirectRoute {
+        let tls = verified(&self.roots, host);
+        let (host, path) = (Arc::clone(host), Arc::from(path.to_string()));
+        DirectRoute { host, path, tls, plaintext: self.plaintext }
+    }
+}
+
+/// Verification of what the registered routes of an entry lead to.
+struct Verification {
+    direct: Option<Direct>,
+    /// Whom to trust for backends with TLS; `None` where none are served.
+    backends: Option<TrustRoots>,
+}
+
+/// Registered route, the link it is of, and where the document names that.
+struct Registered {
+    link: Arc<str>,
+    route: LinkRoute,
+    origin: Origin,
+}
+
+/// Returns what tells upstreams of one name apart that entries verify in different ways.
+fn generation(roots: &TrustRoots) -> String {
+    match roots {
+        TrustRoots::System => String::new(),
+        TrustRoots::Private { generation, .. } => {
+            format!("@{}", generation.get(..8).unwrap_or(generation))
+        }
+    }
+}
 
 /// What each link of a tenant may register, and where the tenant's connections leave from.
 pub(crate) struct LinkGrants<'s> {
@@ -47,8 +88,43 @@ impl<'s> LinkGrants<'s> {
 impl Workshop<'_, '_, '_, '_> {
     /// Returns the registered routes of the links that an entry names.
     pub(super) fn link_routes(&mut self, spec: &IngressSpec, field: &Field<'_>) -> Vec<Route> {
+        let verification = Verification {
+            direct: self.direct_routes(spec, &field.name("directRoutes")),
+            backends: self.backend_tls(spec, &field.name("backendTls")),
+        };
+        let registered = self.registered(spec, field);
+        let of_requests = registered.iter().filter(|one| one.route.path != LinkPath::Tls);
+        of_requests.filter_map(|one| self.link_route(one, &verification)).collect()
+    }
+
+    /// Adds the hosts whose TLS is carried through to the clusters of the links that an entry names. Those that are written come first.
+    pub(super) fn link_sni_routes(
+        &mut self,
+        spec: &IngressSpec,
+        field: &Field<'_>,
+        routes: &mut Vec<SniRoute>,
+    ) {
+        for one in self.registered(spec, field) {
+            let is_written = routes.iter().any(|route| route.hosts.contains(&one.route.host));
+            if one.route.path != LinkPath::Tls || is_written {
+                continue;
+            }
+            let name = format!("link/{}/tls/{}:{}", one.link, one.route.target, one.route.port);
+            let plain = || upstream::plain(&name, UpstreamProtocol::Tcp);
+            let Some(upstream) = self.use_or_add(&name, || one.upstream(plain())) else { continue };
+            routes.push(SniRoute {
+                hosts: vec![one.route.host],
+                upstreams: vec![WeightedUpstream { upstream, weight: 1 }],
+                hosted: None,
+                origin: one.origin,
+            });
+        }
+    }
+
+    /// Returns what the links that an entry names have registered and may have.
+    fn registered(&mut self, spec: &IngressSpec, field: &Field<'_>) -> Vec<Registered> {
         let list = field.name("linkRoutes");
-        let mut routes = Vec::new();
+        let mut all = Vec::new();
         for (at, link) in spec.link_routes.iter().enumerate() {
             if !self.links.hosts.contains_key(link.as_str()) {
                 let sentence = format!(
@@ -60,24 +136,78 @@ impl Workshop<'_, '_, '_, '_> {
             }
             let origin = self.report.source().origin(link.place);
             let registered = self.files.link_routes(self.tenant, link);
-            for route in registered.into_iter().flat_map(|routes| &**routes) {
-                if self.links.grants(link, &route.host) {
-                    routes.extend(self.link_route(link, route, &origin));
-                }
-            }
+            let granted = registered.into_iter().flat_map(|routes| &**routes);
+            let granted = granted.filter(|route| self.links.grants(link, &route.host));
+            all.extend(granted.map(|route| Registered {
+                link: Arc::from(link.as_str()),
+                route: route.clone(),
+                origin: origin.clone(),
+            }));
         }
-        routes
+        all
     }
 
-    fn link_route(&mut self, link: &str, route: &LinkRoute, origin: &Origin) -> Option<Route> {
-        let LinkRoute { host, path, target, port } = route;
-        let name = format!("link/{link}/{target}:{port}");
-        let upstream = match self.upstreams.use_of(&name) {
-            Some(known) => known,
-            // The registry holds less; whatever it says, a tenant's upstreams stay bounded.
-            None if self.upstreams.len() >= bounds::UPSTREAMS => return None,
-            None => self.upstreams.add(Arc::new(self.link_upstream(link, &name, route, origin))),
+    /// Returns how direct routes of an entry are verified; `None` if it has none, or after an error.
+    fn direct_routes(&mut self, spec: &IngressSpec, field: &Field<'_>) -> Option<Direct> {
+        let written = spec.direct_routes.as_ref()?;
+        self.beside_link_routes(spec, written.place, field)?;
+        let (file, of) = (written.ca_file.as_ref(), field.name("caFile"));
+        let roots = trust::roots(self.report, self.files, file, &of)?;
+        let plaintext = written.plaintext.is_some_and(|plaintext| plaintext.value);
+        Some(Direct { roots, plaintext })
+    }
+
+    /// Returns whom to trust for backends with TLS; `None` if none are served, or after an error.
+    fn backend_tls(&mut self, spec: &IngressSpec, field: &Field<'_>) -> Option<TrustRoots> {
+        let written = spec.backend_tls.as_ref()?;
+        self.beside_link_routes(spec, written.place, field)?;
+        let (file, of) = (written.ca_file.as_ref(), field.name("caFile"));
+        trust::roots(self.report, self.files, file, &of)
+    }
+
+    fn beside_link_routes(
+        &mut self,
+        spec: &IngressSpec,
+        place: Place,
+        field: &Field<'_>,
+    ) -> Option<()> {
+        if spec.link_routes.is_empty() {
+            let sentence = "means nothing without linkRoutes: it is for registered routes";
+            self.report.error("FieldUnfitting", place, field, sentence);
+            return None;
+        }
+        Some(())
+    }
+
+    fn link_route(&mut self, one: &Registered, verification: &Verification) -> Option<Route> {
+        let Registered { link, route, origin } = one;
+        let LinkRoute { host, path, target, port, tunnel_only, backend_tls } = route;
+        let tls = match (backend_tls, &verification.backends) {
+            (None, _) => None,
+            (Some(name), Some(roots)) => Some(verified(roots, name)),
+            // Without TLS it would be served in a weaker way than the cluster says.
+            (Some(_), None) => return None,
         };
+        // A wildcard is for many names, of which each would need a proof.
+        let direct = match host {
+            HostPattern::Exact(host) if !tunnel_only => {
+                verification.direct.as_ref().map(|direct| direct.route(host, path))
+            }
+            HostPattern::Exact(_) | HostPattern::Wildcard(_) => None,
+        };
+        let mut name = format!("link/{link}/{target}:{port}");
+        if let Some(direct) = &direct {
+            let plaintext = if direct.plaintext { "+plaintext" } else { "" };
+            let generation = generation(&direct.tls.roots);
+            name = format!("link/{link}/{}/{target}:{port}{plaintext}{generation}", direct.host);
+        }
+        if let Some(tls) = &tls {
+            let verified = tls.verify_name.as_deref().unwrap_or_default();
+            name = format!("{name}+tls:{verified}{}", generation(&tls.roots));
+        }
+        let plain = || upstream::plain(&name, UpstreamProtocol::Http1);
+        let upstream =
+            self.use_or_add(&name, || Upstream { direct, tls, ..one.upstream(plain()) })?;
         let upstreams = vec![WeightedUpstream { upstream, weight: 1 }];
         Some(Route {
             name: Arc::from(format!("linkRoutes[{link}] {host}{path}")),
@@ -98,24 +228,42 @@ impl Workshop<'_, '_, '_, '_> {
         })
     }
 
-    fn link_upstream(
-        &self,
-        link: &str,
-        name: &str,
-        route: &LinkRoute,
-        origin: &Origin,
-    ) -> Upstream {
-        let host = &route.target;
+    /// Returns the upstream of a name, made at its first use; `None` if the tenant has as many as it may.
+    fn use_or_add(&mut self, name: &str, make: impl FnOnce() -> Upstream) -> Option<UpstreamIndex> {
+        if let Some(known) = self.upstreams.use_of(name) {
+            return Some(known);
+        }
+        // The registry holds less; whatever it says, a tenant's upstreams stay bounded.
+        if self.upstreams.len() >= bounds::UPSTREAMS {
+            return None;
+        }
+        let sources = self.links.sources.to_vec();
+        Some(self.upstreams.add(Arc::new(Upstream { sources, ..make() })))
+    }
+}
+
+impl Registered {
+    /// Returns an upstream that leads to the route's backend, with the rest of another.
+    fn upstream(&self, rest: Upstream) -> Upstream {
+        let (host, port) = (&self.route.target, self.route.port);
         let target = match host.parse() {
-            Ok(address) => Target::Address(std::net::SocketAddr::new(address, route.port)),
-            Err(_) => Target::Name { host: Arc::clone(host), port: route.port },
+            Ok(address) => Target::Address(std::net::SocketAddr::new(address, port)),
+            Err(_) => Target::Name { host: Arc::clone(host), port },
         };
         Upstream {
             endpoints: vec![Endpoint { target, weight: 1 }],
-            link: Some(Arc::from(link)),
-            sources: self.links.sources.to_vec(),
-            origin: origin.clone(),
-            ..upstream::plain(name, UpstreamProtocol::Http1)
+            link: Some(Arc::clone(&self.link)),
+            origin: self.origin.clone(),
+            ..rest
         }
+    }
+}
+
+fn verified(roots: &TrustRoots, name: &Arc<str>) -> UpstreamTls {
+    UpstreamTls {
+        roots: roots.clone(),
+        verify_name: Some(Arc::clone(name)),
+        client_certificate: None,
+        tls13_only: false,
     }
 }

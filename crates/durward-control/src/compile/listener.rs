@@ -34,6 +34,8 @@ pub(crate) struct Workshop<'r, 'a, 'f, 'u> {
     pub(crate) tenant: &'r TenantId,
     /// Fields that an entry of `spec.egress.proxy` has beyond those of `spec.ingress`.
     pub(crate) outward: Option<Outward<'r>>,
+    /// The tenant's egress rules; `None` if it has none, or they have errors.
+    pub(crate) policy: Option<&'r Arc<Policy>>,
     /// Listeners at which an ACME authority can validate the tenant's names.
     pub(crate) doors: &'r Doors,
     /// Certificates by ACME of the listener that is compiled.
@@ -157,7 +159,9 @@ impl Workshop<'_, '_, '_, '_> {
         let http_only = [
             ("trustedProxies", first(&spec.trusted_proxies)),
             ("redirectToHttps", spec.redirect_to_https.map(|at| at.place)),
-            ("linkRoutes", first(&spec.link_routes)),
+            ("linkRoutes", first(&spec.link_routes).filter(|_| protocol != ProtocolSpec::Tls)),
+            ("backendTls", spec.backend_tls.as_ref().map(|at| at.place)),
+            ("directRoutes", spec.direct_routes.as_ref().map(|at| at.place)),
         ];
         let mut refuse = |name: &str, place: Option<Place>, sentence: &str| {
             if let Some(place) = place {
@@ -378,11 +382,13 @@ impl Workshop<'_, '_, '_, '_> {
             }));
         }
         super::sni::duplicates(self.report, spec, &routes, &list);
+        self.link_sni_routes(spec, field, &mut routes);
         if self.report.errors() > before {
             return None;
         }
         // An entry that is there for hosted API servers or Ingresses gets its routes from them.
-        if routes.is_empty() && !hosts_apis(spec) && !spec.takes_ingresses() {
+        let others = hosts_apis(spec) || spec.takes_ingresses() || !spec.link_routes.is_empty();
+        if routes.is_empty() && !others {
             self.report.error(
                 "NoRoute",
                 spec.place,

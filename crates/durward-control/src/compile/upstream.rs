@@ -127,10 +127,9 @@ pub(crate) fn at_field(
         retry: retry?,
         pool_idle: idle?,
         pool_idle_timeout: timeout?,
-        stream_idle: None,
-        check_tls: None,
         send_proxy: spec.send_proxy_protocol.map(|version| proxy_version(version.value)),
         origin: report.source().origin(name.place),
+        ..plain(name, protocol)
     })
 }
 
@@ -151,6 +150,7 @@ pub(crate) fn plain(name: &str, protocol: UpstreamProtocol) -> Upstream {
         pool_idle_timeout: IDLE_TIMEOUT,
         stream_idle: None,
         check_tls: None,
+        direct: None,
         send_proxy: None,
         origin: durward_model::Origin::BuiltIn,
     }

@@ -133,6 +133,8 @@ fn register(body: &Object<'_>) -> Result<Body, BadField> {
             path: path(body)?,
             target: target(body, body.text("namespace")?)?.into(),
             port: body.port("service_port")?,
+            tunnel_only: mode(body)?,
+            backend_tls: None,
         },
     };
     unused(body)?;
@@ -142,7 +144,7 @@ fn register(body: &Object<'_>) -> Result<Body, BadField> {
 fn sync(body: &Object<'_>) -> Result<Body, BadField> {
     let cluster = body.text("cluster_uuid")?.to_owned();
     let revision = body.optional_number("revision")?;
-    mode(body)?;
+    let tunnel_only = mode(body)?;
     body.ignored_object("ingress_controller")?;
     if !body.has("ingresses") {
         return Err(body.bad("ingresses", "is missing: write [] to withdraw all"));
@@ -166,6 +168,8 @@ fn sync(body: &Object<'_>) -> Result<Body, BadField> {
                         path: path(&one)?,
                         target: target(&one, &owner.namespace)?.into(),
                         port: one.port("service_port")?,
+                        tunnel_only,
+                        backend_tls: None,
                     },
                 });
             }
@@ -295,14 +299,16 @@ fn unused(body: &Object<'_>) -> Result<(), BadField> {
     body.ignored_object("annotations")?;
     body.optional_text("deployment_id")?;
     body.optional_text("deployment_name")?;
-    mode(body)
+    Ok(())
 }
 
-/// Checks `routing_mode` and `public_endpoint` against each other. The endpoint is a stranger's word: nothing is ever dialled because of it.
-fn mode(body: &Object<'_>) -> Result<(), BadField> {
+/// Checks `routing_mode` and `public_endpoint` against each other, and returns true if the route must not be direct. Nothing is ever dialled because of an endpoint that is
+/// said here: the agent says the one that is proven.
+fn mode(body: &Object<'_>) -> Result<bool, BadField> {
     let endpoint = body.optional_text("public_endpoint")?;
     match (body.optional_text("routing_mode")?, endpoint) {
-        (None, _) | (Some("direct"), Some(_)) | (Some("tunnel"), None) => Ok(()),
+        (None, _) | (Some("direct"), Some(_)) => Ok(false),
+        (Some("tunnel"), None) => Ok(true),
         (Some("direct"), None) => {
             Err(body.bad("public_endpoint", "is missing: routing_mode direct needs one"))
         }

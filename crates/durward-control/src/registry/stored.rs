@@ -20,6 +20,9 @@ struct Stored {
     tenant: Arc<str>,
     link: Arc<str>,
     routes: Vec<StoredRoute>,
+    /// Number of the last change.
+    #[serde(default, skip_serializing_if = "is_zero")]
+    sequence: u64,
     /// Revision of the last `sync` that had one.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     revision: Option<u64>,
@@ -34,10 +37,19 @@ struct StoredRoute {
     path: LinkPath,
     target: Arc<str>,
     port: u16,
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    tunnel_only: bool,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    backend_tls: Option<Arc<str>>,
     #[serde(default, skip_serializing_if = "is_empty")]
     namespace: Arc<str>,
     #[serde(default, skip_serializing_if = "is_empty")]
     ingress: Arc<str>,
+}
+
+#[expect(clippy::trivially_copy_pass_by_ref, reason = "serde passes a reference")]
+fn is_zero(number: &u64) -> bool {
+    *number == 0
 }
 
 fn is_empty(text: &Arc<str>) -> bool {
@@ -75,18 +87,22 @@ impl Registry {
             path: route.path.clone(),
             target: Arc::clone(&route.target),
             port: route.port,
+            tunnel_only: route.tunnel_only,
+            backend_tls: route.backend_tls.clone(),
             namespace: Arc::clone(&owner.namespace),
             ingress: Arc::clone(&owner.name),
         });
         let (tenant, link) = (Arc::clone(&id.tenant), Arc::clone(&id.link));
-        let (routes, revision) = (routes.collect(), claims.revision);
+        let (routes, revision, sequence) = (routes.collect(), claims.revision, claims.sequence);
         let released = claims.released.iter().map(|(host, until)| (host.to_string(), until));
         let released = released.collect();
-        let stored = Stored { version: VERSION, tenant, link, routes, revision, released };
+        let stored =
+            Stored { version: VERSION, tenant, link, routes, sequence, revision, released };
         serde_json::to_vec(&stored).ok()
     }
 
-    /// Takes in the claims of a link as an earlier process stored them. A name that another link holds by now stays with that.
+    /// Takes in the claims of a link as an earlier process stored them. A name that another link holds by now stays with that, unless its claims are older: a crash came
+    /// between the files of one change.
     ///
     /// # Errors
     /// Fails if the bytes are damaged, or of another version.
@@ -105,15 +121,25 @@ impl Registry {
         let released: Vec<_> = released.collect::<Result<_, BadClaims>>()?;
         let mut routes = Vec::with_capacity(hosts.len());
         for (one, host) in stored.routes.into_iter().zip(hosts) {
-            if !self.restore_claim(&id, &host) {
+            if !self.restore_claim(&id, &host, stored.sequence) {
+                self.repaired.insert(id.clone());
                 continue;
             }
             routes.push(Registration {
-                route: LinkRoute { host, path: one.path, target: one.target, port: one.port },
+                route: LinkRoute {
+                    host,
+                    path: one.path,
+                    target: one.target,
+                    port: one.port,
+                    tunnel_only: one.tunnel_only,
+                    backend_tls: one.backend_tls,
+                },
                 owner: RouteOwner { namespace: one.namespace, name: one.ingress },
             });
         }
-        let mut claims = Claims { routes, revision: stored.revision, ..Claims::default() };
+        let (revision, sequence) = (stored.revision, stored.sequence);
+        self.sequence = self.sequence.max(sequence);
+        let mut claims = Claims { routes, revision, sequence, ..Claims::default() };
         for (host, until) in released {
             if *self.holders.entry(host.clone()).or_insert_with(|| id.clone()) == id {
                 claims.released.restore(host, until);
@@ -123,14 +149,17 @@ impl Registry {
         Ok(id)
     }
 
-    /// Claims a name for a link of which a route was stored. Returns false if another link holds the name, and has not just released it.
-    fn restore_claim(&mut self, id: &LinkId, host: &HostPattern) -> bool {
+    /// Claims a name for a link of which a route was stored. Returns false if another link holds the name, has not just released it, and has not older claims.
+    fn restore_claim(&mut self, id: &LinkId, host: &HostPattern, sequence: u64) -> bool {
         let other = self.holders.get(host).filter(|other| *other != id);
         if let Some(other) = other {
-            let claims = self.links.get_mut(other);
-            if !claims.is_some_and(|claims| claims.released.remove(host)) {
+            let Some(claims) = self.links.get_mut(other) else { return false };
+            let is_released = claims.released.remove(host);
+            if !is_released && claims.sequence >= sequence {
                 return false;
             }
+            claims.routes.retain(|one| one.route.host != *host);
+            self.repaired.insert(other.clone());
         }
         self.holders.insert(host.clone(), id.clone());
         true

@@ -133,6 +133,8 @@ fn the_body_of_the_manual_is_registered_once_and_its_endpoint_is_of_no_effect() 
             path: LinkPath::Prefix("".into()),
             target: "my-app.default.svc.cluster.local".into(),
             port: 8080,
+            tunnel_only: false,
+            backend_tls: None,
         }
     );
 }
@@ -418,4 +420,35 @@ fn claims_are_restored_with_their_order_and_damaged_ones_are_refused() {
     call_at(&mut registry, caller, Operation::Unregister, &name("other.example.com"), late);
     let text = String::from_utf8(registry.to_json(&id).unwrap()).unwrap();
     assert!(!text.contains("my-app") && text.contains("other.example.com"), "{text}");
+}
+
+// S3.37+ S3.49+
+#[test]
+fn of_two_stored_claims_to_a_name_the_later_change_is_true_whichever_file_is_read_first() {
+    let mut registry = Registry::default();
+    let (a, b, link) = (id("acme", "onprem"), id("bolt", "onprem"), link(&["*.example.com"]));
+    let (of_a, of_b) = (Caller { id: &a, link: &link }, Caller { id: &b, link: &link });
+    let (body, register) = (with(&[]), Operation::Register);
+    let first = call(&mut registry, of_a, register, &body);
+    registry.stamp(&first.changed);
+    // The file that a crash left as it was.
+    let stale = registry.to_json(&a).unwrap();
+    let right = |id: &LinkId, _: &HostPattern| {
+        if *id == a { Right::Withdrawn } else { Right::Granted }
+    };
+    let taken = call_with(&mut registry, of_b, (register, &body), right, later(0));
+    registry.stamp(&taken.changed);
+    let written = registry.to_json(&b).unwrap();
+
+    for order in [[&stale, &written], [&written, &stale]] {
+        let mut restored = Registry::default();
+        for bytes in order {
+            restored.restore(bytes).unwrap();
+        }
+
+        assert_eq!((hosts(&restored, &a).len(), hosts(&restored, &b).len()), (0, 1));
+        assert_eq!(restored.take_repaired().links().collect::<Vec<_>>(), [&a]);
+        assert_eq!(restored.to_json(&a), None, "its file is removed");
+        assert_eq!(call(&mut restored, of_a, register, &body).status, 409);
+    }
 }

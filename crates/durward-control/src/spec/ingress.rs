@@ -79,9 +79,17 @@ pub struct IngressSpec {
     /// LINK only: the links whose agents may connect.
     #[serde(default)]
     pub links: Vec<At<LinkSpec>>,
-    /// HTTP and HTTPS only: links of this tenant whose registered routes are served here, after `routes` of the same host and path. Default: none.
+    /// HTTP, HTTPS and TLS only: links of this tenant whose registered routes are served here, after `routes` of the same host and path. With TLS those of hosts
+    /// that an Ingress names in `spec.tls`: their TLS is carried through to the cluster. Default: none.
     #[serde(default)]
     pub link_routes: Vec<At<String>>,
+    /// Beside `linkRoutes`: requests for registered hosts go to the public endpoint of the link's cluster, once the gateway has proven that it gives what
+    /// the link gives, and over the link otherwise. Default: over the link.
+    #[serde(default)]
+    pub direct_routes: Option<At<DirectRoutesSpec>>,
+    /// Beside `linkRoutes`: verification of backends that an Ingress or a Service says to take TLS. Default: such routes are not served.
+    #[serde(default)]
+    pub backend_tls: Option<At<BackendTlsSpec>>,
     /// Set by adapters: client certificates from these authorities are required if the file is there.
     #[serde(skip)]
     pub client_authority_if_present: Option<At<String>>,
@@ -143,6 +151,30 @@ pub struct LinkSpec {
     /// Routes that may be registered, 1 to 10000. Default: 500.
     #[serde(default)]
     pub max_routes: Option<At<u32>>,
+    /// Whether programs in the cluster may reach the outside through the agent's proxy, under the rules of `spec.egress` and from its addresses. Default: false.
+    #[serde(default)]
+    pub egress: Option<At<bool>>,
+}
+
+/// Verification of backends of registered routes that take TLS, each by the name of its Service or the one that its Ingress names.
+#[derive(Clone, Debug, Default, Deserialize, Serialize, JsonSchema)]
+#[serde(rename_all = "camelCase", deny_unknown_fields)]
+pub struct BackendTlsSpec {
+    /// Authorities to trust, PEM. Default: the host's own set.
+    #[serde(default)]
+    pub ca_file: Option<At<String>>,
+}
+
+/// Direct routes to the public endpoint of a link's cluster.
+#[derive(Clone, Debug, Default, Deserialize, Serialize, JsonSchema)]
+#[serde(rename_all = "camelCase", deny_unknown_fields)]
+pub struct DirectRoutesSpec {
+    /// Authorities to trust for the certificate that the endpoint shows for the route's host, PEM. Default: the host's own set.
+    #[serde(default)]
+    pub ca_file: Option<At<String>>,
+    /// True to use an endpoint without TLS too: requests and answers can be read on the way. Default: false.
+    #[serde(default)]
+    pub plaintext: Option<At<bool>>,
 }
 
 /// Socket that accepts connections for a listener.

@@ -84,6 +84,10 @@ fn of_ingress(spec: &IngressSpec) -> Vec<Reference> {
         names.extend(lists.map(|name| named(FileKind::RevocationLists, name)));
     }
     names.extend(spec.client_authority_if_present.iter().map(authorities));
+    let backends = spec.backend_tls.as_ref();
+    names.extend(backends.and_then(|tls| tls.ca_file.as_ref()).map(authorities));
+    let direct = spec.direct_routes.as_ref();
+    names.extend(direct.and_then(|direct| direct.ca_file.as_ref()).map(authorities));
     names
 }
 

@@ -5,8 +5,8 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use super::message::{
-    DRAIN, Drain, Hello, Purpose, ROUTES, Refused, ToAgent, ToGateway, VERDICTS, Verdicts,
-    Versions, Welcome,
+    ClusterState, DRAIN, Drain, Heartbeat, Hello, Purpose, ROUTES, Refused, ToAgent, ToGateway,
+    VERDICTS, Verdicts, Versions, Welcome,
 };
 use super::{FIRST_MESSAGE, UNANSWERED, Violation};
 use crate::route::{RouteSet, RoutesId};
@@ -40,6 +40,7 @@ pub struct AgentControl {
     offered: BTreeSet<String>,
     purpose: Purpose,
     routes: Arc<RouteSet>,
+    metadata: Option<ClusterState>,
     state: State,
     /// Time of the next heartbeat, or by which the first message must come.
     due: Instant,
@@ -65,6 +66,7 @@ impl AgentControl {
             offered: hello.capabilities.clone(),
             purpose: hello.purpose,
             routes,
+            metadata: None,
             state: State::Greeting,
             due: now + FIRST_MESSAGE,
             interval: FIRST_MESSAGE,
@@ -143,6 +145,9 @@ impl AgentControl {
         self.due = now + self.interval;
         self.state = State::Open { capabilities: welcome.capabilities.clone(), draining: false };
         self.register();
+        if self.purpose == Purpose::Control && self.metadata.is_some() {
+            self.beat();
+        }
         self.events.push_back(AgentEvent::Welcome(welcome));
         Ok(())
     }
@@ -164,6 +169,22 @@ impl AgentControl {
             self.routes = routes;
             self.register();
         }
+    }
+
+    /// Says another state of the cluster, at once and with each heartbeat.
+    pub fn set_metadata(&mut self, metadata: Option<ClusterState>) {
+        if self.metadata != metadata {
+            self.metadata = metadata;
+            if self.purpose == Purpose::Control && matches!(self.state, State::Open { .. }) {
+                self.beat();
+            }
+        }
+    }
+
+    fn beat(&mut self) {
+        let metadata = self.metadata.clone().filter(|_| self.purpose == Purpose::Control);
+        let beat = Heartbeat { routes: self.routes.id(), metadata };
+        self.outgoing.push_back(ToGateway::Heartbeat(beat));
     }
 
     /// Asks for no new streams. Returns false if the gateway cannot be asked: the carrier ends without.
@@ -194,7 +215,7 @@ impl AgentControl {
             State::Open { .. } => {
                 self.unanswered += 1;
                 self.due = now + self.interval;
-                self.outgoing.push_back(ToGateway::Heartbeat(self.routes.id()));
+                self.beat();
                 Ok(())
             }
             State::Ended => {

@@ -5,9 +5,10 @@ use std::time::{Duration, Instant};
 
 use super::codec::encode;
 use super::message::{
-    DRAIN, Drain, Hello, Purpose, ROUTES, Refused, ToAgent, ToGateway, VERDICTS, Verdicts,
-    Versions, Welcome,
+    ClusterState, DIRECT, DRAIN, Drain, Heartbeat, Hello, OUT, Purpose, ROUTES, Refused, ToAgent,
+    ToGateway, VERDICTS, Verdicts, Versions, Welcome,
 };
+use super::proof::ProofKey;
 use super::{FIRST_MESSAGE, HEARTBEAT, UNANSWERED, Violation};
 use crate::route::{ROUTES as MOST_ROUTES, RouteSet, RoutesId};
 
@@ -21,8 +22,23 @@ pub enum GatewayEvent {
     Hello(Hello),
     /// The agent's routes are these now.
     Routes(RouteSet),
+    /// The agent's cluster is in this state now.
+    Cluster(ClusterState),
     /// The agent asks for no new streams; answer with [`drained`](GatewayControl::drained).
     Drain,
+}
+
+/// Answer to an agent that is accepted.
+#[derive(Clone, Debug)]
+pub struct Admitted<'a> {
+    /// Data carriers wanted of it.
+    pub carriers: u32,
+    /// Core that serves this carrier.
+    pub core: u32,
+    /// Random text of this process.
+    pub replica: &'a str,
+    /// Key of proofs, for agents that know them.
+    pub proof_key: Option<ProofKey>,
 }
 
 /// Gateway's end of one carrier.
@@ -32,6 +48,8 @@ pub struct GatewayControl {
     offered: BTreeSet<String>,
     state: State,
     pub(super) held: RoutesId,
+    /// State of the cluster that the agent said last.
+    cluster: Option<ClusterState>,
     /// Request to leave that waits for the welcome.
     leave: Option<Drain>,
     due: Instant,
@@ -64,9 +82,10 @@ impl GatewayControl {
     pub fn new(versions: Versions, now: Instant) -> Self {
         Self {
             versions,
-            offered: [ROUTES, VERDICTS, DRAIN].map(str::to_owned).into(),
+            offered: [ROUTES, VERDICTS, DRAIN, DIRECT, OUT].map(str::to_owned).into(),
             state: State::Greeting,
             held: RoutesId::default(),
+            cluster: None,
             leave: None,
             due: now + FIRST_MESSAGE,
             interval: HEARTBEAT,
@@ -98,9 +117,17 @@ impl GatewayControl {
                 }
                 self.take(routes, now)
             }
-            (State::Open { .. }, ToGateway::Heartbeat(_)) => {
+            (State::Open { purpose, .. }, ToGateway::Heartbeat(Heartbeat { metadata, .. })) => {
+                let is_control = *purpose == Purpose::Control;
                 self.due = now + self.interval * (UNANSWERED + 1);
                 self.outgoing.push_back(ToAgent::HeartbeatAck(self.held.clone()));
+                let state = metadata.filter(|state| is_control && state.is_bounded());
+                if let Some(state) = state
+                    && self.cluster.as_ref() != Some(&state)
+                {
+                    self.cluster = Some(state.clone());
+                    self.events.push_back(GatewayEvent::Cluster(state));
+                }
                 Ok(())
             }
             (State::Open { draining, .. }, ToGateway::Drain(_)) => {
@@ -129,7 +156,8 @@ impl GatewayControl {
             return Err(Violation::TooManyRoutes(routes.routes.len()));
         }
         self.due = now + self.interval * (UNANSWERED + 1);
-        let routes = RouteSet::new(routes.revision, routes.routes);
+        let RouteSet { revision, observed, routes } = routes;
+        let routes = RouteSet::new(revision, routes).observed_at(observed);
         let id = routes.id();
         // Carriers keep the order of messages, so a lower revision means that the agent restarted: its routes apply.
         if id != self.held {
@@ -140,14 +168,16 @@ impl GatewayControl {
         Ok(())
     }
 
-    /// Accepts the agent that said hello: the gateway wants `carriers` for data and serves this one on `core`.
-    pub fn welcome(&mut self, carriers: u32, core: u32, replica: &str, now: Instant) {
+    /// Accepts the agent that said hello.
+    pub fn welcome(&mut self, admitted: Admitted<'_>, now: Instant) {
         let State::Judging { version, capabilities, purpose } =
             std::mem::replace(&mut self.state, State::Ended)
         else {
             return;
         };
         self.due = now + self.interval * (UNANSWERED + 1);
+        let Admitted { carriers, core, replica, proof_key } = admitted;
+        let proof_key = proof_key.filter(|_| capabilities.contains(DIRECT));
         self.outgoing.push_back(ToAgent::Welcome(Welcome {
             version,
             capabilities: capabilities.clone(),
@@ -155,6 +185,7 @@ impl GatewayControl {
             core,
             replica: replica.to_owned(),
             heartbeat_ms: u64::try_from(self.interval.as_millis()).unwrap_or(u64::MAX),
+            proof_key,
         }));
         self.state = State::Open { capabilities, purpose, draining: false };
         if let Some(Drain { after_ms, alternates }) = self.leave.take() {

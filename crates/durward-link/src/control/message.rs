@@ -8,6 +8,7 @@ use aws_lc_rs::digest;
 use serde::{Deserialize, Serialize};
 
 use super::codec::Message;
+use super::proof::ProofKey;
 use crate::route::{RouteSet, RoutesId};
 
 /// Capability: the gateway takes routes.
@@ -16,6 +17,10 @@ pub const ROUTES: &str = "routes";
 pub const VERDICTS: &str = "verdicts";
 /// Capability: both ends know `drain`.
 pub const DRAIN: &str = "drain";
+/// Capability: the agent answers proofs of its cluster's public endpoint.
+pub const DIRECT: &str = "direct";
+/// Capability: the agent takes streams on which its cluster's traffic leaves.
+pub const OUT: &str = "out";
 
 /// Versions of the protocol that a program speaks, both included.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -73,7 +78,7 @@ pub struct Hello {
     /// Capabilities beyond the version.
     #[serde(default)]
     pub capabilities: BTreeSet<String>,
-    /// Name of the link within its tenant.
+    /// Name of the link within its tenant; empty for the only one that the token or certificate is for.
     pub link: String,
     /// Random text of the agent's process.
     pub instance: String,
@@ -111,6 +116,74 @@ impl Token {
 impl fmt::Debug for Token {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str("Token(redacted)")
+    }
+}
+
+/// Sign of life of an agent.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Heartbeat {
+    /// Revision and digest of its routes.
+    #[serde(flatten)]
+    pub routes: RoutesId,
+    /// State of its cluster; `None` from an agent that does not know one.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub metadata: Option<ClusterState>,
+}
+
+/// State of an agent's cluster, as the agent sees it.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ClusterState {
+    /// True if its ingress controller has no address that others reach.
+    pub is_private: bool,
+    /// Number of routes that the gateway serves.
+    pub gateway_routes: u32,
+    /// Way of requests.
+    pub routing_mode: RoutingMode,
+    /// Address and port of the ingress controller, `HOST:PORT`, where requests may go directly.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub public_endpoint: Option<String>,
+    /// True if that port takes TLS.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub public_tls: bool,
+    /// Host by which the ingress controller leads a proof to the agent.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub proof_host: Option<String>,
+}
+
+/// Characters of an endpoint or host in [`ClusterState`] at most.
+const ENDPOINT: usize = 262;
+
+impl ClusterState {
+    /// Returns true if no part is longer than an address can be.
+    #[must_use]
+    pub fn is_bounded(&self) -> bool {
+        let fits = |text: &Option<String>| text.as_ref().is_none_or(|text| text.len() <= ENDPOINT);
+        fits(&self.public_endpoint) && fits(&self.proof_host)
+    }
+}
+
+/// Way of requests to a cluster.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum RoutingMode {
+    /// Over the link.
+    #[default]
+    Tunnel,
+    /// To the ingress controller's public endpoint.
+    Direct,
+    /// To the public endpoint, with the link beside it.
+    Dual,
+}
+
+impl RoutingMode {
+    /// Returns the word on the wire and in logs.
+    #[must_use]
+    pub fn word(self) -> &'static str {
+        match self {
+            Self::Tunnel => "tunnel",
+            Self::Direct => "direct",
+            Self::Dual => "dual",
+        }
     }
 }
 
@@ -156,6 +229,9 @@ pub struct Welcome {
     pub replica: String,
     /// Interval of heartbeats in milliseconds.
     pub heartbeat_ms: u64,
+    /// Key of the proofs that the gateway will ask for; all agents of the link have the same.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub proof_key: Option<ProofKey>,
 }
 
 /// Refusal of a carrier.
@@ -188,7 +264,7 @@ pub enum ToGateway {
     /// All routes.
     Routes(RouteSet),
     /// Sign of life, with what the routes are.
-    Heartbeat(RoutesId),
+    Heartbeat(Heartbeat),
     /// No new streams on this carrier, please.
     Drain(Drain),
     /// A message of a later version.

@@ -20,12 +20,19 @@ fn hello(versions: Versions, purpose: Purpose) -> Hello {
     }
 }
 
+fn admitted(carriers: u32, core: u32) -> Admitted<'static> {
+    Admitted { carriers, core, replica: "gateway", proof_key: ProofKey::random() }
+}
+
 fn routes(revision: u64, hosts: &[&str]) -> Arc<RouteSet> {
     let route = |host: &&str| Route {
         host: (*host).to_owned(),
         path: "/".to_owned(),
         exact: false,
         target: "app:80".parse().unwrap(),
+        tunnel_only: false,
+        passthrough: false,
+        backend_tls: None,
         ingress: String::new(),
     };
     Arc::new(RouteSet::new(revision, hosts.iter().map(route).collect()))
@@ -58,9 +65,9 @@ impl Pair {
             }
             while let Some(event) = self.gateway.next_event() {
                 match event {
-                    GatewayEvent::Hello(_) => self.gateway.welcome(2, 1, "gateway", self.now),
+                    GatewayEvent::Hello(_) => self.gateway.welcome(admitted(2, 1), self.now),
                     GatewayEvent::Drain => self.gateway.drained(),
-                    GatewayEvent::Routes(_) => {}
+                    GatewayEvent::Routes(_) | GatewayEvent::Cluster(_) => {}
                 }
                 of_gateway.push(event);
                 progress = true;
@@ -134,6 +141,7 @@ fn an_agent_of_a_gateway_without_capabilities_sends_nothing_that_it_would_not_kn
         core: 0,
         replica: String::new(),
         heartbeat_ms: 30_000,
+        proof_key: None,
     };
     agent.receive(ToAgent::Welcome(welcome), now).unwrap();
     agent.set_routes(routes(2, &["b.example"]));
@@ -268,7 +276,7 @@ fn verdicts_arrive_and_name_no_more_rejected_routes_than_may_wait() {
     let mut hello = hello(Versions::OURS, Purpose::Control);
     hello.capabilities.insert(VERDICTS.to_owned());
     gateway.receive(ToGateway::Hello(hello), now).unwrap();
-    gateway.welcome(1, 0, "gateway", now);
+    gateway.welcome(admitted(1, 0), now);
     while gateway.next_message().is_some() {}
     let one = Rejected { host: "a.example".to_owned(), path: "/".repeat(300), reason: "x".into() };
 
@@ -287,19 +295,60 @@ fn verdicts_arrive_and_name_no_more_rejected_routes_than_may_wait() {
     }
 }
 
+// S3.52 S3.55+
+#[test]
+fn the_state_of_a_cluster_goes_with_every_heartbeat_and_at_once_when_it_changes() {
+    let held = routes(1, &["a.example"]);
+    let mut pair = Pair::new(Versions::OURS, Versions::OURS, &held);
+    let private = ClusterState { is_private: true, gateway_routes: 5, ..ClusterState::default() };
+    pair.agent.set_metadata(Some(private.clone()));
+    let said = |events: Vec<GatewayEvent>| -> Vec<ClusterState> {
+        let state = |event| match event {
+            GatewayEvent::Cluster(state) => Some(state),
+            _ => None,
+        };
+        events.into_iter().filter_map(state).collect()
+    };
+    assert_eq!(said(pair.settle().1), std::slice::from_ref(&private));
+
+    let public = ClusterState {
+        routing_mode: RoutingMode::Direct,
+        public_endpoint: Some("203.0.113.9:443".to_owned()),
+        ..private
+    };
+    pair.agent.set_metadata(Some(public.clone()));
+    assert_eq!(said(pair.settle().1), std::slice::from_ref(&public));
+    let long = ClusterState { public_endpoint: Some("a".repeat(300)), ..public.clone() };
+    pair.agent.set_metadata(Some(long));
+    assert_eq!(said(pair.settle().1), [], "an endpoint that is none is not held");
+    pair.agent.set_metadata(Some(public));
+    pair.settle();
+
+    pair.now += HEARTBEAT;
+    pair.agent.tick(pair.now).unwrap();
+    let beat = serde_json::to_value(pair.agent.next_message().unwrap()).unwrap();
+    assert_eq!(
+        beat["metadata"],
+        serde_json::json!({"is_private": true, "gateway_routes": 5, "routing_mode": "direct",
+            "public_endpoint": "203.0.113.9:443"})
+    );
+    let fields: Vec<&String> = beat.as_object().unwrap().keys().collect();
+    assert_eq!(fields, ["digest", "metadata", "revision", "type"]);
+}
+
 #[test]
 fn a_long_message_leaves_no_memory_behind() {
     let mut decoder = Decoder::default();
     decoder.allow(LONG);
     let long = encode(&serde_json::json!({"type": "weather", "sun": "x".repeat(LONG - 100)}));
     decoder.push(&long);
-    decoder.push(&encode(&ToGateway::Heartbeat(RoutesId::default())));
+    decoder.push(&encode(&ToGateway::Heartbeat(Heartbeat::default())));
 
     assert_eq!(decoder.take::<ToGateway>().unwrap(), Some(ToGateway::Unknown));
 
     assert!(decoder.capacity() < 1024, "{}", decoder.capacity());
     let next = decoder.take::<ToGateway>().unwrap();
-    assert_eq!(next, Some(ToGateway::Heartbeat(RoutesId::default())));
+    assert_eq!(next, Some(ToGateway::Heartbeat(Heartbeat::default())));
 }
 
 #[test]
@@ -331,7 +380,7 @@ fn to_gateway() -> impl Strategy<Value = ToGateway> {
             revision,
             &["a.example"]
         )))),
-        Just(ToGateway::Heartbeat(RoutesId::default())),
+        Just(ToGateway::Heartbeat(Heartbeat::default())),
         Just(ToGateway::Drain(Drain::default())),
         Just(ToGateway::Unknown),
     ]
@@ -346,6 +395,7 @@ fn to_agent() -> impl Strategy<Value = ToAgent> {
             core: 0,
             replica: String::new(),
             heartbeat_ms: 0,
+            proof_key: None,
         })),
         Just(ToAgent::Refused(Refused { reason: String::new(), retry_after_ms: 0 })),
         Just(ToAgent::RoutesKnown(RoutesId::default())),
@@ -376,9 +426,9 @@ proptest! {
                     GatewayEvent::Hello(hello) => {
                         hellos += 1;
                         prop_assert!(versions(1, 2).common(hello.versions).is_some());
-                        if welcomes { gateway.welcome(1, 0, "g", now) } else { gateway.refuse(String::new(), Duration::ZERO) }
+                        if welcomes { gateway.welcome(admitted(1, 0), now) } else { gateway.refuse(String::new(), Duration::ZERO) }
                     }
-                    GatewayEvent::Routes(_) | GatewayEvent::Drain => prop_assert!(welcomed == 1),
+                    GatewayEvent::Routes(_) | GatewayEvent::Cluster(_) | GatewayEvent::Drain => prop_assert!(welcomed == 1),
                 }
             }
             while let Some(message) = gateway.next_message() {

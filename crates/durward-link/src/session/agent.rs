@@ -2,6 +2,7 @@
 
 use std::future::poll_fn;
 use std::sync::Arc;
+use std::task::{Context, Waker};
 use std::time::Duration;
 
 use h2::RecvStream;
@@ -19,7 +20,7 @@ use super::outgoing::Frame;
 use super::stream::LinkStream;
 use super::{DATA_FRAMES, KIND, REASON, RESETS, SessionError};
 use crate::bounds::{Bounds, HEADERS};
-use crate::control::{AgentControl, AgentEvent, Hello, LONG, ToAgent, Violation};
+use crate::control::{AgentControl, AgentEvent, ClusterState, Hello, LONG, ToAgent, Violation};
 use crate::route::RouteSet;
 use crate::target::{Kind, Target};
 
@@ -86,6 +87,12 @@ impl Opening {
         let _ = poll_fn(|cx| self.respond.poll_reset(cx)).await;
     }
 
+    /// Returns true if the gateway has reset the stream, or the carrier ended.
+    pub fn is_given_up(&mut self) -> bool {
+        let mut cx = Context::from_waker(Waker::noop());
+        self.respond.poll_reset(&mut cx).is_ready()
+    }
+
     /// Tells the gateway why the backend is not connected.
     pub fn decline(mut self, why: &Declined) {
         let status = match why {
@@ -113,6 +120,8 @@ pub struct Setup {
     pub hello: Hello,
     /// Routes, as they change.
     pub routes: watch::Receiver<Arc<RouteSet>>,
+    /// State of the cluster, as it changes.
+    pub cluster: watch::Receiver<Option<ClusterState>>,
     /// Cancelled when the carrier should end after its last stream.
     pub drain: CancellationToken,
 }
@@ -233,9 +242,10 @@ async fn talk<H: Host>(
     host: &H,
     leave: CancellationToken,
 ) -> Result<(), SessionError> {
-    let Setup { hello, mut routes, drain, .. } = setup;
+    let Setup { hello, mut routes, mut cluster, drain, .. } = setup;
     let held = Arc::clone(&routes.borrow_and_update());
     let mut control_state = AgentControl::new(hello, held, now());
+    control_state.set_metadata(cluster.borrow_and_update().clone());
     let asked = tokio::time::timeout_at(control_state.due().into(), control).await;
     let (request, mut respond) = match asked {
         Ok(asked) => asked.map_err(|_| SessionError::ControlEnded)?,
@@ -265,6 +275,9 @@ async fn talk<H: Host>(
             () = tokio::time::sleep_until(control_state.due().into()) => control_state.tick(now())?,
             Ok(()) = routes.changed() => {
                 control_state.set_routes(Arc::clone(&routes.borrow_and_update()));
+            }
+            Ok(()) = cluster.changed() => {
+                control_state.set_metadata(cluster.borrow_and_update().clone());
             }
             () = drain.cancelled(), if !draining => {
                 draining = true;

@@ -22,8 +22,8 @@ use super::stream::{Counted, LinkStream};
 use super::{CONTROL, DATA_FRAMES, KIND, REASON, RESETS, SessionError};
 use crate::bounds::{Bounds, HEADERS};
 use crate::control::{
-    FIRST_MESSAGE, GatewayControl, GatewayEvent, Hello, LONG, Purpose, Refused, ToGateway,
-    Verdicts, Versions, Violation,
+    Admitted, ClusterState, FIRST_MESSAGE, GatewayControl, GatewayEvent, Hello, LONG, ProofKey,
+    Purpose, Refused, ToGateway, Verdicts, Versions, Violation,
 };
 use crate::route::RouteSet;
 use crate::target::{Kind, Target};
@@ -45,6 +45,8 @@ pub struct Admission {
     pub core: u32,
     /// Random text of this process.
     pub replica: String,
+    /// Key of the proofs of a public endpoint, where direct routes are allowed.
+    pub proof_key: Option<ProofKey>,
 }
 
 /// Gateway's program around a carrier.
@@ -63,6 +65,9 @@ pub trait Host {
 
     /// Takes in the agent's routes.
     fn routes(&mut self, routes: RouteSet);
+
+    /// Takes note of the state of the agent's cluster.
+    fn cluster(&mut self, state: ClusterState);
 
     /// Registers routes that were taken in, and completes with what became of them; pending where none wait. Dropped and called again at any time.
     fn registered(&mut self) -> impl Future<Output = Verdicts>;
@@ -300,8 +305,9 @@ fn act<H: Host>(
 ) {
     match event {
         GatewayEvent::Hello(hello) => match host.admit(&hello) {
-            Ok(Admission { carriers, core, replica }) => {
-                control.welcome(carriers, core, &replica, now());
+            Ok(Admission { carriers, core, replica, proof_key }) => {
+                let admitted = Admitted { carriers, core, replica: &replica, proof_key };
+                control.welcome(admitted, now());
                 match hello.purpose {
                     Purpose::Data => host.opened(carrier),
                     Purpose::Control => inbox.allow(LONG),
@@ -312,6 +318,7 @@ fn act<H: Host>(
             }
         },
         GatewayEvent::Routes(routes) => host.routes(routes),
+        GatewayEvent::Cluster(state) => host.cluster(state),
         GatewayEvent::Drain => {
             // Before the agent hears that no stream will come.
             carrier.close();

@@ -16,7 +16,7 @@ use super::gateway::{Admission, Carrier, OpenError};
 use super::*;
 use crate::bounds::Bounds;
 use crate::control::{
-    AgentEvent, DRAIN, Hello, Purpose, ROUTES, Refused, VERDICTS, Verdicts, Versions,
+    AgentEvent, ClusterState, DRAIN, Hello, Purpose, ROUTES, Refused, VERDICTS, Verdicts, Versions,
 };
 use crate::route::{Route, RouteSet};
 use crate::target::{Kind, Target};
@@ -56,7 +56,7 @@ impl gateway::Host for Gateway {
         if hello.link != "onprem" {
             return Err(Refused { reason: "no such link".to_owned(), retry_after_ms: 7_000 });
         }
-        Ok(Admission { carriers: 3, core: 0, replica: "gateway".to_owned() })
+        Ok(Admission { carriers: 3, core: 0, replica: "gateway".to_owned(), proof_key: None })
     }
 
     fn opened(&mut self, carrier: &Arc<Carrier>) {
@@ -73,6 +73,8 @@ impl gateway::Host for Gateway {
         self.waiting = Some(routes.clone());
         self.routes.send(routes).unwrap();
     }
+
+    fn cluster(&mut self, _: ClusterState) {}
 
     async fn registered(&mut self) -> Verdicts {
         let Some(routes) = self.waiting.take() else { return std::future::pending().await };
@@ -137,7 +139,8 @@ impl Pair {
         let (set_routes, held) = watch::channel(Arc::default());
         let agent = Arc::new(Agent { streams: streams_in, events: Mutex::default() });
         let (drain_agent, drain_gateway) = (CancellationToken::new(), CancellationToken::new());
-        let setup = Setup { bounds, hello, routes: held, drain: drain_agent.clone() };
+        let cluster = watch::channel(None).1;
+        let setup = Setup { bounds, hello, routes: held, cluster, drain: drain_agent.clone() };
         let serving = Arc::clone(&agent);
         let agent_ended =
             tokio::task::spawn_local(async move { agent::serve(theirs, setup, &*serving).await });
@@ -335,6 +338,9 @@ fn routes_reach_the_gateway_over_the_control_carrier_as_they_change() {
             path: "/".to_owned(),
             exact: false,
             target: target(),
+            tunnel_only: true,
+            passthrough: false,
+            backend_tls: Some("app.example".to_owned()),
             ingress: "shop/a".to_owned(),
         };
         let set = RouteSet::new(1, vec![route]);

@@ -42,6 +42,7 @@ fn facts() -> ConnectionFacts {
         peer: address("10.0.0.1:5000"),
         destination: Destination(address("198.51.100.2:443")),
         tls: Some(tls),
+        link: None,
         proxied: ProxyFacts {
             authority: Some("api.acme.example".to_owned()),
             connection_id: Some("7f-01".to_owned()),

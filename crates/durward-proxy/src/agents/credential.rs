@@ -43,6 +43,16 @@ impl Shown {
         links.filter(|link| self.link(service, &link.name).is_some()).collect()
     }
 
+    /// Returns the agent of the only link that it is for; `None` where there is none, or another.
+    pub(super) fn only_link(self, view: &TenantView) -> Option<AdmittedAgent> {
+        let Service::Link(service) = &view.listener().service else { return None };
+        let name = match &self.links(service)[..] {
+            [link] => Arc::clone(&link.name),
+            _ => return None,
+        };
+        Some(AdmittedAgent::new(&name, self))
+    }
+
     fn link<'s>(&self, service: &'s LinkService, name: &str) -> Option<&'s Link> {
         match self {
             Self::Certificate(names) => service.link(name, names.iter().map(String::as_str)),

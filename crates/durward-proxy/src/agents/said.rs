@@ -23,6 +23,10 @@ pub(super) struct Said {
     routes: Arc<RouteSet>,
     id: RoutesId,
     link: Option<Arc<LinkState>>,
+    /// Agent that said them.
+    instance: Arc<str>,
+    /// True while another agent knows a later version of the cluster.
+    stale: bool,
     bytes: usize,
     /// Time of the next registration.
     due: Option<Instant>,
@@ -36,8 +40,10 @@ pub(super) struct Said {
 
 impl Said {
     /// Takes in routes; those that were not registered yet are forgotten.
-    pub(super) fn say(&mut self, routes: RouteSet, link: &Arc<LinkState>) {
-        self.id = link.register(&routes);
+    pub(super) fn say(&mut self, routes: RouteSet, link: &Arc<LinkState>, instance: &Arc<str>) {
+        self.instance = Arc::clone(instance);
+        self.stale = link.is_stale(&routes, instance);
+        self.id = if self.stale { routes.id() } else { link.register(&routes, instance) };
         self.bytes = routes.routes.iter().map(size).sum();
         self.routes = Arc::new(routes);
         // Of what comes before its turn the last counts.
@@ -60,6 +66,16 @@ impl Said {
     /// Begins to register the routes.
     pub(super) fn register(&mut self, registry: Arc<dyn Registry>, caller: Caller) {
         self.has_turn = false;
+        if self.stale
+            && let Some(link) = &self.link
+        {
+            self.stale = link.is_stale(&self.routes, &self.instance);
+            if self.stale {
+                self.due = Some(Instant::now() + AGAIN);
+                return;
+            }
+            link.register(&self.routes, &self.instance);
+        }
         // A link without hosts registers nothing, so nothing is said of what it has.
         if caller.link.hosts.is_empty() {
             self.due = Some(Instant::now() + AGAIN);

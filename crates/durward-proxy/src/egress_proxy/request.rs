@@ -126,6 +126,9 @@ impl Visitor<'_> {
     }
 
     fn identity(&self, request: &Request) -> Result<Option<String>, Refusal> {
+        if let Some(link) = &self.http.facts.link {
+            return Ok(Some(format!("link:{link}")));
+        }
         let tls = self.http.facts.tls.as_ref();
         if !identify::holds(self.service, tls) {
             return Err(Refusal::ProxyAuthentication);

@@ -144,7 +144,9 @@ async fn ask(
         Some(greeted) => greeted,
         None => greet(io, bytes, &[&service.credentials]).await?.1,
     };
-    passage.identity = greeted.identity.clone().or_else(|| identify::holder(tls));
+    let of_link = http.facts.link.as_ref().map(|link| format!("link:{link}"));
+    passage.identity =
+        of_link.or_else(|| greeted.identity.clone()).or_else(|| identify::holder(tls));
     let wish = next(io, bytes, wire::wish).await?;
     let host = match wish.host {
         Name::Address(address) => Ok(Host::Address(address.to_canonical())),

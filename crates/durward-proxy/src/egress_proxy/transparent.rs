@@ -156,6 +156,7 @@ fn with_name(facts: &ConnectionFacts, name: Option<String>) -> ConnectionFacts {
         peer: facts.peer,
         destination: facts.destination,
         tls: name.map(|name| TlsFacts::asked_for(Some(name), facts.accepted.elapsed())),
+        link: facts.link.clone(),
         proxied: facts.proxied.clone(),
     }
 }

@@ -55,11 +55,13 @@ impl Http {
         }
     }
 
-    /// Returns the forward proxy's service, on such a listener.
+    /// Returns the forward proxy's service, on such a listener and for what leaves a cluster by a link.
     pub(crate) fn outward(&self) -> Option<&ForwardService> {
         match &self.view.listener().service {
             Service::Forward(service) => Some(service),
-            Service::Http(_) | Service::PassThrough(_) | Service::Tcp(_) | Service::Link(_) => None,
+            // Only connections out of a cluster are served as HTTP there.
+            Service::Link(service) => service.out.as_ref(),
+            Service::Http(_) | Service::PassThrough(_) | Service::Tcp(_) => None,
         }
     }
 

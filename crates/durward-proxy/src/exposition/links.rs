@@ -19,4 +19,8 @@ pub(super) fn write(text: &mut Text, links: &[LinkReport]) {
     family("durward_link_streams", "Open streams of a link.", &|link| u64::from(link.streams));
     let help = "Routes that a link's agent has registered.";
     family("durward_link_routes", help, &|link| link.route_count as u64);
+    let help =
+        "Hosts of a link that are reached directly, by the proven public endpoint of its cluster.";
+    let direct = |link: &LinkReport| link.cluster.as_ref().map_or(0, |one| one.direct_hosts.len());
+    family("durward_link_direct_hosts", help, &|link| direct(link) as u64);
 }

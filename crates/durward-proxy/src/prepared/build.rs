@@ -212,7 +212,11 @@ impl Builder<'_> {
 
     /// Returns a resolver that asks a proxy's own DNS servers from its tenant's addresses. Equal settings share one resolver and its cache.
     fn resolver(&mut self, listener: &Listener, tenant: &TenantRuntime) -> Option<Resolver> {
-        let Service::Forward(service) = &listener.service else { return None };
+        let service = match &listener.service {
+            Service::Forward(service) => service,
+            Service::Link(service) => service.out.as_ref()?,
+            Service::Http(_) | Service::PassThrough(_) | Service::Tcp(_) => return None,
+        };
         let servers = &service.policy.resolvers;
         if servers.is_empty() {
             return None;

@@ -46,10 +46,10 @@ pub(crate) struct Attempt<'a> {
 }
 
 /// TCP connection, its local address, and its place among the path's ports.
-struct Dialled {
-    stream: TcpStream,
-    source: SocketAddr,
-    port: PortGuard,
+pub(super) struct Dialled<S = TcpStream> {
+    pub(super) stream: S,
+    pub(super) source: SocketAddr,
+    pub(super) port: PortGuard,
 }
 
 impl Attempt<'_> {
@@ -61,6 +61,13 @@ impl Attempt<'_> {
         timeout: Duration,
     ) -> Result<Connected, Refusal> {
         if let Some(path) = &self.endpoint.through {
+            let mut guard = guard;
+            if header.is_none() && self.runtime.upstream.direct.is_some() {
+                let directly = Box::pin(self.connect_directly(path, &mut guard, timeout)).await;
+                if let Some(connected) = directly {
+                    return Ok(connected);
+                }
+            }
             return Box::pin(self.connect_through(path, guard, header, timeout)).await;
         }
         let began = Instant::now();
@@ -97,12 +104,13 @@ impl Attempt<'_> {
             core: self.upstreams.core,
             guard,
             bound: false,
+            way: None,
         };
         Ok(Connected { io, ticket, took })
     }
 
     /// Connects to the first of the endpoint's addresses that answers, IPv6 and IPv4 alternating, with a new attempt every [`STAGGER`].
-    async fn race(&self, ours: bool) -> Result<Dialled, Refusal> {
+    pub(super) async fn race(&self, ours: bool) -> Result<Dialled, Refusal> {
         let mut waiting = interleave(self.addresses).into_iter();
         let mut running = FuturesUnordered::new();
         running.extend(waiting.next().map(|peer| self.reach(peer, ours)));

@@ -142,15 +142,13 @@ impl EndpointRuntime {
     }
 
     /// Reaches the endpoint through a link of the tenant.
-    pub(crate) fn behind(
-        self,
-        tenant: &TenantId,
-        link: Option<&Arc<str>>,
-        protocol: UpstreamProtocol,
-    ) -> Self {
+    pub(crate) fn behind(self, tenant: &TenantId, upstream: &Upstream) -> Self {
         let identity = || self.verify.as_ref().map(|verify| verify.identity.clone());
-        let key =
-            link.map(|link| PoolKey::through(tenant, link, &self.target, (identity(), protocol)));
+        let (host, protocol) =
+            (upstream.direct.as_ref().map(|direct| &direct.host), upstream.protocol);
+        let key = upstream.link.as_ref().map(|link| {
+            PoolKey::through(tenant, (link, host), &self.target, (identity(), protocol))
+        });
         Self { through: key.map(|key| Arc::new(Path::new(key))), ..self }
     }
 

@@ -10,6 +10,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
 use arc_swap::{ArcSwap, ArcSwapOption};
+use durward_link::control::{ClusterState, ProofKey};
 use durward_link::route::RoutesId;
 use durward_link::session::gateway::{Carrier, OpenError};
 use durward_link::session::{Account, LinkStream};
@@ -21,7 +22,8 @@ use tokio::io::AsyncWriteExt;
 use tokio::sync::watch;
 
 use super::connect::Attempt;
-use super::path::{Connected, Path, PortGuard, Ticket};
+use super::direct::ProvenEndpoint;
+use super::path::{Connected, Path, PortGuard, Ticket, Way};
 use super::tls_client;
 use crate::io::Io;
 use crate::limits::UpstreamGuard;
@@ -59,6 +61,25 @@ pub(crate) struct LinkState {
     calls: AtomicU32,
     /// Time at which routes may be registered next.
     next: Mutex<Instant>,
+    /// Public endpoint of its cluster, as it was proven last.
+    direct: ArcSwapOption<ProvenEndpoint>,
+    /// State of its cluster that an agent said last, and of the proof of its endpoint.
+    cluster: ArcSwapOption<ClusterReport>,
+    /// Held by the carrier whose endpoint is proven.
+    prover: Arc<tokio::sync::Mutex<()>>,
+    /// Key of the proofs.
+    proof_key: Option<ProofKey>,
+}
+
+/// State of a link's cluster, as its agent says it, and of direct routes to it.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize)]
+pub struct ClusterReport {
+    /// State as the agent says it.
+    pub said: ClusterState,
+    /// Hosts that are reached directly.
+    pub direct_hosts: Vec<Arc<str>>,
+    /// Reason for which they are not, or not all.
+    pub link_because: Option<String>,
 }
 
 /// Routes that an agent registered last.
@@ -66,6 +87,16 @@ pub(crate) struct LinkState {
 struct Registered {
     id: RoutesId,
     count: usize,
+    /// Version of the cluster that they are of, and the agent that said them.
+    observed: u64,
+    instance: Arc<str>,
+}
+
+impl Registered {
+    /// Returns true if another agent has said these, of a later version of the cluster.
+    fn is_later(&self, routes: &RouteSet, instance: &Arc<str>) -> bool {
+        self.instance != *instance && routes.observed > 0 && routes.observed < self.observed
+    }
 }
 
 /// One of the carriers that a link may have; given back on drop.
@@ -126,6 +157,8 @@ pub struct LinkReport {
     pub routes: Option<RoutesId>,
     /// Number of those routes.
     pub route_count: usize,
+    /// State of its cluster, where an agent says one.
+    pub cluster: Option<ClusterReport>,
 }
 
 impl TenantLinks {
@@ -175,7 +208,64 @@ impl LinkState {
             admitted: AtomicU32::new(0),
             calls: AtomicU32::new(0),
             next: Mutex::new(Instant::now()),
+            direct: ArcSwapOption::empty(),
+            cluster: ArcSwapOption::empty(),
+            prover: Arc::default(),
+            proof_key: ProofKey::random(),
         }
+    }
+
+    /// Returns the name of the link.
+    pub(crate) fn name(&self) -> &str {
+        &self.name
+    }
+
+    /// Returns the key of proofs of its cluster's public endpoint.
+    pub(crate) fn proof_key(&self) -> Option<&ProofKey> {
+        self.proof_key.as_ref()
+    }
+
+    /// Waits for the turn to prove an endpoint: one carrier of a link does at a time.
+    pub(crate) async fn prover(&self) -> tokio::sync::OwnedMutexGuard<()> {
+        Arc::clone(&self.prover).lock_owned().await
+    }
+
+    /// Returns the public endpoint, if it is proven for a host.
+    pub(crate) fn direct(&self, host: &str) -> Option<Arc<ProvenEndpoint>> {
+        self.direct.load_full().filter(|proven| proven.is_for(host))
+    }
+
+    /// Returns true if the endpoint that was proven last can be used.
+    pub(crate) fn is_proven(&self) -> bool {
+        self.direct.load().as_ref().is_some_and(|proven| proven.is_current())
+    }
+
+    /// Replaces the public endpoint; connections to the former one are not used again if it is another.
+    pub(crate) fn set_direct(&self, proven: Option<ProvenEndpoint>) {
+        let former = self.direct.load_full();
+        let goes_on = former.as_ref().zip(proven.as_ref());
+        let goes_on = goes_on.is_some_and(|(former, proven)| proven.leads_where(former));
+        match (proven, &former) {
+            (Some(proven), Some(former)) if goes_on => {
+                self.direct.store(Some(Arc::new(proven.going_on(former))));
+            }
+            (proven, _) => self.direct.store(proven.map(Arc::new)),
+        }
+        if let Some(former) = former.filter(|_| !goes_on) {
+            former.retire();
+        }
+    }
+
+    /// Takes note of the state of a cluster that offers no endpoint, unless that of another agent is being proven.
+    pub(crate) fn say_unless_proving(&self, said: ClusterState) {
+        if self.prover.try_lock().is_ok() {
+            self.set_cluster(Some(ClusterReport { said, ..ClusterReport::default() }));
+        }
+    }
+
+    /// Takes note of the state of the cluster and of direct routes.
+    pub(crate) fn set_cluster(&self, cluster: Option<ClusterReport>) {
+        self.cluster.store(cluster.map(Arc::new));
     }
 
     /// Begins an operation over REST; `None` if as many as may be are under way.
@@ -226,10 +316,21 @@ impl LinkState {
     }
 
     /// Records the routes that an agent said; returns their revision and digest.
-    pub(crate) fn register(&self, routes: &RouteSet) -> RoutesId {
-        let (id, count) = (routes.id(), routes.routes.len());
-        self.routes.store(Some(Arc::new(Registered { id: id.clone(), count })));
+    pub(crate) fn register(&self, routes: &RouteSet, instance: &Arc<str>) -> RoutesId {
+        let (id, count, observed) = (routes.id(), routes.routes.len(), routes.observed);
+        let registered =
+            Registered { id: id.clone(), count, observed, instance: Arc::clone(instance) };
+        self.routes.store(Some(Arc::new(registered)));
         id
+    }
+
+    /// Returns true if another agent that is connected has said routes of a later version of the cluster.
+    pub(crate) fn is_stale(&self, routes: &RouteSet, instance: &Arc<str>) -> bool {
+        let last = self.routes.load();
+        let later = last.as_ref().filter(|last| last.is_later(routes, instance));
+        later.is_some_and(|last| {
+            self.carriers.load().iter().any(|one| one.instance == last.instance)
+        })
     }
 
     fn report(&self, tenant: &TenantId) -> LinkReport {
@@ -242,6 +343,12 @@ impl LinkState {
             streams: carriers.iter().map(|one| one.carrier.streams()).sum(),
             routes: routes.as_ref().map(|routes| routes.id.clone()),
             route_count: routes.as_ref().map_or(0, |routes| routes.count),
+            cluster: self
+                .cluster
+                .load()
+                .as_ref()
+                .filter(|_| !carriers.is_empty())
+                .map(|cluster| ClusterReport::clone(cluster)),
         }
     }
 
@@ -393,8 +500,15 @@ impl Attempt<'_> {
             core: self.upstreams.core,
             guard,
             bound: false,
+            way: self.way_of(&link),
         };
         Ok(Connected { io, ticket, took })
+    }
+
+    /// Returns the way of a stream, where there may be another.
+    fn way_of(&self, link: &Arc<LinkState>) -> Option<Way> {
+        let direct = self.runtime.upstream.direct.as_ref()?;
+        Some(Way::Link(Arc::clone(link), Arc::clone(&direct.host)))
     }
 
     /// Returns the account of what a stream holds unread.
@@ -431,6 +545,22 @@ mod tests {
         *link.seen.lock().unwrap() = long_ago;
 
         assert!(matches!(opened(&link), Err(Refusal::LinkAbsent { .. })));
+    }
+
+    #[test]
+    fn routes_of_an_earlier_version_of_the_cluster_do_not_replace_those_of_a_sibling_that_is_there()
+    {
+        let link = LinkState::new("onprem".into());
+        let (a, b): (Arc<str>, Arc<str>) = ("a".into(), "b".into());
+        let at = |observed| RouteSet::new(1, Vec::new()).observed_at(observed);
+        link.register(&at(7), &a);
+        let last = link.routes.load_full().unwrap();
+
+        assert!(last.is_later(&at(5), &b));
+        assert!(!last.is_later(&at(7), &b) && !last.is_later(&at(9), &b));
+        assert!(!last.is_later(&at(5), &a), "its own word counts");
+        assert!(!last.is_later(&at(0), &b), "without a version there is no order");
+        assert!(!link.is_stale(&at(5), &b), "the agent that said them is not there any more");
     }
 
     #[test]

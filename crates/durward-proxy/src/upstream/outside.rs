@@ -50,6 +50,7 @@ impl UpstreamRuntime {
             pool_idle_timeout: IDLE_TIMEOUT,
             stream_idle: None,
             check_tls: None,
+            direct: None,
             send_proxy: None,
             origin: tenant.origin.clone(),
         };

@@ -9,6 +9,8 @@ use std::time::Duration;
 use durward_model::upstream::{Target, UpstreamProtocol};
 use durward_model::{EgressAddress, Tenant, TenantId, UpstreamAddr};
 
+use super::direct::ProvenEndpoint;
+use super::link::LinkState;
 use super::tls_client::TlsIdentity;
 use crate::files::FdPermit;
 use crate::io::Io;
@@ -25,8 +27,8 @@ pub(crate) struct PoolKey {
     source: EgressAddress,
     identity: Option<TlsIdentity>,
     protocol: UpstreamProtocolKey,
-    /// Link and target, for streams of a link; peer and source are unspecified then.
-    link: Option<(Arc<str>, Target)>,
+    /// Link and target, for streams of a link, and the host that may be reached directly; peer and source are unspecified then.
+    link: Option<(Arc<str>, Target, Option<Arc<str>>)>,
 }
 
 /// Hashable form of [`UpstreamProtocol`].
@@ -62,10 +64,10 @@ impl PoolKey {
         Ok(Self { tenant, peer, source, identity, protocol, link: None })
     }
 
-    /// Returns the key of a tenant's streams to `target` through one of its links.
+    /// Returns the key of a tenant's connections to `target` through one of its links, or directly for `host`.
     pub(crate) fn through(
         tenant: &TenantId,
-        link: &Arc<str>,
+        (link, host): (&Arc<str>, Option<&Arc<str>>),
         target: &Target,
         (identity, protocol): (Option<TlsIdentity>, UpstreamProtocol),
     ) -> Self {
@@ -76,7 +78,7 @@ impl PoolKey {
             source: EgressAddress(nowhere.into()),
             identity,
             protocol: protocol.into(),
-            link: Some((Arc::clone(link), target.clone())),
+            link: Some((Arc::clone(link), target.clone(), host.cloned())),
         }
     }
 }
@@ -192,12 +194,34 @@ pub(crate) struct Ticket {
     pub(crate) guard: Option<UpstreamGuard>,
     /// True if a client has authenticated on the connection, or was asked to: it must serve that client alone.
     pub(crate) bound: bool,
+    /// Way of a connection to an endpoint behind a link that may be reached directly; `None` for others.
+    pub(crate) way: Option<Way>,
+}
+
+/// Way of a connection to an endpoint behind a link.
+pub(crate) enum Way {
+    /// Stream of the link. It is not used again while there is a direct way.
+    Link(Arc<LinkState>, Arc<str>),
+    /// Connection to the public endpoint, and its source port. It is not used again once the endpoint is proven no longer.
+    Direct(
+        Arc<ProvenEndpoint>,
+        #[expect(dead_code, reason = "held until the connection is closed")] PortGuard,
+    ),
+}
+
+impl Way {
+    fn is_current(&self) -> bool {
+        match self {
+            Self::Link(link, host) => link.direct(host).is_none(),
+            Self::Direct(proven, _) => proven.is_current(),
+        }
+    }
 }
 
 impl Ticket {
     /// Returns true if the connection must not be used again: its endpoint was removed, or the upstream changed.
     pub(crate) fn retired(&self) -> bool {
-        self.retired.load(Relaxed)
+        self.retired.load(Relaxed) || self.way.as_ref().is_some_and(|way| !way.is_current())
     }
 }
 

@@ -6,7 +6,7 @@ use std::sync::atomic::{AtomicBool, AtomicU32, Ordering::Relaxed};
 use std::time::{Duration, Instant};
 
 use durward_model::health::Probe;
-use durward_model::upstream::UpstreamProtocol;
+use durward_model::upstream::{Target, UpstreamProtocol};
 use durward_model::{ClientAddr, EgressAddress, TenantId, Upstream};
 use rustls::ClientConfig;
 
@@ -30,6 +30,8 @@ pub(crate) struct UpstreamRuntime {
     pub(super) tls: Option<Arc<ClientConfig>>,
     /// TLS of checks, where connections for clients have none of ours.
     pub(super) check_tls: Option<Arc<ClientConfig>>,
+    /// TLS of direct routes, with the name to verify.
+    pub(super) direct_tls: Option<(Arc<ClientConfig>, Verify)>,
     budget: Budget,
     turn: AtomicU32,
     /// True once a newer configuration has changed or removed the upstream: its checks end.
@@ -87,6 +89,7 @@ impl UpstreamRuntime {
             tenant: tenant.clone(),
             tls: config.map_err(context)?,
             check_tls: check_config.map_err(context)?,
+            direct_tls: direct_tls(upstream, same).map_err(context)?,
             budget: Budget::new(upstream.retry.budget_percent),
             turn: AtomicU32::new(0),
             retired: Arc::default(),
@@ -180,6 +183,20 @@ impl Drop for UpstreamRuntime {
     }
 }
 
+/// Returns the TLS of direct routes; that of the same upstream before is used again.
+fn direct_tls(
+    upstream: &Upstream,
+    same: Option<&Arc<UpstreamRuntime>>,
+) -> Result<Option<(Arc<ClientConfig>, Verify)>, String> {
+    let Some(direct) = &upstream.direct else { return Ok(None) };
+    if let Some(same) = same {
+        return Ok(same.direct_tls.clone());
+    }
+    let target = Target::Name { host: Arc::clone(&direct.host), port: 443 };
+    let verify = Verify::new(&direct.tls, &target)?;
+    Ok(Some((tls_client::client_config(&direct.tls, upstream.protocol)?, verify)))
+}
+
 /// Returns whether connections to an endpoint of one may serve the other.
 fn differ_in_endpoints_only(one: &Upstream, other: &Upstream) -> bool {
     let but_endpoints =
@@ -201,7 +218,7 @@ fn endpoints(
             let verify = upstream.tls.as_ref().map(|tls| Verify::new(tls, target)).transpose()?;
             let before = before.iter().find(|before| before.target == *target);
             let runtime = EndpointRuntime::new(endpoint, verify, before);
-            Ok(runtime.behind(tenant, upstream.link.as_ref(), upstream.protocol))
+            Ok(runtime.behind(tenant, upstream))
         })
         .collect()
 }

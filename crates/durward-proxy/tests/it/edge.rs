@@ -149,6 +149,7 @@ impl Wanted {
             pool_idle_timeout: Duration::from_secs(30),
             stream_idle: self.stream_idle,
             check_tls: None,
+            direct: None,
             send_proxy: None,
             origin: Origin::default(),
         };
@@ -249,6 +250,7 @@ pub(crate) fn options() -> Options {
         memory: None,
         drain_grace: Duration::ZERO,
         registry: None,
+        direct_networks: Vec::new(),
     }
 }
 

@@ -503,6 +503,7 @@ fn start_proxy(
         memory: settings.memory,
         drain_grace: settings.drain_grace,
         registry: Some(links),
+        direct_networks: settings.direct_networks,
     };
     Proxy::start(options).map_err(|error| Failure::broken("starting the proxy", error))
 }

@@ -79,6 +79,12 @@ impl Links {
         served: watch::Receiver<Arc<Compiled>>,
     ) -> std::io::Result<Self> {
         let disk = directory.map(Disk::start).transpose()?;
+        let mut claims = claims;
+        let repaired = claims.take_repaired();
+        if let Some(disk) = disk.as_ref().filter(|_| !repaired.is_empty()) {
+            claims.stamp(&repaired);
+            disk.keep(repaired.links().map(|id| (id.clone(), claims.to_json(id))));
+        }
         let state = Mutex::new(State { claims, ..State::default() });
         Ok(Self { state, feed, served, disk })
     }
@@ -121,10 +127,11 @@ impl Links {
     }
 
     /// Says what changed. Called with the state locked, so that the store hears of changes in their order.
-    fn say(&self, state: &State, changed: &Changed) {
+    fn say(&self, state: &mut State, changed: &Changed) {
         if changed.is_empty() {
             return;
         }
+        state.claims.stamp(changed);
         self.feed.say(state.claims.change(changed));
         if let Some(disk) = &self.disk {
             disk.keep(changed.links().map(|id| (id.clone(), state.claims.to_json(id))));
@@ -148,7 +155,7 @@ impl Links {
             return after(1, Answered::failure(503, "restarting", "", message));
         }
         let answer = state.claims.call(claimant, body, &documents, Now::read());
-        self.say(&state, &answer.changed);
+        self.say(&mut state, &answer.changed);
         answer
     }
 
@@ -168,7 +175,7 @@ impl Links {
             return None;
         }
         let synced = state.claims.replace(claimant, wanted, &documents, Now::read());
-        self.say(&state, &synced.changed);
+        self.say(&mut state, &synced.changed);
         Some(synced)
     }
 }
@@ -198,7 +205,9 @@ impl Registry for Links {
         for route in &routes.routes {
             let matches = (route.host.as_str(), route.path.as_str(), route.exact);
             let target = (route.target.host(), route.target.port());
-            match Registration::read(matches, target, &route.ingress) {
+            let name = route.backend_tls.as_deref();
+            let read = Registration::read(matches, target, &route.ingress);
+            match read.and_then(|one| one.with(route.tunnel_only, route.passthrough, name)) {
                 Ok(registration) => wanted.push(registration),
                 Err(why) => verdicts.rejected.push(rejected(&route.host, &route.path, why)),
             }

@@ -41,6 +41,8 @@ pub(crate) struct Settings {
     pub(crate) sockets: Vec<TcpListener>,
     /// True to listen at addresses where another process listens.
     pub(crate) shared: bool,
+    /// Guarded networks in which public endpoints of links may lie.
+    pub(crate) direct_networks: Vec<ipnet::IpNet>,
     /// Options of the kernel plane.
     pub(crate) nat: durward_nat::Options,
     /// Options of certificates by ACME; `None` without a state directory.

@@ -30,7 +30,7 @@ pub(crate) enum AgentWhat {
 /// `durward agent run`
 #[derive(Args, Debug)]
 pub(crate) struct AgentRun {
-    /// The agent's configuration. Its routes are read again when it changes
+    /// The agent's configuration, read again when it changes [default: the environment alone: PIPEOPS_API_URL, DURWARD_AGENT_TOKEN, ENABLE_INGRESS_SYNC]
     #[arg(
         short = 'c',
         long = "config",
@@ -38,7 +38,7 @@ pub(crate) struct AgentRun {
         env = "DURWARD_AGENT_CONFIG",
         hide_env_values = true
     )]
-    pub(crate) config: PathBuf,
+    pub(crate) config: Option<PathBuf>,
     /// Address and port of the agent's admin listener (/livez, /readyz, /metrics, /status); `off` disables it
     #[arg(long, value_name = "ADDRESS:PORT|off", default_value = "127.0.0.1:9441", value_parser = parse_admin)]
     pub(crate) admin: Admin,

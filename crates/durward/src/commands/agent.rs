@@ -1,7 +1,9 @@
 //! `durward agent`: the agent of a link, in a private cluster.
 
 mod admin;
+mod follow;
 mod lint;
+mod network;
 mod run;
 mod status;
 mod sync;

@@ -92,6 +92,7 @@ fn settings(stage: &Stage) -> Settings {
         handed: None,
         sockets: Vec::new(),
         shared: false,
+        direct_networks: Vec::new(),
         acme: None,
         cluster: None,
         nat: durward_nat::Options::default(),

@@ -59,6 +59,7 @@ pub(crate) fn run(arguments: &Run, log: LogFormat) -> Result<Exit, Failure> {
         handed: inherited.handed,
         sockets: inherited.sockets,
         shared: arguments.share_addresses,
+        direct_networks: arguments.direct_networks.clone(),
         nat: arguments.nat.options()?,
         acme: acme(arguments)?,
         cluster,

@@ -77,6 +77,27 @@ fn links_lead_somewhere() {
 }
 
 // S1.69+
+// S3.71
+#[test]
+fn the_documents_that_the_seed_refers_to_exist_and_the_guide_of_links_leads_there() {
+    let guide = text("docs/guide/link.md");
+    // Quick start, configuration, monitoring, architecture, implementation, controller endpoints.
+    let documents = [
+        "getting-started.md",
+        "../reference/configuration.md",
+        "operations.md",
+        "../reference/metrics.md",
+        "../../ARCHITECTURE.md",
+        "../design/0007-the-link.md",
+        "../reference/gateway-routes.openapi.yaml",
+        "../../deploy/agent",
+    ];
+    for document in documents {
+        assert!(links_in(&guide).contains(&document), "{document} is not linked");
+        assert!(root().join("docs/guide").join(document).exists(), "{document}");
+    }
+}
+
 #[test]
 fn paths_in_commands_exist() {
     let mut seen = BTreeSet::new();

@@ -50,6 +50,7 @@ impl Preparation {
             memory: None,
             drain_grace: Duration::from_secs(2),
             registry: None,
+            direct_networks: Vec::new(),
         };
         let proxy = Proxy::start(options).expect("threads can be started");
         let source = FileSource::new(RoutingJsonOptions::default());

@@ -88,6 +88,7 @@ impl Setup {
             pool_idle_timeout: Duration::from_secs(60),
             stream_idle: None,
             check_tls: None,
+            direct: None,
             send_proxy: None,
             origin: Origin::default(),
         };
@@ -124,6 +125,7 @@ impl Setup {
             unidentified: Arc::default(),
             resolver: crate::upstream::resolve::Resolver::default(),
             registry: None,
+            direct_networks: Vec::new(),
         };
         let core = Core::new(0, Arc::new(shared), 7);
         let tenant = Tenant {
@@ -184,6 +186,7 @@ impl Rig {
             peer,
             destination: Destination("127.0.0.1:443".parse().unwrap()),
             tls: self.tls.map(|tls| tls()),
+            link: None,
             proxied: None,
         };
         let watch = self.core.watchdog.watch();

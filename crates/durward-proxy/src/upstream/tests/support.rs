@@ -58,6 +58,7 @@ pub(super) async fn on_a_core_of<F: Future>(
         unidentified: Arc::default(),
         resolver,
         registry: None,
+        direct_networks: Vec::new(),
     };
     let core = Core::new(0, Arc::new(shared), 7);
     let bounded = tokio::time::timeout(Duration::from_secs(30), test(core));
@@ -81,6 +82,7 @@ pub(super) fn upstream(endpoints: &[SocketAddr], source: &str) -> Upstream {
         pool_idle_timeout: Duration::from_secs(60),
         stream_idle: None,
         check_tls: None,
+        direct: None,
         send_proxy: None,
         origin: Origin::default(),
     }

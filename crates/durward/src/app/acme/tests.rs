@@ -103,6 +103,7 @@ impl Stage {
             handed: None,
             sockets: Vec::new(),
             shared: true,
+            direct_networks: Vec::new(),
             nat: durward_nat::Options::default(),
             acme: Some(self.options()),
             cluster: None,

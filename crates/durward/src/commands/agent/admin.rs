@@ -1,9 +1,9 @@
-//! Admin listener of an agent: liveness, readiness, metrics and status. For loopback.
+//! Listeners of an agent: liveness, readiness, metrics and status for loopback, and proofs for the gateway.
 
 use std::sync::Arc;
 
 use axum::extract::{Query, State};
-use axum::http::StatusCode;
+use axum::http::{StatusCode, Uri};
 use axum::routing::get;
 use axum::{Json, Router};
 use durward_agent::Settings;
@@ -44,6 +44,19 @@ pub(super) async fn serve(listener: TcpListener, shown: Shown, stopped: Cancella
         .route("/ingresses", get(ingresses))
         .with_state(shown);
     connections::accept(listener, router, stopped.cancelled()).await;
+}
+
+/// Answers the gateway's proofs until `stopped`, and nothing else.
+pub(super) async fn prove(listener: TcpListener, shown: Shown, stopped: CancellationToken) {
+    let router = Router::new().fallback(answer).with_state(shown);
+    connections::accept(listener, router, stopped.cancelled()).await;
+}
+
+async fn answer(State(shown): State<Shown>, uri: Uri) -> Result<String, StatusCode> {
+    let cluster = shown.settings.cluster.borrow().clone();
+    let endpoint = cluster.and_then(|cluster| cluster.public_endpoint);
+    let answer = endpoint.and_then(|at| shown.settings.proofs.answer(uri.path(), &at));
+    answer.ok_or(StatusCode::NOT_FOUND)
 }
 
 async fn ready(State(shown): State<Shown>) -> (StatusCode, &'static str) {

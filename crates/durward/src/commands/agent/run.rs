@@ -5,18 +5,21 @@ use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
 use durward_agent::Settings;
-use durward_agent::config::{AgentFile, Environment};
+use durward_agent::config::{
+    AgentFile, ConfigError, EgressProxySection, Environment, ProofSection,
+};
+use durward_agent::out::{self, Exits};
 use durward_agent::status::Status;
-use durward_kube::ingress_watch::IngressWatch;
-use durward_kube::{Clients, Limits, Location};
+use durward_kube::Location;
 use tokio::net::TcpListener;
 use tokio::signal::unix::{Signal, SignalKind, signal};
-use tokio::sync::watch;
+use tokio::task::JoinHandle;
 use tokio_util::sync::CancellationToken;
 
 use super::admin::{self, Shown};
-use super::sync::{self, Registered};
-use crate::app::sentence;
+use super::follow::{Followed, Following, Start};
+use super::network;
+use super::sync::Registered;
 use crate::cli::{Admin, AgentRun, LogFormat};
 use crate::failure::{Exit, Failure};
 use crate::{client, telemetry};
@@ -27,51 +30,77 @@ const LOOK: Duration = Duration::from_secs(1);
 /// Runs the agent.
 pub(crate) fn run(arguments: &AgentRun, log: LogFormat) -> Result<Exit, Failure> {
     telemetry::start(log, "info,rustls=error");
-    let path = &arguments.config;
-    let invalid = |error: durward_agent::config::ConfigError| Failure::InvalidConfig {
-        message: error.to_string(),
-    };
-    let file = AgentFile::read(path).map_err(invalid)?;
-    let directory = path.parent().unwrap_or_else(|| Path::new("."));
-    let environment = Environment::of_this_process();
-    let settings = file.settings(directory, &environment).map_err(invalid)?;
-    let registered = Arc::new(Registered::new(file.routes(1).map_err(invalid)?));
-    let settings = Settings { addresses: registered.addresses(), ..settings };
-    let kubeconfig = file.kubeconfig.as_ref().map(|name| directory.join(name));
-    let location = file.ingress_sync(&environment).map_err(invalid)?;
-    let location = location.then(|| Location::infer(kubeconfig, None));
+    let prepared = Prepared::read(arguments)
+        .map_err(|error: ConfigError| Failure::InvalidConfig { message: error.to_string() })?;
     // Each stream is a connection to a backend.
     crate::app::raise_descriptor_limit();
     let runtime = client::runtime().map_err(|why| Failure::broken("running the agent", why))?;
-    runtime.block_on(async {
-        let stopped = CancellationToken::new();
+    runtime.block_on(prepared.serve())
+}
+
+/// An agent before it runs.
+struct Prepared {
+    file: AgentFile,
+    admin: Admin,
+    settings: Settings,
+    status: Arc<Status>,
+    watching: Watching,
+    switched: Switched,
+}
+
+impl Prepared {
+    fn read(arguments: &AgentRun) -> Result<Self, ConfigError> {
+        let path = arguments.config.as_deref();
+        let file = path.map_or_else(|| Ok(AgentFile::default()), AgentFile::read)?;
+        let directory = path.and_then(Path::parent).unwrap_or_else(|| Path::new("."));
+        let environment = Environment::of_this_process();
+        let settings = file.settings(directory, &environment)?;
+        let registered = Arc::new(Registered::new(file.routes(1)?));
         let status = Arc::<Status>::default();
-        if let Admin::At(address) = arguments.admin {
-            let listener = TcpListener::bind(address).await;
-            let listener = listener.map_err(|error| {
-                Failure::broken(format!("listening at {address} for the agent's admin"), error)
-            })?;
-            let shown = Shown {
-                status: Arc::clone(&status),
-                settings: Arc::new(settings.clone()),
-                routes: registered.routes(),
-            };
-            tokio::spawn(admin::serve(listener, shown, stopped.clone()));
-        }
-        let mut signals = Signals::listen()?;
-        let syncing = start_sync(location, &registered, &status).await?;
-        let held = registered.routes();
-        let running = async {
-            // A link without the routes of the Ingresses would withdraw them.
-            if let Some(mut ready) = syncing {
-                let is_ready = ready.wait_for(|ready| *ready);
-                if stopped.run_until_cancelled(is_ready).await.is_none() {
-                    return;
-                }
-            }
-            durward_agent::run(settings, held, status, stopped.clone()).await;
+        let following = Arc::new(Following::new(Arc::clone(&registered), Arc::clone(&status)));
+        let (addresses, cluster) = (registered.addresses(), following.cluster());
+        let settings = Settings { addresses, cluster, ..settings };
+        let switches = Switches { directory: directory.to_owned(), environment };
+        let switched = switches.read(&file)?;
+        let watching = Watching {
+            path: path.map(Path::to_owned),
+            registered,
+            following,
+            switches,
+            switched: Switched::default(),
+            read: path.and_then(modified),
         };
-        let watching = Watching { path: path.clone(), registered, read: modified(path) };
+        Ok(Self { file, admin: arguments.admin, settings, status, watching, switched })
+    }
+
+    async fn serve(self) -> Result<Exit, Failure> {
+        let Self { file, admin, settings, status, watching, switched } = self;
+        let stopped = CancellationToken::new();
+        let registered = Arc::clone(&watching.registered);
+        let shown = Shown {
+            status: Arc::clone(&status),
+            settings: Arc::new(settings.clone()),
+            routes: registered.routes(),
+        };
+        listen(admin, file.proof.as_ref(), shown, &stopped).await?;
+        let proxying = match file.egress_proxy.as_ref().zip(settings.exits.clone()) {
+            Some((proxy, exits)) => Some(proxy_listener(proxy, exits, &stopped).await?),
+            None => None,
+        };
+        let mut signals = Signals::listen()?;
+        let watching = watching.begin(switched).await?;
+        let (mut start, held) = (watching.following.start(), registered.routes());
+        let running = async {
+            let go = start.wait_for(|start| *start == Start::Go);
+            if stopped.run_until_cancelled(go).await.is_some() {
+                network::follow(Arc::clone(&settings.retry));
+                durward_agent::run(settings, held, status, stopped.clone()).await;
+            }
+            // Its streams have ended, or their time is over.
+            if let Some(proxying) = proxying {
+                proxying.abort();
+            }
+        };
         let mut running = std::pin::pin!(running);
         tokio::select! {
             () = &mut running => {}
@@ -84,24 +113,81 @@ pub(crate) fn run(arguments: &AgentRun, log: LogFormat) -> Result<Exit, Failure>
             () = signals.stop() => tracing::warn!("second termination signal: closing remaining streams"),
         }
         Ok(Exit::Ok)
-    })
+    }
 }
 
-/// Starts to register the cluster's Ingresses, if that is wanted; the receiver says when they were read.
-async fn start_sync(
-    location: Option<Location>,
-    registered: &Arc<Registered>,
-    status: &Arc<Status>,
-) -> Result<Option<watch::Receiver<bool>>, Failure> {
-    let Some(location) = location else { return Ok(None) };
-    let clients = Clients::new(location, Limits::default()).await.map_err(|error| {
-        let message = format!("cannot use the Kubernetes API: {}", sentence(&error));
-        Failure::InvalidConfig { message }
+/// Opens the listeners of the agent, as far as there are any.
+async fn listen(
+    admin: Admin,
+    proof: Option<&ProofSection>,
+    shown: Shown,
+    stopped: &CancellationToken,
+) -> Result<(), Failure> {
+    if let Some(proof) = proof {
+        let listener = TcpListener::bind(proof.listen).await.map_err(|error| {
+            Failure::broken(format!("listening at {} for proofs", proof.listen), error)
+        })?;
+        tokio::spawn(admin::prove(listener, shown.clone(), stopped.clone()));
+    }
+    if let Admin::At(address) = admin {
+        let listener = TcpListener::bind(address).await.map_err(|error| {
+            Failure::broken(format!("listening at {address} for the agent's admin"), error)
+        })?;
+        tokio::spawn(admin::serve(listener, shown, stopped.clone()));
+    }
+    Ok(())
+}
+
+/// Opens the forward proxy for programs in the cluster.
+async fn proxy_listener(
+    proxy: &EgressProxySection,
+    exits: Arc<Exits>,
+    stopped: &CancellationToken,
+) -> Result<JoinHandle<()>, Failure> {
+    let listener = TcpListener::bind(proxy.listen).await.map_err(|error| {
+        Failure::broken(format!("listening at {} as egressProxy", proxy.listen), error)
     })?;
-    let (ready, is_ready) = watch::channel(false);
-    let watch = IngressWatch::start(&clients);
-    tokio::spawn(sync::follow(watch, Arc::clone(registered), Arc::clone(status), ready));
-    Ok(Some(is_ready))
+    let sources = proxy.allowed_sources.clone();
+    Ok(tokio::spawn(out::serve(listener, sources, exits, stopped.clone())))
+}
+
+/// Parts of the file that switch the agent on and off while it runs.
+#[derive(Clone, Debug, Default)]
+struct Switched {
+    /// Cluster to follow.
+    followed: Option<Followed>,
+    /// False if there is nothing that the agent would be for.
+    active: bool,
+}
+
+impl Switched {
+    fn follows_like(&self, other: &Self) -> bool {
+        match (&self.followed, &other.followed) {
+            (None, None) => true,
+            (Some(one), Some(other)) => one.detection == other.detection,
+            (Some(_), None) | (None, Some(_)) => false,
+        }
+    }
+}
+
+/// Reads the switches of a file.
+struct Switches {
+    directory: PathBuf,
+    environment: Environment,
+}
+
+impl Switches {
+    fn read(&self, file: &AgentFile) -> Result<Switched, ConfigError> {
+        let detection = file.detection()?;
+        let kubeconfig = file.kubeconfig.as_ref().map(|name| self.directory.join(name));
+        let follows = file.ingress_sync(&self.environment)?;
+        let followed =
+            follows.then(|| Followed { location: Location::infer(kubeconfig, None), detection });
+        // What was registered before is withdrawn where it is switched off in so many words.
+        let withdraws = file.gateway.as_ref().is_some_and(|gateway| gateway.enabled == Some(false));
+        let active = follows || withdraws || !file.routes.is_empty() || file.egress_proxy.is_some();
+        Ok(Switched { followed, active })
+    }
 }
 
 struct Signals {
@@ -129,14 +215,39 @@ impl Signals {
     }
 }
 
-/// Reads the routes again when the file changes or SIGHUP arrives.
+/// Reads routes and switches again when the file changes or SIGHUP arrives.
 struct Watching {
-    path: PathBuf,
+    path: Option<PathBuf>,
     registered: Arc<Registered>,
+    following: Arc<Following>,
+    switches: Switches,
+    switched: Switched,
     read: Option<SystemTime>,
 }
 
 impl Watching {
+    /// Begins with the switches of the file.
+    async fn begin(mut self, switched: Switched) -> Result<Self, Failure> {
+        if !switched.active {
+            tracing::info!(
+                "nothing is switched on, so nothing is dialled: set enableIngressSync, or write routes or egressProxy"
+            );
+        }
+        self.switch(switched).await?;
+        Ok(self)
+    }
+
+    async fn switch(&mut self, switched: Switched) -> Result<(), Failure> {
+        if !self.switched.follows_like(&switched) {
+            self.following.set(switched.followed.clone()).await?;
+        }
+        if switched.active && switched.followed.is_none() {
+            self.following.go();
+        }
+        self.switched = switched;
+        Ok(())
+    }
+
     /// Follows the file until a termination signal arrives.
     async fn follow(mut self, signals: &mut Signals) {
         let mut ticks = tokio::time::interval(LOOK);
@@ -144,32 +255,38 @@ impl Watching {
         loop {
             tokio::select! {
                 _ = ticks.tick() => {
-                    let now = modified(&self.path);
+                    let now = self.path.as_deref().and_then(modified);
                     if now.is_none() || now == self.read {
                         continue;
                     }
                     self.read = now;
                 }
-                _ = signals.hangup.recv() => self.read = modified(&self.path),
+                _ = signals.hangup.recv() => self.read = self.path.as_deref().and_then(modified),
                 _ = signals.terminate.recv() => return,
                 _ = signals.interrupt.recv() => return,
             }
-            self.reload();
+            self.reload().await;
         }
     }
 
-    /// Takes over the routes of the file; a broken file changes nothing.
-    fn reload(&self) {
-        match AgentFile::read(&self.path).and_then(|file| file.routes(1)) {
-            Ok(routes) => {
-                let count = routes.routes.len();
-                if self.registered.set_file(routes.routes) {
-                    tracing::info!(routes = count, "routes changed");
-                }
-            }
+    /// Takes over routes and switches of the file; a broken file changes nothing.
+    async fn reload(&mut self) {
+        let Some(path) = &self.path else { return };
+        let read = AgentFile::read(path)
+            .and_then(|file| Ok((file.routes(1)?, self.switches.read(&file)?)));
+        let (routes, switched) = match read {
+            Ok(read) => read,
             Err(error) => {
-                tracing::error!(%error, "the agent's file is broken: its routes stay as they were")
+                tracing::error!(%error, "the agent's file is broken: its routes stay as they were");
+                return;
             }
+        };
+        let count = routes.routes.len();
+        if self.registered.set_file(routes.routes) {
+            tracing::info!(routes = count, "routes changed");
+        }
+        if let Err(error) = self.switch(switched).await {
+            tracing::error!(%error, "the cluster cannot be followed: its routes stay as they were");
         }
     }
 }

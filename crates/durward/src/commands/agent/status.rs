@@ -108,9 +108,13 @@ fn print(screen: &mut Screen, report: &Report) -> Result<(), Failure> {
     let held =
         routes.map_or_else(|| "none".to_owned(), |held| format!("revision {}", held.revision));
     screen.line(format!("routes held by the gateway: {held}"))?;
-    if let Some(kind) = &report.cluster {
-        let served = report.routes_served;
-        screen.line(format!("cluster: {kind}, routing mode: tunnel, routes served: {served}"))?;
+    if let Some(cluster) = &report.cluster {
+        let (kind, mode, served) = (&cluster.kind, &cluster.routing_mode, report.routes_served);
+        screen.line(format!("cluster: {kind}, routing mode: {mode}, routes served: {served}"))?;
+        let endpoint = cluster.public_endpoint.as_ref();
+        let offered =
+            endpoint.map_or_else(String::new, |at| format!("; offered to the gateway: {at}"));
+        screen.line(format!("{kind} because {}{offered}", cluster.reason))?;
     }
     for one in &report.routes_rejected {
         let sentence = format!("not served: {}{}: {}", one.host, one.path, one.reason);

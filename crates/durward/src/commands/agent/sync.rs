@@ -2,24 +2,21 @@
 
 use std::collections::BTreeSet;
 use std::sync::{Arc, Mutex, PoisonError};
-use std::time::Duration;
 
 use durward_agent::Addresses;
-use durward_agent::ingress::{self, Found, Objects};
-use durward_agent::status::{LeftOut, Status};
-use durward_kube::ingress_watch::{IngressWatch, Objects as Seen};
+use durward_agent::ingress::{Found, Objects};
+use durward_agent::status::LeftOut;
+use durward_kube::ingress_watch::Objects as Seen;
 use durward_kube::object::ObjectName;
 use durward_link::{Route, RouteSet};
 use tokio::sync::watch;
-
-/// Time in which changes of objects are gathered.
-const GATHER: Duration = Duration::from_millis(20);
 
 /// Routes of an agent, from both places.
 #[derive(Debug)]
 pub(super) struct Registered {
     of_file: Mutex<Vec<Route>>,
-    of_cluster: Mutex<Found>,
+    /// What was found in the cluster, and of which version of it.
+    of_cluster: Mutex<(Found, u64)>,
     routes: watch::Sender<Arc<RouteSet>>,
     addresses: watch::Sender<Arc<Addresses>>,
 }
@@ -58,24 +55,27 @@ impl Registered {
         true
     }
 
-    fn set_cluster(&self, found: Found) {
-        *self.of_cluster.lock().unwrap_or_else(PoisonError::into_inner) = found;
+    /// Takes over the routes of the cluster's Ingresses.
+    pub(super) fn set_cluster(&self, found: Found, observed: u64) {
+        *self.of_cluster.lock().unwrap_or_else(PoisonError::into_inner) = (found, observed);
         self.publish();
     }
 
     /// Publishes both; of two for one host and path that of the file counts.
     fn publish(&self) {
         let of_file = self.of_file.lock().unwrap_or_else(PoisonError::into_inner);
-        let found = self.of_cluster.lock().unwrap_or_else(PoisonError::into_inner);
+        let cluster = self.of_cluster.lock().unwrap_or_else(PoisonError::into_inner);
+        let (found, observed) = &*cluster;
         let is_same = |one: &Route, other: &Route| {
-            (&one.host, &one.path, one.exact) == (&other.host, &other.path, other.exact)
+            let key = |route: &Route| (route.exact, route.passthrough);
+            (&one.host, &one.path, key(one)) == (&other.host, &other.path, key(other))
         };
         let known = |route: &&Route| !of_file.iter().any(|own| is_same(own, route));
         let routes = of_file.iter().chain(found.routes.iter().filter(known)).cloned().collect();
         // A stream may come for a route as soon as it is known.
         self.addresses.send_replace(Arc::new(found.addresses.clone()));
         self.routes.send_if_modified(|set| {
-            let next = RouteSet::new(set.revision + 1, routes);
+            let next = RouteSet::new(set.revision + 1, routes).observed_at(*observed);
             let is_other = next.routes != set.routes;
             if is_other {
                 *set = Arc::new(next);
@@ -85,48 +85,11 @@ impl Registered {
     }
 }
 
-/// Registers the Ingresses of a cluster as they change, without end. `ready` is set once they were read the first time.
-pub(super) async fn follow(
-    mut watch: IngressWatch,
-    registered: Arc<Registered>,
-    status: Arc<Status>,
-    ready: watch::Sender<bool>,
-) {
-    tracing::info!("Initializing gateway proxy detection...");
-    let (mut before, mut kind) = (None, "");
-    loop {
-        watch.changed().await;
-        tokio::time::sleep(GATHER).await;
-        let objects = objects(watch.objects());
-        let endpoint = ingress::public_endpoint(&objects);
-        let now = if endpoint.is_some() { "public" } else { "private" };
-        if now != std::mem::replace(&mut kind, now) {
-            match endpoint {
-                None => tracing::info!("Private cluster detected - using tunnel routing"),
-                Some(endpoint) => tracing::info!(
-                    endpoint,
-                    "Public cluster detected - direct routing is not offered, using tunnel routing"
-                ),
-            }
-            status.cluster(now);
-        }
-        let found = ingress::found(&objects);
-        report(before.as_ref(), &found);
-        status.left_out(left_out(&found));
-        status.set_ingresses(ingress::hosts(&objects));
-        registered.set_cluster(found.clone());
-        if before.replace(found).is_none() {
-            tracing::info!("Gateway proxy ingress watcher started successfully");
-            ready.send_replace(true);
-        }
-    }
-}
-
 /// Logs what is new of the Ingresses.
-fn report(before: Option<&Found>, now: &Found) {
+pub(super) fn report(before: Option<&Found>, now: &Found, routing_mode: &str) {
     let Some(before) = before else {
         let (ingresses, routes) = (now.ingresses.len(), now.routes.len());
-        tracing::info!(ingresses, routes, routing_mode = "tunnel", "Syncing existing ingresses");
+        tracing::info!(ingresses, routes, routing_mode, "Syncing existing ingresses");
         report_left_out(None, now);
         return;
     };
@@ -161,7 +124,7 @@ fn report_left_out(before: Option<&Found>, now: &Found) {
     }
 }
 
-fn left_out(found: &Found) -> Vec<LeftOut> {
+pub(super) fn left_out(found: &Found) -> Vec<LeftOut> {
     let of = |(ingress, reason): &(String, String)| LeftOut {
         ingress: ingress.clone(),
         reason: reason.clone(),
@@ -170,7 +133,7 @@ fn left_out(found: &Found) -> Vec<LeftOut> {
     found.left_out.iter().take(1_000).map(of).collect()
 }
 
-fn objects(seen: Seen) -> Objects {
+pub(super) fn objects(seen: Seen) -> Objects {
     let key = |name: ObjectName| (name.namespace, name.name);
     Objects {
         ingresses: seen.ingresses.into_values().collect(),

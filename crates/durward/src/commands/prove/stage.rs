@@ -83,6 +83,7 @@ impl Stage {
             memory: None,
             drain_grace: Duration::from_secs(1),
             registry: None,
+            direct_networks: Vec::new(),
         })
         .map_err(|error| Failure::broken("starting the gateway to attack", error))?;
         let applied = proxy.apply(Arc::clone(&compiled.snapshot));

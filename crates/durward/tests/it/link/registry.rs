@@ -35,7 +35,7 @@ pub(super) struct Registering {
     state: bool,
 }
 
-fn digest(token: &str) -> TokenDigest {
+pub(super) fn digest(token: &str) -> TokenDigest {
     TokenDigest::new(Token::new(token.to_owned()).digest())
 }
 
@@ -112,7 +112,7 @@ impl Registering {
         self.start_again();
     }
 
-    fn start_again(&mut self) {
+    pub(super) fn start_again(&mut self) {
         self.admin = admin_address();
         self.child = Self::run(&self.dir, self.admin, self.state);
         self.wait_ready();
