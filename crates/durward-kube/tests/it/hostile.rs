@@ -19,8 +19,10 @@ use serde_json::Value;
 use examples::{Example, examples};
 use world::{Served, World};
 
-/// Fields whose text has no effect by itself, each with the reason.
-const WITHOUT_EFFECT: [(Kind, &str); 5] = [
+/// Fields whose text has no effect by itself, or is rejected in the words of another program, each with the reason.
+const WITHOUT_EFFECT: [(Kind, &str); 6] = [
+    // SmartNat's sentence says which field it means, in prose.
+    (Kind::Mapping, ".serviceName"),
     // Names are looked up there, and each that is says so.
     (Kind::Tenant, ".namespace"),
     // Identities of agents, which the registry of links compares and no snapshot has.

@@ -44,12 +44,13 @@ fn ours() -> Vec<Example> {
         example!("tenant-transparent", Tenant, "", None),
         example!("tenant-acme", Tenant, "", NO_ACME),
         example!("tenant-link", Tenant, "", None),
-        example!("mapping", PortMapping, "acme", None),
+        // The fields of a health check over HTTP are an upstream's.
+        example!("mapping", PortMapping, "acme", Some("is for upstreams")),
         example!("mapping-in-own-namespace", PortMapping, "durward", None),
         example!("policy", EgressPolicy, "acme", None),
         example!("policy-in-own-namespace", EgressPolicy, "durward", None),
         example!("hosted", HostedApi, "acme", None),
-        example!("hosted-by-address", HostedApi, "durward", None),
+        example!("hosted-by-address", HostedApi, "durward", Some("is for other upstreams")),
         example!("hosted-in-one-file", HostedApi, "durward", None),
         example!("hosted-by-acme", HostedApi, "durward", NO_ACME),
     ]
@@ -97,7 +98,7 @@ fn foreign() -> Vec<Example> {
     ];
     foreign[0].whole["annotations"] = json!({"durward.dev/shared": "true"});
     foreign[1].whole["annotations"] = json!({
-        "nginx.ingress.kubernetes.io/rewrite-target": "/",
+        "nginx.ingress.kubernetes.io/ssl-redirect": "false",
         "nginx.ingress.kubernetes.io/proxy-read-timeout": "30",
     });
     foreign

@@ -161,7 +161,7 @@ fn documents([own, other]: [&str; 2], of_tried: Kind) -> Vec<Document> {
         let ours = format!(
             "{{ingress: [{{address: 198.51.100.10, protocol: TLS, shared: true, names: ['*.k8s.{own}.example'], acceptHostedApis: true}},
                {{address: 198.51.100.5, protocol: HTTP, allowedRoutes: {{kinds: [Ingress]}}}}],
-              egress: {{addresses: [203.0.113.2]}}}}"
+              egress: {{addresses: [203.0.113.2], proxy: [{{address: 198.51.100.6, port: 3128}}]}}}}"
         );
         documents.push(object(Kind::Tenant, ("", own), &ours));
     }
@@ -232,13 +232,14 @@ impl World {
             }
             Reference::Namespace(name) if **name == *"durward" => Fact::Labels(BTreeMap::new()),
             Reference::Secret { namespace, name } | Reference::ConfigMap { namespace, name } => {
-                match known(namespace).filter(|_| **name == *ALL) {
+                let owner = known(namespace).or((**namespace == *"durward").then_some(0));
+                match owner.filter(|_| **name == *ALL) {
                     Some(at) => Fact::Bytes(self.entries[at].clone()),
                     None => Fact::Missing,
                 }
             }
             Reference::Service { namespace, name, port }
-                if known(namespace).is_some() && **name == *"pay" =>
+                if known(namespace).is_some() && (**name == *"pay" || **name == *TRIED) =>
             {
                 match &**port {
                     "http" | "80" | "80/TCP" | "6443" | "8132" => Fact::Endpoints(
