@@ -289,7 +289,7 @@ impl Store {
     }
 
     /// Returns the keys of a tenant's documents.
-    pub(crate) fn of_tenant(&self, tenant: &TenantId) -> impl Iterator<Item = &DocumentKey> {
+    pub fn of_tenant(&self, tenant: &TenantId) -> impl Iterator<Item = &DocumentKey> {
         self.of_tenants.get(tenant).into_iter().flat_map(|keys| &**keys)
     }
 
@@ -324,6 +324,19 @@ impl Store {
     /// known by the facts of namespaces and grants: it takes another look once they are said.
     pub fn wanted(&self) -> impl Iterator<Item = &Reference> {
         self.dependents.keys().filter(|reference| self.is_wanted(reference))
+    }
+
+    /// Returns what the documents that ask for a thing ask for, as far as they may have it.
+    #[must_use]
+    pub fn wanted_with(&self, reference: &Reference) -> BTreeSet<Reference> {
+        let dependents = self.dependents.get(reference).into_iter().flat_map(|keys| &**keys);
+        let documents = dependents.filter_map(|key| self.document(key));
+        documents.flat_map(|document| self.wanted_by(document)).collect()
+    }
+
+    /// Returns what a document of the store asks for, as far as any document may have it.
+    pub fn wanted_by(&self, document: &Document) -> impl Iterator<Item = Reference> {
+        document.wanted().into_iter().filter(|reference| self.is_wanted(reference))
     }
 
     /// Returns a tenant with a document that asks for a thing; `None` if there is none.

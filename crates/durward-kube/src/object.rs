@@ -178,7 +178,7 @@ struct ReadStatus {
 
 /// Returns a value as the text of a document. JSON is YAML but for a few characters that YAML wants escaped.
 pub(crate) fn text(value: &impl Serialize) -> Result<String, serde_json::Error> {
-    let json = serde_json::to_string_pretty(value)?;
+    let json = with_explicit_keys(serde_json::to_string_pretty(value)?);
     let is_refused = |letter: char| {
         matches!(
             letter,
@@ -198,6 +198,38 @@ pub(crate) fn text(value: &impl Serialize) -> Result<String, serde_json::Error> 
         }
     }
     Ok(text)
+}
+
+/// Longest key in bytes that YAML takes for one without a question mark before it.
+const LONGEST_KEY: usize = 1_000;
+
+/// Returns JSON, an entry a line, with a question mark before each key that is too long for YAML otherwise.
+fn with_explicit_keys(json: String) -> String {
+    if json.lines().all(|line| line.len() <= LONGEST_KEY) {
+        return json;
+    }
+    let mut text = String::with_capacity(json.len() + 16);
+    for line in json.lines() {
+        let (indent, rest) = line.split_at(line.len() - line.trim_start().len());
+        text.push_str(indent);
+        if key_length(rest).is_some_and(|length| length > LONGEST_KEY) {
+            text.push_str("? ");
+        }
+        text.push_str(rest);
+        text.push('\n');
+    }
+    text
+}
+
+/// Returns the length of the key that a line begins with; `None` if it begins with none.
+fn key_length(line: &str) -> Option<usize> {
+    let mut is_escaped = false;
+    let end = line.strip_prefix('"')?.bytes().position(|byte| {
+        let is_end = byte == b'"' && !is_escaped;
+        is_escaped = byte == b'\\' && !is_escaped;
+        is_end
+    })?;
+    line.get(end + 2..)?.starts_with(": ").then_some(end)
 }
 
 /// The form that `text` has. Its metadata is what a document of a file may say of itself.
@@ -378,6 +410,19 @@ mod tests {
         let object = Object::decode(Kind::Tenant, VERSION, &json).unwrap();
 
         assert!(object.conditions.is_empty());
+    }
+
+    /// YAML takes a longer text before a colon for no key, and the whole document was broken with a sentence that says nothing of the field.
+    #[test]
+    fn a_long_key_comes_through_unchanged() {
+        for name in ["x".repeat(70_000), "\"\\: ".repeat(400)] {
+            let json = tenant(&json!({"upstreams": {(&*name): {"endpoints": [name]}}}));
+
+            let document = Object::decode(Kind::Tenant, VERSION, &json).unwrap().document();
+
+            let Content::Tenant(read) = &document.content else { panic!("{:?}", document.content) };
+            assert!(read.spec.upstreams.keys().any(|key| key.value == name));
+        }
     }
 
     #[test]

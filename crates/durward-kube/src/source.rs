@@ -7,9 +7,10 @@ mod documents;
 mod grants;
 mod ingresses;
 mod named;
+mod references;
 mod services;
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
 use std::time::Duration;
@@ -24,15 +25,16 @@ use crate::load_balancers::LoadBalancer;
 use crate::object::ObjectName;
 use crate::pace::Gather;
 use crate::resource_type::{
-    CONFIG_MAPS, EGRESS_POLICIES, HOSTED_APIS, INGRESS_CLASSES, INGRESS_ROUTE_TCPS, INGRESSES,
-    KAMAJI_CONTROL_PLANES, MAPPINGS, NAMESPACES, PORT_MAPPINGS, REFERENCE_GRANTS, ResourceType,
-    SECRETS, STEWARD_CONTROL_PLANES, TENANTS, TLS_ROUTES,
+    CONFIG_MAPS, EGRESS_POLICIES, ENDPOINT_SLICES, HOSTED_APIS, INGRESS_CLASSES,
+    INGRESS_ROUTE_TCPS, INGRESSES, KAMAJI_CONTROL_PLANES, MAPPINGS, NAMESPACES, PORT_MAPPINGS,
+    REFERENCE_GRANTS, ResourceType, SECRETS, SERVICES, STEWARD_CONTROL_PLANES, TENANTS, TLS_ROUTES,
 };
 use crate::smartnat;
 use crate::source::documents::{Documents, ForeignApis, Mappings, Namespaces};
 use crate::source::grants::Grants;
 use crate::source::ingresses::{Classes, Ingresses};
 use crate::source::named::{Asked, Named};
+use crate::source::references::Sorted;
 use crate::source::services::ServiceWatches;
 use crate::watch::{Reflector, Scope};
 
@@ -111,6 +113,8 @@ pub struct Source {
     services: ServiceWatches,
     secrets: Named,
     config_maps: Named,
+    /// Secrets and `ConfigMap`s that are referred to.
+    named: [Asked; 2],
     namespaces: Namespaces,
     grants: Grants,
     /// True once grants are watched.
@@ -177,6 +181,7 @@ impl Source {
             services: ServiceWatches::new(client.clone(), sources, &gather, &health),
             secrets: named(&SECRETS, &sources.secrets),
             config_maps: named(&CONFIG_MAPS, &sources.config_maps),
+            named: [Asked::new(), Asked::new()],
             namespaces,
             grants,
             grants_begun: false,
@@ -193,49 +198,34 @@ impl Source {
     /// Replaces what documents refer to. References that no API server can answer are left to others. Where a reference comes with the tenant whose document it is in, no tenant
     /// takes all the watches of single objects.
     pub fn want<'a>(&mut self, references: impl IntoIterator<Item = impl Into<Wanted<'a>>>) {
-        let mut services: BTreeMap<ObjectName, BTreeSet<Arc<str>>> = BTreeMap::new();
-        let (mut secrets, mut config_maps) = (Asked::new(), Asked::new());
-        let (mut namespaces, mut granted) = (BTreeSet::new(), BTreeSet::new());
-        let object = |namespace: &Arc<str>, name: &Arc<str>| ObjectName {
-            namespace: Arc::clone(namespace),
-            name: Arc::clone(name),
-        };
-        for Wanted { reference, tenant } in references.into_iter().map(Into::into) {
-            // Of several tenants that name one object the first pays for it.
-            let ask = |asked: &mut Asked, name: ObjectName| {
-                let payer = asked.entry(name).or_insert_with(|| tenant.clone());
-                if tenant.is_some() && (payer.is_none() || tenant < *payer) {
-                    payer.clone_from(&tenant);
-                }
-            };
-            match reference {
-                Reference::Service { namespace, name, port } => {
-                    let ports = services.entry(object(namespace, name)).or_default();
-                    ports.insert(Arc::clone(port));
-                }
-                Reference::Secret { namespace, name } => {
-                    ask(&mut secrets, object(namespace, name));
-                }
-                Reference::ConfigMap { namespace, name } => {
-                    ask(&mut config_maps, object(namespace, name));
-                }
-                Reference::Namespace(name) => {
-                    namespaces.insert(Arc::clone(name));
-                }
-                Reference::Grant(target) => {
-                    granted.insert(target.clone());
-                }
-                Reference::File(_) | Reference::LinkRoutes { .. } => {}
-            }
-        }
-        self.services.want(&services);
-        self.secrets.want(&secrets);
-        self.config_maps.want(&config_maps);
-        self.namespaces.want(namespaces);
-        if !granted.is_empty() {
+        self.named = [Asked::new(), Asked::new()];
+        let sorted = Sorted::of(references.into_iter().map(Into::into), &mut self.named);
+        self.services.want(&sorted.services);
+        self.secrets.want(&self.named[0]);
+        self.config_maps.want(&self.named[1]);
+        self.namespaces.want(sorted.namespaces);
+        if !sorted.granted.is_empty() {
             self.begin_grants();
         }
-        self.grants.want(&granted);
+        self.grants.want(&sorted.granted);
+    }
+
+    /// Adds to what documents refer to. Unlike [`Self::want`] it costs what is added, and not what there is; only of Secrets and `ConfigMap`s all are shared out anew if any is added.
+    pub fn want_more<'a>(&mut self, references: impl IntoIterator<Item = impl Into<Wanted<'a>>>) {
+        let before = self.named.each_ref().map(BTreeMap::len);
+        let sorted = Sorted::of(references.into_iter().map(Into::into), &mut self.named);
+        self.services.want_more(&sorted.services);
+        if self.named[0].len() > before[0] {
+            self.secrets.want(&self.named[0]);
+        }
+        if self.named[1].len() > before[1] {
+            self.config_maps.want(&self.named[1]);
+        }
+        self.namespaces.want_more(sorted.namespaces);
+        if !sorted.granted.is_empty() {
+            self.begin_grants();
+            self.grants.want_more(&sorted.granted);
+        }
     }
 
     fn begin_grants(&mut self) {
@@ -280,6 +270,13 @@ impl Source {
             + self.config_maps.waiting()
             + self.namespaces.waiting()
             + self.grants.waiting()
+    }
+
+    /// Returns whether a kind that documents refer to is being read for the first time. One that cannot be read, or not in time, is not waited for.
+    #[must_use]
+    pub fn is_reading(&self) -> bool {
+        let kinds = [&SERVICES, &ENDPOINT_SLICES, &REFERENCE_GRANTS, &SECRETS, &CONFIG_MAPS];
+        kinds.into_iter().any(|kind| !self.health.is_ready(kind))
     }
 
     /// Returns the Services of type `LoadBalancer` of our class, as they are now.

@@ -6,6 +6,7 @@
 mod digest;
 mod writer;
 
+use std::borrow::Cow;
 use std::fmt::Write as _;
 use std::sync::Arc;
 
@@ -197,8 +198,21 @@ fn ready(accepted: &Judgement, programmed: &Judgement) -> Judgement {
 impl Judgement {
     /// Builds a judgement, with no more of the message than a condition holds.
     pub(crate) fn new(r#type: &'static str, status: Truth, reason: &str, message: &str) -> Self {
-        Self { r#type, status, reason: Arc::from(reason), message: Arc::from(bounded(message)) }
+        let message = bounded(&printable(message));
+        Self { r#type, status, reason: Arc::from(reason), message: Arc::from(message) }
     }
+}
+
+/// Returns `message` with control characters escaped: it is shown on terminals, and in Events, which are a line each.
+fn printable(message: &str) -> Cow<'_, str> {
+    if !message.contains(char::is_control) {
+        return Cow::Borrowed(message);
+    }
+    let escaped = |letter: char| match letter.is_control() {
+        true => letter.escape_default().to_string(),
+        false => letter.to_string(),
+    };
+    Cow::Owned(message.chars().map(escaped).collect())
 }
 
 /// Returns `message`, cut where it is too long.

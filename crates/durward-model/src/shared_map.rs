@@ -4,6 +4,7 @@
 //! and the counter behind every `Arc` in it, for each change.
 
 use std::borrow::Borrow;
+use std::cmp::Ordering;
 use std::fmt;
 use std::ops::{Bound, Index, RangeBounds};
 use std::sync::Arc;
@@ -105,6 +106,48 @@ impl<K, V> SharedMap<K, V> {
 }
 
 impl<K: Ord, V> SharedMap<K, V> {
+    /// Returns the keys that only one of both has, or of whose values `same` is not true, in order. Chunks that both have are not looked at, so that a copy with few
+    /// changes costs little.
+    pub fn differences<'m>(
+        &'m self,
+        other: &'m Self,
+        mut same: impl FnMut(&V, &V) -> bool,
+    ) -> Vec<&'m K> {
+        let (mut one, mut two) = (Cursor::new(&self.chunks), Cursor::new(&other.chunks));
+        let mut keys = Vec::new();
+        loop {
+            if let (Some(whole), Some(other)) = (one.at_start(), two.at_start())
+                && Arc::ptr_eq(whole, other)
+            {
+                one.skip();
+                two.skip();
+                continue;
+            }
+            let (key, in_one, in_two) = match (one.entry(), two.entry()) {
+                (None, None) => return keys,
+                (Some((key, _)), None) => (key, true, false),
+                (None, Some((key, _))) => (key, false, true),
+                (Some((key, value)), Some((other, known))) => match key.cmp(other) {
+                    Ordering::Less => (key, true, false),
+                    Ordering::Greater => (other, false, true),
+                    Ordering::Equal if same(value, known) => {
+                        one.step();
+                        two.step();
+                        continue;
+                    }
+                    Ordering::Equal => (key, true, true),
+                },
+            };
+            keys.push(key);
+            if in_one {
+                one.step();
+            }
+            if in_two {
+                two.step();
+            }
+        }
+    }
+
     /// Returns the value of a key.
     #[must_use]
     pub fn get<Q: Ord + ?Sized>(&self, key: &Q) -> Option<&V>
@@ -322,6 +365,40 @@ impl<'a, K, V> IntoIterator for &'a SharedMap<K, V> {
     }
 }
 
+/// Place in a map.
+struct Cursor<'a, K, V> {
+    chunks: &'a [Chunk<K, V>],
+    /// Position in the first of these chunks.
+    at: usize,
+}
+
+impl<'a, K, V> Cursor<'a, K, V> {
+    fn new(chunks: &'a [Chunk<K, V>]) -> Self {
+        Self { chunks, at: 0 }
+    }
+
+    /// Returns the chunk that begins here.
+    fn at_start(&self) -> Option<&'a Chunk<K, V>> {
+        self.chunks.first().filter(|_| self.at == 0)
+    }
+
+    fn entry(&self) -> Option<(&'a K, &'a V)> {
+        self.chunks.first()?.get(self.at).map(|(key, value)| (key, value))
+    }
+
+    fn step(&mut self) {
+        self.at += 1;
+        if self.chunks.first().is_some_and(|chunk| self.at == chunk.len()) {
+            self.skip();
+        }
+    }
+
+    fn skip(&mut self) {
+        self.chunks = self.chunks.get(1..).unwrap_or_default();
+        self.at = 0;
+    }
+}
+
 /// Entries of a map in the order of their keys.
 pub struct Iter<'a, K, V> {
     chunks: std::slice::Iter<'a, Chunk<K, V>>,
@@ -446,6 +523,49 @@ mod tests {
             map.retain(|key, _| key % 3 == 0);
             prop_assert!(is_sound(&map) && map.iter().eq(&expected));
         }
+    }
+
+    proptest! {
+        #[test]
+        fn differences_are_the_keys_that_one_lacks_or_that_have_another_value(
+            entries in prop::collection::btree_map(0..600_u16, 0..3_u32, 0..500),
+            edits in prop::collection::vec((prop::bool::ANY, 0..600_u16, 0..3_u32), 0..60),
+        ) {
+            let original: SharedMap<u16, u32> = entries.clone().into_iter().collect();
+            let (mut copy, mut expected) = (original.clone(), entries.clone());
+            for (puts_in, key, value) in edits {
+                if puts_in {
+                    copy.insert(key, value);
+                    expected.insert(key, value);
+                } else {
+                    copy.remove(&key);
+                    expected.remove(&key);
+                }
+            }
+
+            let differ: Vec<u16> = copy.differences(&original, u32::eq).into_iter().copied().collect();
+
+            let all = (0..600).filter(|key| entries.get(key) != expected.get(key));
+            prop_assert_eq!(differ, all.collect::<Vec<u16>>());
+        }
+    }
+
+    #[test]
+    fn of_a_copy_only_chunks_that_differ_are_compared() {
+        let original: SharedMap<u32, u32> = (0..10_000).map(|at| (at, at)).collect();
+        let mut copy = original.clone();
+        copy.insert(20_000, 1);
+        copy.insert(4_000, 1);
+        copy.remove(&77);
+        let mut compared = 0;
+
+        let differ = copy.differences(&original, |one, other| {
+            compared += 1;
+            one == other
+        });
+
+        assert_eq!(differ, [&77, &4_000, &20_000]);
+        assert!(compared < 4 * LARGEST, "{compared} of 10000 are compared");
     }
 
     #[test]

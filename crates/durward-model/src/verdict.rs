@@ -79,6 +79,14 @@ impl Verdicts {
         self.iter().all(|verdict| verdict.outcome == Outcome::Accepted)
     }
 
+    /// Returns the documents on which only one of both has a verdict, or another one. Costs little where one is a copy of the other with few changes.
+    #[must_use]
+    pub fn differences<'v>(&'v self, other: &'v Self) -> Vec<&'v DocumentKey> {
+        let same =
+            |one: &Arc<Verdict>, other: &Arc<Verdict>| Arc::ptr_eq(one, other) || one == other;
+        self.0.differences(&other.0, same)
+    }
+
     /// Returns the verdicts in the order of the documents.
     pub fn iter(&self) -> impl ExactSizeIterator<Item = &Verdict> + Clone {
         self.0.values().map(|verdict| &**verdict)

@@ -2,7 +2,7 @@
 
 use std::collections::BTreeMap;
 
-use durward_model::{DocumentKey, ResourceId};
+use durward_model::{DocumentKey, Kind, ResourceId};
 use thiserror::Error;
 
 use super::{Item, ItemDigest, ItemKey, Untransferable};
@@ -50,6 +50,22 @@ impl Received {
             ItemKey::Document(id) => Some(id),
             ItemKey::Fact(_) => None,
         })
+    }
+
+    /// Returns the objects of a kind whose documents are held.
+    pub fn objects_of(&self, kind: Kind) -> impl Iterator<Item = &ResourceId> {
+        let first = ItemKey::Document(ResourceId::new(kind, ""));
+        let objects = self.held.range(first..).map_while(|(key, _)| match key {
+            ItemKey::Document(id) => Some(id),
+            ItemKey::Fact(_) => None,
+        });
+        objects.take_while(move |id| id.kind == kind)
+    }
+
+    /// Returns whether an object is held.
+    #[must_use]
+    pub fn has_object(&self, id: &ResourceId) -> bool {
+        self.held.contains_key(&ItemKey::Document(id.clone()))
     }
 
     /// Takes in an item, of which this is the message.

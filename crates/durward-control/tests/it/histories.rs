@@ -4,13 +4,14 @@
 //! What meets here: ingress and egress addresses of tenants, networks whose traffic leaves as a tenant's, and addresses and ports of mappings, of one tenant and of several.
 //! `DURWARD_HISTORIES=10000` draws as many histories; without it there are few.
 
+use std::cell::RefCell;
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use durward_control::change::{Change, Fact};
 use durward_control::cluster::TENANT_LABEL;
 use durward_control::compile::still_served;
-use durward_control::document::Document;
+use durward_control::document::{Document, Source};
 use durward_control::reference::Reference;
 use durward_control::spec::document;
 use durward_control::spec::smartnat::{self, MappingObject, SmartNatOptions};
@@ -59,11 +60,22 @@ struct Object {
     spec: Value,
     /// Whether its last edit is a broken one.
     ends_broken: bool,
+    /// Documents of its specs.
+    parsed: RefCell<BTreeMap<String, Document>>,
 }
 
 impl Object {
+    /// Builds the document that the object is with this spec, of which all is parsed once.
     fn document(&self, spec: &Value, generation: u64) -> Document {
-        let revision = Revision { uid: Some(Arc::from(self.id.to_string())), generation };
+        let mut parsed = self.parsed.borrow_mut();
+        let first = parsed.entry(spec.to_string()).or_insert_with(|| self.parse(spec));
+        let revision = Revision { generation, ..first.revision.clone() };
+        let (source, content) = (Source::clone(&first.source), first.content.clone());
+        Document::of_object(self.id.clone(), revision, first.created.clone(), source, content)
+    }
+
+    fn parse(&self, spec: &Value) -> Document {
+        let revision = Revision { uid: Some(Arc::from(self.id.to_string())), generation: 1 };
         let created = format!("2026-11-{:02}T10:00:00Z", self.age + 1);
         let created = Some(Arc::from(created));
         if self.id.kind == Kind::Mapping {
@@ -118,6 +130,7 @@ fn objects(draw: &mut Draw) -> Vec<Object> {
             age: 0,
             spec,
             ends_broken: draw.is_one_of(6),
+            parsed: RefCell::default(),
         });
     }
     for number in 0..12 {
@@ -141,6 +154,7 @@ fn objects(draw: &mut Draw) -> Vec<Object> {
             age: 0,
             spec,
             ends_broken: draw.is_one_of(6),
+            parsed: RefCell::default(),
         });
     }
     for (age, object) in objects.iter_mut().enumerate() {
@@ -309,14 +323,25 @@ fn history(seed: u64) -> [String; 2] {
 #[test]
 fn whatever_happened_before_the_same_objects_come_to_the_same() {
     let histories = std::env::var("DURWARD_HISTORIES").ok().and_then(|text| text.parse().ok());
-    let mut different = Vec::new();
-    for seed in 0..histories.unwrap_or(150) {
-        let [end, alone] = history(seed);
-        assert!(end.contains("Accepted"), "something is served");
-        if end != alone {
-            different.push((seed, end, alone));
+    let histories = histories.unwrap_or(150);
+    let threads = std::thread::available_parallelism().map_or(1, |count| count.get() as u64);
+    let of_thread = |thread: u64| {
+        let mut different = Vec::new();
+        for seed in (thread..histories).step_by(threads as usize) {
+            let [end, alone] = history(seed);
+            assert!(end.contains("Accepted"), "something is served");
+            if end != alone {
+                different.push((seed, end, alone));
+            }
         }
-    }
+        different
+    };
+
+    let different: Vec<(u64, String, String)> = std::thread::scope(|scope| {
+        let running: Vec<_> =
+            (0..threads).map(|thread| scope.spawn(move || of_thread(thread))).collect();
+        running.into_iter().flat_map(|thread| thread.join().unwrap()).collect()
+    });
 
     let first =
         different.first().map(|(seed, end, alone)| format!("seed {seed}:\n{end}\n=====\n{alone}"));
@@ -339,7 +364,7 @@ fn asking(kind: Kind, tenant: usize, age: usize, at: &str) -> Object {
         let id = ResourceId::namespaced(kind, &format!("n{tenant}"), "m");
         (id, json!({"addresses": [at], "ports": ports}))
     };
-    Object { id, age, spec, ends_broken: false }
+    Object { id, age, spec, ends_broken: false, parsed: RefCell::default() }
 }
 
 /// Reads objects one after the other, and returns the reasons of what is said of each.

@@ -106,10 +106,10 @@ impl Index {
         }
     }
 
-    /// Replaces what is referred to: Services with ports. Returns those that have to be read by themselves. Unless they have begun, the watches begin after the first call that names any.
-    pub(crate) fn want(&self, wanted: &BTreeMap<ObjectName, BTreeSet<Arc<str>>>) -> Vec<Unread> {
+    /// Lets Services and ports go that are not referred to any more.
+    pub(crate) fn keep_only(&self, wanted: &BTreeMap<ObjectName, BTreeSet<Arc<str>>>) {
         let mut state = self.state();
-        let State { wanted: held, owners, has_begun, readings, .. } = &mut *state;
+        let State { wanted: held, owners, .. } = &mut *state;
         held.retain(|name, entry| {
             let ports = wanted.get(name);
             entry.ports.retain(|port, _| {
@@ -129,6 +129,15 @@ impl Index {
             }
             ports.is_some()
         });
+    }
+
+    /// Adds to what is referred to: Services with ports. Returns those that have to be read by themselves. Unless they have begun, the watches begin after the first call that names any.
+    pub(crate) fn want_more(
+        &self,
+        wanted: &BTreeMap<ObjectName, BTreeSet<Arc<str>>>,
+    ) -> Vec<Unread> {
+        let mut state = self.state();
+        let State { wanted: held, has_begun, readings, .. } = &mut *state;
         let (mut unread, mut news) = (Vec::new(), Vec::new());
         for (name, ports) in wanted {
             let entry = held.entry(name.clone()).or_insert_with(|| {

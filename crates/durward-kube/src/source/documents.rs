@@ -149,6 +149,13 @@ impl Namespaces {
             }
             stays
         });
+        drop(state);
+        self.want_more(names);
+    }
+
+    /// Adds to the namespaces whose labels are asked for.
+    pub(super) fn want_more(&self, names: BTreeSet<Arc<str>>) {
+        let mut state = self.state();
         for name in names {
             state.wanted.entry(Arc::clone(&name)).or_default();
             self.publish(&mut state, &name);

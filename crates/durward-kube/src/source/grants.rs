@@ -133,9 +133,7 @@ impl Grants {
     /// Replaces the resources whose grants are asked for.
     pub(super) fn want(&self, targets: &BTreeSet<ResourceId>) {
         let gather = &self.0.gather;
-        let mut state = self.state();
-        let State { namespaces, listed } = &mut *state;
-        namespaces.retain(|_, namespace| {
+        self.state().namespaces.retain(|_, namespace| {
             namespace.wanted.retain(|target, _| {
                 let stays = targets.contains(target);
                 if !stays {
@@ -145,6 +143,14 @@ impl Grants {
             });
             !namespace.is_empty()
         });
+        self.want_more(targets);
+    }
+
+    /// Adds to the resources whose grants are asked for.
+    pub(super) fn want_more(&self, targets: &BTreeSet<ResourceId>) {
+        let gather = &self.0.gather;
+        let mut state = self.state();
+        let State { namespaces, listed } = &mut *state;
         let mut changed = BTreeSet::new();
         for target in targets {
             let name = target.namespace.clone().unwrap_or_default();

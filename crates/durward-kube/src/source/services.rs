@@ -69,7 +69,13 @@ impl ServiceWatches {
 
     /// Replaces the Services that are referred to, with their ports.
     pub(super) fn want(&mut self, wanted: &BTreeMap<ObjectName, BTreeSet<Arc<str>>>) {
-        let new = self.index.want(wanted);
+        self.index.keep_only(wanted);
+        self.want_more(wanted);
+    }
+
+    /// Adds to the Services that are referred to.
+    pub(super) fn want_more(&mut self, wanted: &BTreeMap<ObjectName, BTreeSet<Arc<str>>>) {
+        let new = self.index.want_more(wanted);
         if self.kept.is_none() && !wanted.is_empty() {
             self.kept = Some(self.begin(Health::of));
         }

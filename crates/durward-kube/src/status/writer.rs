@@ -4,38 +4,28 @@
 //! writer decides it elsewhere; nothing here reads a status in order to write it.
 
 mod queue;
+mod run;
 #[cfg(test)]
 mod tests;
 
 use std::collections::HashMap;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
-use std::time::Duration;
 
-use bytes::Bytes;
 use durward_model::verdict::{Outcome, Verdict};
 use durward_model::{ResourceId, Revision};
-use http::Method;
-use jiff::Timestamp;
-use serde::Serialize;
 use tokio::sync::{Notify, watch};
 use tokio::task::JoinHandle;
-use tokio::time::{Instant, MissedTickBehavior, interval, sleep, timeout_at};
+use tokio::time::Instant;
 
 use super::digest::Seen;
-use super::{Condition, Judgement, PlaneReport, READY, Truth, judge, with_times};
-use crate::backoff::Backoff;
-use crate::events::{Event, Events};
+use super::{Condition, Judgement, PlaneReport, judge};
 use crate::lease::{Lease, LeaseOptions};
-use crate::object::{Head, Object};
-use crate::request::{self, ApiError};
+use crate::object::Object;
+use crate::request::ApiError;
 use crate::resource_type::ResourceType;
-use crate::revisions::{Accepted, Revisions};
+use crate::revisions::Revisions;
 use crate::watch::is_later;
 use queue::{Next, Queue};
-
-/// Objects in a row whose status the server failed to write, after which it is asked less often, with this pause at most.
-const FAULTY_IN_A_ROW: u32 = 3;
-const PAUSE: Duration = Duration::from_secs(1);
 
 /// Settings for writing statuses.
 #[derive(Clone, Debug)]
@@ -190,7 +180,7 @@ impl Writer {
             let task = tokio::spawn(lease.clone().claim(says.clone()));
             (lease, task)
         });
-        let task = tokio::spawn(run(Arc::clone(&shared), may_write.clone(), says));
+        let task = tokio::spawn(run::run(Arc::clone(&shared), may_write.clone(), says));
         Self { shared, task, lease, may_write }
     }
 
@@ -298,7 +288,11 @@ impl Shared {
             Next::Idle => return Err(None),
         };
         let entry = objects.get(&id).and_then(|entry| Some((entry, entry.desired.as_ref()?)));
-        let (entry, (_, desired)) = entry.ok_or(None)?;
+        let Some((entry, (_, desired))) = entry else {
+            pending.remove(change);
+            pending.finish(&id);
+            return Err(Some(Instant::now()));
+        };
         let (seen, version) = (entry.seen.clone(), Arc::clone(&entry.version));
         Ok(Due { id, change, desired: desired.clone(), seen, version })
     }
@@ -319,6 +313,8 @@ impl Shared {
                 entry.version = version;
             }
         }
+        // Something else may be wanted by now, or another writer has been there.
+        self.settle(&mut state, &due.id);
         state.report.pending = state.pending.len();
     }
 
@@ -331,6 +327,11 @@ impl Shared {
         }
         state.pending.release(&due.id);
         state.report.pending = state.pending.len();
+    }
+
+    /// Notes that a write is over, whatever came of it: the object's next status may be written.
+    fn finish(&self, due: &Due) {
+        self.state().pending.finish(&due.id);
     }
 
     /// Tries the status of an object again later, and those of others first.
@@ -347,198 +348,4 @@ impl Shared {
     fn state(&self) -> MutexGuard<'_, State> {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
-}
-
-async fn run(
-    shared: Arc<Shared>,
-    mut may_write: watch::Receiver<bool>,
-    _kept: watch::Sender<bool>,
-) {
-    let mut events = Events::new(shared.client.clone(), &shared.options);
-    let mut pace = interval(Duration::from_secs(1) / shared.options.rate.max(1));
-    pace.set_missed_tick_behavior(MissedTickBehavior::Delay);
-    let mut failures = Failures::new();
-    loop {
-        // The sender lives as long as this task.
-        drop(may_write.wait_for(|may| *may).await);
-        let arrived = shared.arrived.notified();
-        let due = match shared.next() {
-            Ok(due) => due,
-            Err(None) => {
-                arrived.await;
-                continue;
-            }
-            Err(Some(until)) => {
-                // Either is a reason to look again.
-                drop(timeout_at(until, arrived).await);
-                continue;
-            }
-        };
-        pace.tick().await;
-        let Some(resource) = ResourceType::of(due.id.kind) else {
-            shared.postpone(&due);
-            continue;
-        };
-        match write(&shared, &due, resource).await {
-            Ok(conditions) => {
-                failures = Failures::new();
-                tell(&shared, &mut events, &due, &conditions, resource).await;
-            }
-            Err(error) => {
-                shared.note_failure(&error);
-                sleep(failures.react(&shared, &due, &error)).await;
-            }
-        }
-    }
-}
-
-/// Failures in a row.
-struct Failures {
-    backoff: Backoff,
-    faulty_objects: u32,
-}
-
-impl Failures {
-    fn new() -> Self {
-        let backoff = Backoff::new(Duration::from_millis(250), Duration::from_secs(30));
-        Self { backoff, faulty_objects: 0 }
-    }
-
-    /// Decides when the status is tried again, and returns the time for which none is.
-    fn react(&mut self, shared: &Shared, due: &Due, error: &ApiError) -> Duration {
-        match error {
-            ApiError::Unreachable(_) | ApiError::Unauthorized(_) => self.backoff.next(),
-            ApiError::Throttled { after, .. } => {
-                shared.hold(due, false);
-                (*after).min(Duration::from_mins(1)) + self.backoff.next()
-            }
-            error if error.is_passing() => {
-                // A webhook that fails for one object says nothing of the others; one for many in a row does.
-                shared.hold(due, false);
-                self.faulty_objects += 1;
-                let pauses = self.faulty_objects > FAULTY_IN_A_ROW;
-                if pauses { self.backoff.next().min(PAUSE) } else { Duration::ZERO }
-            }
-            ApiError::Forbidden(_) | ApiError::Refused { .. } => {
-                tracing::debug!(id = %due.id, %error, "status is refused");
-                shared.hold(due, true);
-                Duration::ZERO
-            }
-            error => {
-                // The object changed, is gone, or is another one: the watch brings what comes next.
-                tracing::debug!(id = %due.id, %error, "status was not written");
-                shared.postpone(due);
-                Duration::ZERO
-            }
-        }
-    }
-}
-
-#[derive(Serialize)]
-#[serde(rename_all = "camelCase")]
-struct Patch<'a> {
-    api_version: String,
-    kind: &'a str,
-    metadata: PatchMetadata<'a>,
-    status: PatchStatus<'a>,
-}
-
-#[derive(Serialize)]
-#[serde(rename_all = "camelCase")]
-struct PatchMetadata<'a> {
-    name: &'a str,
-    #[serde(skip_serializing_if = "Option::is_none")]
-    namespace: Option<&'a str>,
-    /// An object of the same name that is not the one meant is left alone: the server compares this version. It need not compare the uid when it writes a status.
-    #[serde(skip_serializing_if = "str::is_empty")]
-    resource_version: &'a str,
-    #[serde(skip_serializing_if = "Option::is_none")]
-    uid: Option<&'a str>,
-}
-
-#[derive(Serialize)]
-#[serde(rename_all = "camelCase")]
-struct PatchStatus<'a> {
-    observed_generation: u64,
-    conditions: &'a [Condition],
-}
-
-/// Writes a status, and before it the revision that it says is served: a process that starts between the two finds the revision.
-async fn write(
-    shared: &Shared,
-    due: &Due,
-    resource: &ResourceType,
-) -> Result<Vec<Condition>, ApiError> {
-    let Due { id, desired, seen, .. } = due;
-    let version = resource.newest();
-    let generation = desired.revision.generation;
-    if let Some(text) = desired.accepted.as_ref().filter(|_| seen.generation != generation) {
-        let accepted = Accepted { id, revision: &desired.revision, text };
-        shared.revisions.keep(&accepted, &resource.api_version(version)).await?;
-        shared.state().report.revisions += 1;
-    }
-    let now = Arc::from(now());
-    let conditions = with_times(&desired.judgements, generation, &seen.conditions(), &now);
-    let patch = Patch {
-        api_version: resource.api_version(version),
-        kind: resource.kind,
-        metadata: PatchMetadata {
-            name: &id.name,
-            namespace: id.namespace.as_deref(),
-            resource_version: &due.version,
-            uid: desired.revision.uid.as_deref(),
-        },
-        status: PatchStatus { observed_generation: generation, conditions: &conditions },
-    };
-    let body =
-        serde_json::to_vec(&patch).map_err(|error| ApiError::Unreadable(error.to_string()))?;
-    let object = resource.object_path(version, id.namespace.as_deref(), &id.name);
-    let query = [("fieldManager", &*shared.options.field_manager), ("force", "true")];
-    let path = request::path(&format!("{object}/status"), &query);
-    let answer = request::send(
-        &shared.client,
-        Method::PATCH,
-        &path,
-        "application/apply-patch+yaml",
-        Bytes::from(body),
-    )
-    .await?;
-    let head: Head =
-        serde_json::from_slice(&answer).map_err(|error| ApiError::Unreadable(error.to_string()))?;
-    shared.written(due, &conditions, head.metadata.resource_version);
-    Ok(conditions)
-}
-
-/// Sends an Event for each condition that changed. The summary repeats one of the others, and waiting is no event.
-async fn tell(
-    shared: &Shared,
-    events: &mut Events,
-    due: &Due,
-    conditions: &[Condition],
-    resource: &ResourceType,
-) {
-    let Due { id, desired, seen, .. } = due;
-    let api_version = resource.api_version(resource.newest());
-    for (judgement, condition) in desired.judgements.iter().zip(conditions) {
-        if judgement.r#type == READY || &*judgement.reason == "Pending" || seen.had(judgement) {
-            continue;
-        }
-        let event = Event {
-            id,
-            uid: desired.revision.uid.as_deref(),
-            api_version: &api_version,
-            is_warning: judgement.status != Truth::True,
-            reason: &condition.reason,
-            note: &condition.message,
-        };
-        let sent = events.send(&event, Instant::now(), Timestamp::now()).await;
-        let mut state = shared.state();
-        let (told, withheld) = &mut state.report.events;
-        *(if sent { told } else { withheld }) += 1;
-    }
-}
-
-/// Returns the time of the wall clock as conditions have it: in UTC, to the second.
-fn now() -> String {
-    Timestamp::now().strftime("%Y-%m-%dT%H:%M:%SZ").to_string()
 }

@@ -8,6 +8,7 @@ mod cluster;
 mod crds;
 mod facts;
 mod foreign;
+mod hostile;
 mod http2;
 mod mappings;
 mod slices;

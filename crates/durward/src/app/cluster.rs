@@ -9,12 +9,15 @@ mod foreign;
 mod in_process;
 mod ingresses;
 mod load_balancers;
+mod looks;
 mod mappings;
+mod objects;
 mod record;
 mod reporter;
 mod routing;
 mod socket;
 mod start;
+mod wants;
 mod writers;
 
 pub(crate) use cache::{Cache, CacheOptions};

@@ -28,7 +28,7 @@ use crate::app::cluster::Cluster;
 use crate::app::kernel::Kernel;
 use crate::app::kernel::lines::Line;
 use crate::app::links::{self, Links};
-use crate::app::log::{self, AbsentEgress};
+use crate::app::log::{self, Logged};
 use crate::explained::Explained;
 use crate::failure::Failure;
 use crate::handover::Handed;
@@ -66,8 +66,8 @@ pub(crate) struct Gateway {
 /// State of the configuration that was applied last.
 struct Applied {
     store: Store,
-    /// Egress addresses that are not on this host, as they were logged.
-    absent_egress: AbsentEgress,
+    /// Problems of the configuration that were logged.
+    logged: Logged,
 }
 
 /// Result of a reload.
@@ -79,6 +79,18 @@ pub(crate) struct Reloaded {
     accepted: bool,
     /// Findings as `file:line: message`.
     findings: Vec<String>,
+}
+
+impl Reloaded {
+    fn of(compiled: &Compiled) -> Self {
+        let findings = compiled.verdicts.findings();
+        let findings = findings.map(|(_, finding)| format!("{}: {finding}", finding.origin));
+        Self {
+            generation: compiled.snapshot.generation,
+            accepted: compiled.verdicts.all_accepted(),
+            findings: findings.collect(),
+        }
+    }
 }
 
 impl Gateway {
@@ -117,9 +129,8 @@ impl Gateway {
         let kernel = Kernel::new(settings.nat.clone());
         let proxy = start_proxy(settings, (access_log.clone(), decisions.clone()), &links)?;
         let applied = proxy.apply(Arc::clone(&compiled.snapshot));
-        let mut absent_egress = AbsentEgress::default();
-        let absent = absent_egress.log_changes(&compiled.snapshot);
-        log::applied(&compiled, &applied, absent, "start");
+        let mut logged = Logged::default();
+        logged.applied(&compiled, &applied, "start");
         kernel.apply(&compiled.snapshot);
         if let Some(file) = &state_file {
             file.save(&compiled);
@@ -133,7 +144,7 @@ impl Gateway {
             proxy: RwLock::new(Some(proxy)),
             kernel,
             links,
-            applying: Mutex::new(Applied { store, absent_egress }),
+            applying: Mutex::new(Applied { store, logged }),
             acme,
             cluster,
             last_metrics: Mutex::default(),
@@ -210,9 +221,9 @@ impl Gateway {
     /// Reads the configuration again because of `cause`, and applies the changes.
     pub(crate) fn reload(&self, cause: &str) -> Reloaded {
         self.source.look(&self.paths, &self.feed);
-        let (reloaded, rejected) = self.apply(&mut self.applied(), cause);
+        let (compiled, rejected) = self.apply(&mut self.applied(), cause);
         self.source.release(&rejected);
-        reloaded
+        Reloaded::of(&compiled)
     }
 
     /// Applies files that this process wrote or removed, without looking at any file.
@@ -257,8 +268,8 @@ impl Gateway {
 
     /// Applies what sources have said, one change after the other, so that the proxy never goes back to an older generation. Returns the files
     /// that only rejected documents name as well.
-    fn apply(&self, applied: &mut Applied, cause: &str) -> (Reloaded, Vec<Arc<Path>>) {
-        let Applied { store, absent_egress } = applied;
+    fn apply(&self, applied: &mut Applied, cause: &str) -> (Arc<Compiled>, Vec<Arc<Path>>) {
+        let Applied { store, logged } = applied;
         store.apply(self.feed.take());
         let before = self.view();
         let compiled = self.publisher.reload(store, now());
@@ -267,15 +278,12 @@ impl Gateway {
         if let Some(file) = &self.state_file {
             file.save(&compiled);
         }
-        if before.verdicts != compiled.verdicts {
-            log::findings(&compiled.verdicts);
-            log::mended(&before.verdicts, &compiled.verdicts);
-        }
+        log::changed_findings(&before.verdicts, &compiled.verdicts);
+        log::mended(&before.verdicts, &compiled.verdicts);
         if before.snapshot.generation != compiled.snapshot.generation {
             let applied = self.with_proxy(|proxy| proxy.apply(Arc::clone(&compiled.snapshot)));
             if let Some(applied) = applied {
-                let absent = absent_egress.log_changes(&compiled.snapshot);
-                log::applied(&compiled, &applied, absent, cause);
+                logged.applied(&compiled, &applied, cause);
             }
             if Arc::ptr_eq(&before.snapshot.nat, &compiled.snapshot.nat) {
                 self.kernel.follow_owners(&compiled.snapshot);
@@ -284,14 +292,10 @@ impl Gateway {
             }
             self.links.note_presence();
         }
-        let accepted = compiled.verdicts.all_accepted();
-        if !accepted {
+        if !compiled.verdicts.all_accepted() {
             self.reload_failures.fetch_add(1, Relaxed);
         }
-        let findings = compiled.verdicts.findings();
-        let findings = findings.map(|(_, finding)| format!("{}: {finding}", finding.origin));
-        let generation = compiled.snapshot.generation;
-        (Reloaded { generation, accepted, findings: findings.collect() }, rejected)
+        (compiled, rejected)
     }
 
     /// Returns true for an egress address of a tenant.
@@ -376,7 +380,7 @@ impl Gateway {
         self.with_proxy(Proxy::retry);
         // If a configuration is being applied, that call logs the addresses.
         if let Ok(mut applied) = self.applying.try_lock() {
-            applied.absent_egress.log_changes(&self.view().snapshot);
+            applied.logged.absent_egress(&self.view().snapshot);
         }
     }
 

@@ -107,6 +107,20 @@ pub(crate) fn lines(conditions: &[&Condition]) -> String {
     conditions.iter().map(|condition| printable(&condition.to_string()) + "\n").collect()
 }
 
+/// Returns the conditions, among those of a tenant, that keep this replica from serving it: its listeners, its part of the kernel, or that none of its egress
+/// addresses is on this host. Certificates and upstreams are the same on every replica.
+pub(crate) fn keeping_from<'c>(
+    tenant: &Tenant,
+    conditions: &[&'c Condition],
+) -> Vec<&'c Condition> {
+    let of = |kind| conditions.iter().copied().filter(move |one| one.kind == kind);
+    let absent: Vec<_> = of(Kind::EgressAddress).collect();
+    let none_left = absent.len() >= tenant.egress.len();
+    let mut keeping: Vec<_> = of(Kind::Listener).chain(of(Kind::Kernel)).collect();
+    keeping.extend(absent.into_iter().filter(|_| none_left));
+    keeping
+}
+
 /// Results of all checks.
 pub(crate) struct Health {
     /// Checks in the order they are shown.
@@ -129,18 +143,10 @@ impl Health {
         self.checks.iter().flat_map(|check| &check.conditions)
     }
 
-    /// Returns the conditions that keep this replica from serving a tenant: its listeners, its part of the kernel, or that none of its egress
-    /// addresses is on this host. Certificates and upstreams are the same on every replica.
+    /// Returns the conditions that keep this replica from serving a tenant.
     pub(crate) fn keeps_from(&self, tenant: &Tenant) -> Vec<&Condition> {
-        let of = |kind| {
-            let all = self.conditions();
-            all.filter(move |one| one.kind == kind && one.tenant.as_ref() == Some(&tenant.id))
-        };
-        let absent: Vec<_> = of(Kind::EgressAddress).collect();
-        let none_left = absent.len() >= tenant.egress.len();
-        let mut keeping: Vec<_> = of(Kind::Listener).chain(of(Kind::Kernel)).collect();
-        keeping.extend(absent.into_iter().filter(|_| none_left));
-        keeping
+        let is_its = |one: &&Condition| one.tenant.as_ref() == Some(&tenant.id);
+        keeping_from(tenant, &self.conditions().filter(is_its).collect::<Vec<_>>())
     }
 
     /// Counts conditions by tenant and kind.

@@ -4,14 +4,24 @@ use std::collections::BTreeSet;
 use std::net::IpAddr;
 
 use durward_control::Compiled;
-use durward_model::verdict::Severity;
+use durward_model::verdict::{Severity, Verdict};
 use durward_model::{Snapshot, Verdicts};
 use durward_proxy::present::PresentAddresses;
 use durward_proxy::proxy::{Applied, BindState, Drained};
 
 /// Logs one event per finding.
 pub(crate) fn findings(verdicts: &Verdicts) {
-    for (verdict, finding) in verdicts.findings() {
+    verdicts.iter().for_each(findings_of);
+}
+
+/// Logs the findings of documents whose verdict is another one than before, so that one tenant's changes do not fill the log with what is wrong with others.
+pub(crate) fn changed_findings(before: &Verdicts, now: &Verdicts) {
+    let changed = now.differences(before).into_iter().filter_map(|document| now.on(document));
+    changed.for_each(|verdict| findings_of(verdict));
+}
+
+fn findings_of(verdict: &Verdict) {
+    for finding in &verdict.findings {
         let (resource, outcome) = (verdict.subject(), verdict.outcome.to_string());
         let (reason, at) = (&*finding.reason, finding.origin.to_string());
         match finding.severity {
@@ -28,38 +38,90 @@ pub(crate) fn mended(before: &Verdicts, now: &Verdicts) {
     }
 }
 
-/// Logs the result of a new configuration, and the number of things that do not work.
-pub(crate) fn applied(view: &Compiled, applied: &Applied, absent_egress: usize, cause: &str) {
-    let mut counted = Counted::of(&view.verdicts);
-    counted.warnings += absent_egress;
-    for bind in &applied.binds {
-        match &bind.state {
-            BindState::Bound => tracing::debug!(address = %bind.address, "listening"),
-            BindState::AddressNotLocal => {
-                counted.warnings += 1;
-                tracing::warn!(address = %bind.address, "the address is not on this host yet; it is served as soon as it is");
+/// Things that were logged of the configuration before, so that each is logged when it comes and not again with every change of some tenant.
+#[derive(Debug, Default)]
+pub(crate) struct Logged {
+    /// Egress addresses that were missing on this host.
+    absent_egress: BTreeSet<IpAddr>,
+    /// Listeners that did not work, by what was said of each.
+    listeners: BTreeSet<String>,
+}
+
+impl Logged {
+    /// Logs the result of a new configuration, and the number of things that do not work.
+    pub(crate) fn applied(&mut self, view: &Compiled, applied: &Applied, cause: &str) {
+        let mut counted = Counted::of(&view.verdicts);
+        counted.warnings += self.absent_egress(&view.snapshot);
+        self.listeners(applied, &mut counted);
+        let snapshot = &view.snapshot;
+        tracing::info!(
+            generation = snapshot.generation,
+            tenants = snapshot.tenants.len(),
+            listeners =
+                snapshot.tenants.values().map(|tenant| tenant.listeners.len()).sum::<usize>(),
+            problems = counted.errors,
+            warnings = counted.warnings,
+            cause,
+            "configuration served"
+        );
+    }
+
+    /// Logs each listener that does not work and did before, or does not work in another way; counts all.
+    fn listeners(&mut self, applied: &Applied, counted: &mut Counted) {
+        let mut now = BTreeSet::new();
+        for bind in &applied.binds {
+            let (address, key) = (bind.address, format!("{} {:?}", bind.address, bind.state));
+            let is_new = !self.listeners.contains(&key);
+            match &bind.state {
+                BindState::Bound => {
+                    tracing::debug!(%address, "listening");
+                    continue;
+                }
+                BindState::AddressNotLocal => {
+                    counted.warnings += 1;
+                    if is_new {
+                        tracing::warn!(%address, "the address is not on this host yet; it is served as soon as it is");
+                    }
+                }
+                BindState::Failed(error) => {
+                    counted.errors += 1;
+                    if is_new {
+                        tracing::error!(%address, %error, "cannot listen");
+                    }
+                }
             }
-            BindState::Failed(error) => {
-                counted.errors += 1;
-                tracing::error!(address = %bind.address, %error, "cannot listen");
-            }
+            now.insert(key);
         }
+        for problem in &applied.problems {
+            let (tenant, listener) = (&problem.tenant, problem.listener.as_deref());
+            let key = format!("{tenant} {listener:?} {}", problem.sentence);
+            counted.errors += 1;
+            if !self.listeners.contains(&key) {
+                tracing::error!(%tenant, listener, "cannot be served: {}", problem.sentence);
+            }
+            now.insert(key);
+        }
+        self.listeners = now;
     }
-    for problem in &applied.problems {
-        let (tenant, listener) = (&problem.tenant, problem.listener.as_deref());
-        counted.errors += 1;
-        tracing::error!(%tenant, listener, "cannot be served: {}", problem.sentence);
+
+    /// Logs each egress address that came to this host or went since the last call; returns how many are absent.
+    pub(crate) fn absent_egress(&mut self, snapshot: &Snapshot) -> usize {
+        let tenants = snapshot.tenants.values();
+        let wanted: BTreeSet<IpAddr> =
+            tenants.flat_map(|tenant| &tenant.egress).map(|address| address.0).collect();
+        let present = PresentAddresses::now();
+        let absent: BTreeSet<IpAddr> =
+            wanted.iter().copied().filter(|address| !present.has(*address)).collect();
+        let former = &self.absent_egress;
+        for address in absent.difference(former) {
+            tracing::warn!(%address, "the egress address is not on this host; connections that would leave from it are refused until it is");
+        }
+        for address in former.difference(&absent).filter(|address| wanted.contains(*address)) {
+            tracing::info!(%address, "the egress address is on this host now");
+        }
+        self.absent_egress = absent;
+        self.absent_egress.len()
     }
-    let snapshot = &view.snapshot;
-    tracing::info!(
-        generation = snapshot.generation,
-        tenants = snapshot.tenants.len(),
-        listeners = snapshot.tenants.values().map(|tenant| tenant.listeners.len()).sum::<usize>(),
-        problems = counted.errors,
-        warnings = counted.warnings,
-        cause,
-        "configuration served"
-    );
 }
 
 /// Numbers of errors and warnings in a configuration.
@@ -75,33 +137,6 @@ impl Counted {
             errors: verdicts.count(Severity::Error),
             warnings: verdicts.count(Severity::Warning),
         }
-    }
-}
-
-/// Egress addresses that were missing on this host at the last call, so that each change is logged once.
-#[derive(Debug, Default)]
-pub(crate) struct AbsentEgress(BTreeSet<IpAddr>);
-
-impl AbsentEgress {
-    /// Logs each address that came or went since the last call; returns how many are absent.
-    pub(crate) fn log_changes(&mut self, snapshot: &Snapshot) -> usize {
-        let wanted: BTreeSet<IpAddr> = snapshot
-            .tenants
-            .values()
-            .flat_map(|tenant| &tenant.egress)
-            .map(|address| address.0)
-            .collect();
-        let present = PresentAddresses::now();
-        let absent: BTreeSet<IpAddr> =
-            wanted.iter().copied().filter(|address| !present.has(*address)).collect();
-        for address in absent.difference(&self.0) {
-            tracing::warn!(%address, "the egress address is not on this host; connections that would leave from it are refused until it is");
-        }
-        for address in self.0.difference(&absent).filter(|address| wanted.contains(*address)) {
-            tracing::info!(%address, "the egress address is on this host now");
-        }
-        self.0 = absent;
-        self.0.len()
     }
 }
 

@@ -3,8 +3,10 @@
 //! The API server is the one that the environment asks for, by default the double of the test kit.
 
 mod cases;
+mod cold;
 mod commands;
 mod hosted;
+mod hostile;
 mod ingresses;
 mod policies;
 mod programmed;

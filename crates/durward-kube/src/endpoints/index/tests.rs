@@ -30,7 +30,9 @@ impl Bench {
     fn want(&self, names: &[&str]) -> Vec<Unread> {
         let ports = || BTreeSet::from([Arc::from("http")]);
         let wanted = names.iter().map(|name| (ObjectName::new("pay", name), ports()));
-        self.index.want(&wanted.collect())
+        let wanted = wanted.collect();
+        self.index.keep_only(&wanted);
+        self.index.want_more(&wanted)
     }
 
     fn service(&mut self, name: &str, version: u64) -> bool {

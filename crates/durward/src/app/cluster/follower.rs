@@ -20,7 +20,9 @@ use durward_model::{DocumentKey, Kind, ResourceId};
 use tokio::time::{Instant, timeout_at};
 
 use super::mappings::{self, Look};
+use super::objects::of_kind;
 use super::routing::RoutingDocuments;
+use super::wants::Wants;
 use super::writers::Writers;
 use super::{ApiOptions, Shared, load_balancers};
 use crate::app::sentence;
@@ -30,6 +32,8 @@ use crate::inspect::now;
 const FACTS: Duration = Duration::from_secs(1);
 /// Time in which facts that are known already arrive.
 const KNOWN: Duration = Duration::from_millis(50);
+/// Time after which things are let go that no document names any more.
+const TIDY: Duration = Duration::from_secs(1);
 /// Time for which a start reads the last accepted revisions of broken objects.
 const FORMER: Duration = Duration::from_secs(10);
 
@@ -51,6 +55,12 @@ pub(crate) struct Follower {
     /// A change whose documents wait for what they name, and until when.
     pending: Change,
     deadline: Option<Instant>,
+    /// True if the pending change asks for things that nothing asked for before.
+    asks: bool,
+    /// True until everything was read once.
+    starts: bool,
+    /// Time at which things are let go that documents name no more; `None` if there can be none.
+    tidied_at: Option<Instant>,
 }
 
 /// Things to be read, each with the tenant whose document names it, where that is known.
@@ -112,6 +122,9 @@ impl Follower {
             mappings: BTreeMap::new(),
             pending: Change::default(),
             deadline: None,
+            asks: false,
+            starts: true,
+            tidied_at: None,
         })
     }
 
@@ -119,6 +132,7 @@ impl Follower {
     pub(crate) async fn begin(&mut self) -> Begun {
         self.want();
         let mut change = self.next().await;
+        self.starts = false;
         let former = self.former().await;
         if !former.is_empty() {
             change.then(self.facts_of(&former).await);
@@ -145,9 +159,14 @@ impl Follower {
 
     /// Replaces the things that are read though no document of the objects names them.
     pub(crate) fn want_also(&mut self, also: Also) {
-        if also != self.also {
-            self.also = also;
-            self.want();
+        let former = std::mem::replace(&mut self.also, also);
+        let more = self.also.iter().filter(|(reference, _)| !former.contains_key(*reference));
+        let more: Vec<Wanted<'_>> = more.map(wanted).collect();
+        if !more.is_empty() {
+            self.source.want_more(more);
+        }
+        if former.keys().any(|reference| !self.also.contains_key(reference)) {
+            self.tidy_soon();
         }
     }
 
@@ -157,8 +176,16 @@ impl Follower {
             return Also::new();
         }
         let mut store = self.store.clone();
+        let keys: Vec<DocumentKey> = documents.iter().map(|one| one.key.clone()).collect();
         store.apply(Change { upserts: documents, ..Change::default() });
-        store.wanted().map(|reference| (reference.clone(), asking(&store, reference))).collect()
+        let documents = keys.iter().filter_map(|key| store.document(key));
+        let references: BTreeSet<Reference> =
+            documents.flat_map(|document| store.wanted_by(document)).collect();
+        let named = references.into_iter().map(|reference| {
+            let tenant = asking(&store, &reference);
+            (reference, tenant)
+        });
+        named.collect()
     }
 
     /// Returns the things that documents of files name, and those without which nothing can be said of Services.
@@ -195,7 +222,8 @@ impl Follower {
             Some(_) => load_balancers::asked(&self.store, &self.source),
             None => BTreeSet::new(),
         };
-        let going = self.objects.iter().filter(|(_, object)| object.is_going());
+        let mappings = of_kind(&self.objects, Kind::Mapping);
+        let going = mappings.filter(|(_, object)| object.is_going());
         Asked { addresses, going: going.map(|(id, _)| id.clone()).collect() }
     }
 
@@ -222,49 +250,86 @@ impl Follower {
         }
     }
 
+    /// Has more things read, at once; those that are named no more are let go a little later.
+    fn follow(&mut self, wants: &Wants) {
+        if !wants.more.is_empty() {
+            let store = &self.store;
+            let more = wants.more.iter();
+            let more = more.map(|reference| Wanted { reference, tenant: asking(store, reference) });
+            self.source.want_more(more);
+        }
+        if wants.less {
+            self.tidy_soon();
+        }
+    }
+
+    fn tidy_soon(&mut self) {
+        self.tidied_at.get_or_insert_with(|| Instant::now() + TIDY);
+    }
+
+    /// Replaces all that is read. Takes time in proportion to that.
     fn want(&mut self) {
+        self.tidied_at = None;
         let beside = wanted_beside(&self.also, &self.routing);
         self.source.want(wanted_of(&self.store).chain(beside));
     }
 
-    /// Waits for a change, and for the things that its documents name. Cancelling the wait loses nothing.
+    /// Waits for a change, and for the things that its documents name anew. Cancelling the wait loses nothing.
     pub(crate) async fn next(&mut self) -> Change {
         let mut asked = false;
         loop {
-            // What was asked for and is known already comes at once.
-            let patience = if self.source.waiting() > 0 { FACTS } else { KNOWN };
-            let observed = match self.deadline {
-                None => self.source.next().await,
-                Some(_) if self.source.waiting() == 0 && !asked => break,
-                Some(deadline) => {
-                    let until = deadline.min(Instant::now() + patience);
-                    match timeout_at(until, self.source.next()).await {
-                        Ok(observed) => observed,
-                        Err(_) => break,
-                    }
-                }
-            };
-            // Whose a namespace is, and what is granted, says which objects a document may name.
-            let is_right = |fact: &(Reference, _)| {
-                matches!(fact.0, Reference::Namespace(_) | Reference::Grant(_))
-            };
-            let change = self.take_in(observed);
-            let asks = !change.upserts.is_empty()
-                || !change.deletes.is_empty()
-                || change.facts.iter().any(is_right);
+            let Some(observed) = self.observe(asked).await else { break };
+            let (change, wants) = self.take_in(observed);
+            asked = !wants.more.is_empty();
+            self.asks |= asked;
             self.pending.then(change);
             self.deadline.get_or_insert_with(|| Instant::now() + FACTS);
-            asked = asks;
-            if asks {
-                self.want();
-            }
+            self.follow(&wants);
         }
         self.deadline = None;
+        self.asks = false;
         std::mem::take(&mut self.pending)
     }
 
-    /// Notes what was seen, and returns the change that it is.
-    fn take_in(&mut self, observed: Observed) -> Change {
+    /// Waits for more; `None` if the pending change waits for nothing more. `asked` says that it has asked for things just now.
+    async fn observe(&mut self, asked: bool) -> Option<Observed> {
+        let Some(deadline) = self.deadline else {
+            while let Some(at) = self.tidied_at {
+                match timeout_at(at, self.source.next()).await {
+                    Ok(observed) => return Some(observed),
+                    Err(_) => self.want(),
+                }
+            }
+            return Some(self.source.next().await);
+        };
+        // A change that names nothing new does not wait for what others name.
+        if !self.asks {
+            return None;
+        }
+        let mut waits = self.source.waiting() > 0;
+        if !waits && !asked {
+            return None;
+        }
+        let mut deadline = deadline;
+        loop {
+            // What was asked for and is known already comes at once.
+            let patience = if waits { FACTS } else { KNOWN };
+            let until = deadline.min(Instant::now() + patience);
+            if let Ok(observed) = timeout_at(until, self.source.next()).await {
+                return Some(observed);
+            }
+            // What is not known at a start would take tenants out of service that were served before.
+            if !self.starts || !self.source.is_reading() {
+                return None;
+            }
+            deadline = Instant::now() + FACTS;
+            self.deadline = Some(deadline);
+            waits = true;
+        }
+    }
+
+    /// Notes what was seen, and returns the change that it is, and what it means for the things that are read.
+    fn take_in(&mut self, observed: Observed) -> (Change, Wants) {
         for object in &observed.upserts {
             self.writers.iter().for_each(|writers| writers.observe(object));
             self.objects.insert(object.id.clone(), object.clone());
@@ -276,8 +341,10 @@ impl Follower {
         }
         let mut change = observed.into_change();
         self.routing.follow(&mut change);
-        self.store.apply(change.clone());
-        change
+        let before = self.store.clone();
+        let touched = self.store.apply(change.clone());
+        let wants = Wants::of(&touched, &change, (&before, &self.store));
+        (change, wants)
     }
 
     /// Returns the last accepted revisions of objects that are broken now.
@@ -304,13 +371,15 @@ impl Follower {
         let mut before = self.store.clone();
         before.apply(Change { upserts: former.to_vec(), ..Change::default() });
         let (mut change, deadline) = (Change::default(), Instant::now() + FACTS);
+        // What only they name is read no longer than until they are served.
+        self.tidy_soon();
         loop {
             let beside = wanted_beside(&self.also, &self.routing);
             self.source.want(wanted_of(&self.store).chain(beside).chain(wanted_of(&before)));
             let patience = if self.source.waiting() > 0 { FACTS } else { KNOWN };
             let until = deadline.min(Instant::now() + patience);
             let Ok(observed) = timeout_at(until, self.source.next()).await else { return change };
-            let more = self.take_in(observed);
+            let (more, _) = self.take_in(observed);
             before.apply(Change { facts: more.facts.clone(), ..Change::default() });
             change.then(more);
         }
@@ -327,9 +396,11 @@ fn wanted_beside<'a>(
     also: &'a Also,
     routing: &'a RoutingDocuments,
 ) -> impl Iterator<Item = Wanted<'a>> {
-    let also = also.iter();
-    let also = also.map(|(reference, tenant)| Wanted { reference, tenant: tenant.clone() });
-    also.chain(routing.wanted().map(Wanted::from))
+    also.iter().map(wanted).chain(routing.wanted().map(Wanted::from))
+}
+
+fn wanted<'a>((reference, tenant): (&'a Reference, &Option<Arc<str>>)) -> Wanted<'a> {
+    Wanted { reference, tenant: tenant.clone() }
 }
 
 /// Returns a tenant with a document that names a thing.

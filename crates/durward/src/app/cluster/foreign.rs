@@ -1,5 +1,6 @@
 //! Answers about objects that are no documents: how tenants stand to the addresses that Services ask for, and which deleted Mappings are out of the kernel.
 
+use std::collections::HashSet;
 use std::net::IpAddr;
 
 use durward_control::stream::{Answered, Asked, Standing};
@@ -10,9 +11,11 @@ use super::Served;
 
 /// Returns what is true of all that is asked, by what is served.
 pub(super) fn answer(asked: &Asked, served: &Served) -> Answered {
-    let present = (!asked.addresses.is_empty()).then(PresentAddresses::now);
+    let known = (!asked.addresses.is_empty()).then(|| (PresentAddresses::now(), mapped(served)));
     let addresses = asked.addresses.iter().filter_map(|(tenant, address)| {
-        let standing = standing(served, (tenant, *address), present.as_ref()?);
+        let (present, mapped) = known.as_ref()?;
+        let is_mapped = mapped.contains(&(tenant, *address));
+        let standing = standing(served, (tenant, *address), is_mapped, present);
         Some(((tenant.clone(), *address), standing))
     });
     let is_out = |key: &DocumentKey| served.view.verdicts.on(key).is_none() && served.by_kernel;
@@ -23,11 +26,11 @@ pub(super) fn answer(asked: &Asked, served: &Served) -> Answered {
 fn standing(
     served: &Served,
     (tenant, address): (&TenantId, IpAddr),
+    is_mapped: bool,
     present: &PresentAddresses,
 ) -> Standing {
     let view = served.view.snapshot.tenants.get(tenant);
     let listens = view.is_some_and(|view| listens(view, address));
-    let is_mapped = is_mapped(served, tenant, address);
     if !listens && !is_mapped {
         return Standing::Foreign;
     }
@@ -47,9 +50,10 @@ fn listens_here(tenant: &Tenant, address: IpAddr, present: &PresentAddresses) ->
     there.any(|listener| listener.bind.ip() != address || present.has(address))
 }
 
-fn is_mapped(served: &Served, tenant: &TenantId, address: IpAddr) -> bool {
-    let mut mappings = served.view.snapshot.nat.mappings.iter();
-    mappings.any(|mapping| {
-        mapping.tenant == *tenant && mapping.addresses.iter().any(|one| one.0 == address)
-    })
+/// Returns the addresses that port mappings use, each with its tenant.
+fn mapped(served: &Served) -> HashSet<(&TenantId, IpAddr)> {
+    let mappings = served.view.snapshot.nat.mappings.iter();
+    let addresses = mappings
+        .flat_map(|mapping| mapping.addresses.iter().map(|address| (&mapping.tenant, address.0)));
+    addresses.collect()
 }

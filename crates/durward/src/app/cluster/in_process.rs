@@ -7,8 +7,9 @@ use durward_control::Feed;
 use tokio::time::{Instant, sleep_until};
 
 use super::foreign;
+use super::looks::{LOOK, Looks};
 use super::mappings::Look;
-use super::reporter::{LOOK, Reporter};
+use super::reporter::Reporter;
 use super::{
     ApiOptions, Cache, First, Follower, Record, Saver, Served, Serving, Shared, begin, until_taken,
 };
@@ -86,7 +87,7 @@ impl Following {
             Some(gateway) => gateway.changes(),
             None => return,
         };
-        let (mut next_look, mut changed_at) = (Instant::now(), Instant::now());
+        let (mut looks, mut changed_at) = (Looks::new(), Instant::now());
         let mut reporter = Reporter::default();
         loop {
             tokio::select! {
@@ -107,17 +108,18 @@ impl Following {
                         return;
                     }
                     changed_at = Instant::now();
+                    looks.hurry();
+                    continue;
                 }
-                () = sleep_until(next_look) => {}
+                () = sleep_until(looks.next()) => {}
             }
             let Some(gateway) = gateway.upgrade() else { return };
             self.follower.want_also(self.follower.wanted_beside(gateway.wanted_of_cluster()));
-            next_look = Instant::now() + LOOK;
+            let (began, mut pause) = (Instant::now(), LOOK);
             if (self.reports_any || self.keeps)
                 && let Some(served) = Served::by(gateway).await
             {
-                let objects = self.follower.objects().keys();
-                for report in reporter.reports(&served, objects) {
+                for report in reporter.reports(&served, self.follower.objects()) {
                     self.follower.note(&report);
                     if self.keeps {
                         self.record.note(&report);
@@ -127,9 +129,10 @@ impl Following {
                 let answered = foreign::answer(&self.follower.asked(), &served);
                 let look = self.follower.look_at_foreign(&answered);
                 if look == Look::Unsettled && changed_at.elapsed() < CARRIED {
-                    next_look = Instant::now() + SOON;
+                    pause = SOON;
                 }
             }
+            looks.looked(began, pause);
             self.follower.show();
         }
     }

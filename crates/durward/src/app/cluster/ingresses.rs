@@ -4,37 +4,46 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;
 use std::sync::Arc;
 
-use durward_model::{Kind, Origin, ResourceId, Service, Snapshot, Tenant, TenantId};
+use durward_model::{Kind, Origin, ResourceId, Service, SharedMap, Snapshot, Tenant, TenantId};
 
-/// Addresses of Ingresses by tenant. A tenant that is the same as before is not searched again.
+/// Addresses of Ingresses by tenant. Tenants that are the same as before are not searched again.
 #[derive(Default)]
 pub(super) struct IngressAddresses {
     seen: Option<Arc<Snapshot>>,
-    tenants: BTreeMap<TenantId, (Arc<Tenant>, Addresses)>,
+    tenants: BTreeMap<TenantId, Addresses>,
 }
 
 type Addresses = BTreeMap<ResourceId, BTreeSet<IpAddr>>;
 
 impl IngressAddresses {
-    /// Looks at what is served.
-    pub(super) fn look(&mut self, snapshot: &Arc<Snapshot>) {
-        if self.seen.as_ref().is_some_and(|seen| Arc::ptr_eq(seen, snapshot)) {
-            return;
-        }
-        let mut former = std::mem::take(&mut self.tenants);
-        let takes = |tenant: &Tenant| tenant.listeners.iter().any(|it| it.takes_ingresses);
-        for (id, tenant) in snapshot.tenants.iter().filter(|(_, tenant)| takes(tenant)) {
-            let known = former.remove(id).filter(|(known, _)| Arc::ptr_eq(known, tenant));
-            let known = known.unwrap_or_else(|| (Arc::clone(tenant), addresses(tenant)));
-            self.tenants.insert(id.clone(), known);
+    /// Looks at what is served, and returns the tenants that may have Ingresses at other addresses than before.
+    pub(super) fn look(&mut self, snapshot: &Arc<Snapshot>) -> Vec<TenantId> {
+        let none = SharedMap::default();
+        let before = self.seen.as_ref().map_or(&none, |seen| &seen.tenants);
+        let changed = snapshot.tenants.differences(before, Arc::ptr_eq);
+        let mut moved = Vec::new();
+        for id in changed {
+            let tenant = snapshot.tenants.get(id);
+            let takes =
+                |tenant: &&Arc<Tenant>| tenant.listeners.iter().any(|it| it.takes_ingresses);
+            let now = tenant.filter(takes).map(|tenant| addresses(tenant));
+            if self.tenants.get(id) == now.as_ref() {
+                continue;
+            }
+            moved.push(id.clone());
+            match now {
+                Some(now) => drop(self.tenants.insert(id.clone(), now)),
+                None => drop(self.tenants.remove(id)),
+            }
         }
         self.seen = Some(Arc::clone(snapshot));
+        moved
     }
 
     /// Returns the addresses of an Ingress of a tenant, in order.
     pub(super) fn of(&self, id: &ResourceId, tenant: Option<&TenantId>) -> Vec<IpAddr> {
         let known = tenant.and_then(|tenant| self.tenants.get(tenant));
-        let addresses = known.and_then(|(_, addresses)| addresses.get(id));
+        let addresses = known.and_then(|addresses| addresses.get(id));
         addresses.into_iter().flatten().copied().collect()
     }
 }

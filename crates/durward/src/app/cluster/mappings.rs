@@ -11,11 +11,12 @@ use durward_kube::object::Object;
 use durward_kube::smartnat::{Mapping, MappingWriter, Said, Wish};
 use durward_kube::status::judge;
 use durward_model::mapping::PortMapping;
-use durward_model::{ResourceId, TenantId};
+use durward_model::{Kind, ResourceId, TenantId};
 use durward_nat::MappingReport;
 use durward_proxy::present::PresentAddresses;
 
 use super::Served;
+use super::objects::of_kind;
 
 /// Result of a look.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -82,7 +83,7 @@ pub(super) fn look(
 ) -> Look {
     let mut present = None;
     let mut look = Look::Settled;
-    for (id, object) in objects {
+    for (id, object) in of_kind(objects, Kind::Mapping) {
         let Some(mapping) = &object.mapping else { continue };
         if object.is_going() {
             let wish = if answered.out.contains(id) {

@@ -18,7 +18,8 @@ use tokio::net::unix::OwnedWriteHalf;
 use tokio::time::timeout;
 
 use super::in_process::{CARRIED, SOON};
-use super::reporter::{LOOK, Reporter};
+use super::looks::{LOOK, Looks};
+use super::reporter::Reporter;
 use super::routing::RoutingDocuments;
 use super::{First, Routing, Served, Serving, Shared, Status, foreign, until_taken};
 use crate::app::local_socket::{Peers, connect};
@@ -164,7 +165,7 @@ impl Receiver {
                     None => drop(self.serving.changed().await),
                 }
             };
-            tokio::select! {
+            let is_due = tokio::select! {
                 read = reading.read(&mut bytes) => {
                     let count = read.map_err(|error| error.to_string())?;
                     if count == 0 {
@@ -179,12 +180,14 @@ impl Receiver {
                     if !std::mem::take(&mut self.is_asked) {
                         continue;
                     }
-                    saying.changed_at = Instant::now();
+                    saying.hurry()
                 }
-                () = newly_compiled => saying.changed_at = Instant::now(),
-                () = tokio::time::sleep_until(saying.next_look.into()) => {}
-            }
-            saying.next_look = Instant::now() + LOOK;
+                () = newly_compiled => saying.hurry(),
+                () = tokio::time::sleep_until(saying.looks.next()) => {
+                    saying.looks.wait(LOOK);
+                    true
+                }
+            };
             if heard.elapsed() > SILENCE {
                 return Err(silent());
             }
@@ -192,35 +195,34 @@ impl Receiver {
             let Some(gateway) = Weak::upgrade(&serving) else { return Ok(()) };
             self.release_waiting().await;
             // Until it has said everything, it does not know the objects that a report is on.
-            if !self.is_complete {
+            if !self.is_complete || !is_due {
                 continue;
             }
+            let began = tokio::time::Instant::now();
             let Some(served) = Served::by(gateway).await else { continue };
-            self.say(&mut saying, &served, &mut writing).await?;
+            let pause = self.say(&mut saying, &served, &mut writing).await?;
+            saying.looks.looked(began, pause);
         }
     }
 
-    /// Says what became of the objects, and answers what was asked.
+    /// Says what became of the objects, and answers what was asked. Returns the pause until the next look.
     async fn say(
         &self,
         saying: &mut Saying,
         served: &Served,
         writing: &mut OwnedWriteHalf,
-    ) -> Result<(), String> {
-        let objects = self.received.objects();
-        for report in saying.reporter.reports(served, objects) {
+    ) -> Result<Duration, String> {
+        for report in saying.reporter.reports(served, &self.received) {
             send(writing, &FromGateway::Report(Box::new(report))).await?;
         }
         let answered = foreign::answer(&self.asked, served);
         let waits = !served.by_kernel || answered.out.len() < self.asked.going.len();
-        if waits && saying.changed_at.elapsed() < CARRIED {
-            saying.next_look = Instant::now() + SOON;
-        }
+        let is_soon = waits && saying.changed_at.elapsed() < CARRIED;
         if answered != saying.answered {
             saying.answered = answered.clone();
             send(writing, &FromGateway::Answer(answered)).await?;
         }
-        Ok(())
+        Ok(if is_soon { SOON } else { LOOK })
     }
 
     /// Returns the first messages: the version, and what is held.
@@ -337,15 +339,21 @@ impl Receiver {
 struct Saying {
     reporter: Reporter,
     answered: Answered,
-    next_look: Instant,
+    looks: Looks,
     changed_at: Instant,
 }
 
 impl Saying {
     fn new() -> Self {
         let (reporter, answered) = (Reporter::default(), Answered::default());
-        let (next_look, changed_at) = (Instant::now(), Instant::now());
-        Self { reporter, answered, next_look, changed_at }
+        Self { reporter, answered, looks: Looks::new(), changed_at: Instant::now() }
+    }
+
+    /// Has a look follow soon, because something changed. Returns that none is due at this moment.
+    fn hurry(&mut self) -> bool {
+        self.changed_at = Instant::now();
+        self.looks.hurry();
+        false
     }
 }
 
