@@ -232,7 +232,7 @@ impl World {
             }
             Reference::Namespace(name) if **name == *"durward" => Fact::Labels(BTreeMap::new()),
             Reference::Secret { namespace, name } | Reference::ConfigMap { namespace, name } => {
-                let owner = known(namespace).or((**namespace == *"durward").then_some(0));
+                let owner = known(namespace).or_else(|| (**namespace == *"durward").then_some(0));
                 match owner.filter(|_| **name == *ALL) {
                     Some(at) => Fact::Bytes(self.entries[at].clone()),
                     None => Fact::Missing,
