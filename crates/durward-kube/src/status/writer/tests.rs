@@ -2,16 +2,19 @@
 
 use std::convert::Infallible;
 use std::sync::atomic::{AtomicUsize, Ordering::Relaxed};
+use std::time::Duration;
 
+use bytes::Bytes;
 use durward_model::{DocumentKey, Kind, Origin};
-use http::{Request, Response};
+use http::{Method, Request, Response};
 use http_body_util::Full;
 use kube::client::Body;
 use serde_json::json;
-use tokio::time::timeout;
+use tokio::time::{sleep, timeout};
 use tower::service_fn;
 
 use super::*;
+use crate::status::with_times;
 
 /// A client that counts the requests and answers none well.
 fn counting(requests: &Arc<AtomicUsize>) -> kube::Client {
