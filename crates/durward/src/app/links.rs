@@ -304,7 +304,7 @@ impl Served {
     fn link(&self, id: &LinkId, admitted: &Link) -> Option<&Link> {
         let entries: Vec<&Link> = self.links(id)?.collect();
         let same = entries.iter().find(|entry| **entry == admitted);
-        same.or(entries.first()).copied()
+        same.or_else(|| entries.first()).copied()
     }
 
     /// Returns the entries of a link in its tenant's document; `None` if the tenant is in none.
