@@ -54,6 +54,40 @@ fn stage() -> tempfile::TempDir {
     root
 }
 
+/// A tenant's listener leans on an upstream of its former document, so it is made again after those of others.
+#[test]
+fn a_name_stays_its_holders_in_the_next_process_though_its_document_is_broken() {
+    let root = tempfile::tempdir().unwrap();
+    let named = |name: &str, names: &str, endpoint: &str| {
+        // The other one is new to this process at the same time, and first by its file.
+        let created =
+            if name == "holder" { ", creationTimestamp: \"2026-01-02T03:04:05Z\"" } else { "" };
+        let at = "address: 198.51.100.1, protocol: HTTP, upstream: pay, shared: true";
+        let last = name.len();
+        let text = format!(
+            "apiVersion: durward.dev/v1alpha1\nkind: Tenant\nmetadata: {{name: {name}{created}}}\nspec:\n  ingress: [{{{at}, names: [{names}]}}]\n  upstreams: {{pay: {{endpoints: [{endpoint}]}}}}\n  egress: {{addresses: [203.0.113.{last}]}}\n"
+        );
+        fs::write(root.path().join(format!("{name}.yaml")), text).unwrap();
+    };
+    let names = |compiled: &Compiled, name: &str| {
+        let tenant = &compiled.snapshot.tenants[&id(name)];
+        let names = tenant.listeners.iter().flat_map(|listener| listener.names.iter().flatten());
+        names.map(ToString::to_string).collect::<Vec<_>>()
+    };
+    let process = Process::first();
+    named("holder", "a.example", "10.0.0.1");
+    named("asks", "a.example, b.example", "10.0.0.1");
+    process.reload(root.path());
+    named("holder", "a.example", "10.0.0.300");
+    let mut last = process.reload(root.path());
+
+    for _ in 0..3 {
+        assert_eq!(names(&last, "holder"), ["a.example"]);
+        assert_eq!(names(&last, "asks"), ["b.example"]);
+        last = Process::after(&last).reload(root.path());
+    }
+}
+
 #[test]
 fn whoever_holds_a_thing_holds_it_in_the_next_process_too() {
     let root = stage();

@@ -2,7 +2,7 @@
 //!
 //! A listener is served for the names that it got. Deliberately absent: names below another tenant's wildcard; those are names of their own.
 
-use std::collections::{BTreeMap, HashMap};
+use std::collections::{BTreeMap, HashMap, HashSet};
 use std::net::IpAddr;
 use std::sync::Arc;
 
@@ -60,15 +60,20 @@ impl Named {
         let former = entrant
             .previous
             .and_then(|former| former.listeners.iter().find(|listener| listener.key() == key));
+        let of_before = entrant.past.names.iter().filter(|(at, _)| *at == key);
+        let of_before: HashSet<&HostPattern> = of_before.map(|(_, name)| name).collect();
         let had = |name: &HostPattern| match former {
             Some(former) => former.names.as_ref().is_some_and(|names| names.has(name)),
             // Of an earlier process only this much is known.
-            None => entrant.past.names.iter().any(|(at, known)| *at == key && known == name),
+            None => of_before.contains(name),
         };
+        // What an earlier process served is made again in parts: a name that seems free belongs to a part that comes later.
+        let is_restoring = entrant.past.restoring.is_some();
         let keeps = former.is_none_or(|former| has(former, &self.candidate, previous));
         let position = entry.map_or(usize::MAX, |entry| entry.position);
         let mut wanted: BTreeMap<Rank, Vec<HostPattern>> = BTreeMap::new();
-        for name in listener.names.iter().flatten() {
+        let names = listener.names.iter().flatten();
+        for name in names.filter(|name| !is_restoring || of_before.contains(*name)) {
             let age = added.as_ref().and_then(|added| added.age_of_name(roster, name));
             let precedence = entrant.precedence_as(age.as_ref(), keeps && had(name));
             wanted.entry((precedence, position)).or_default().push(name.clone());
