@@ -20,7 +20,7 @@ use examples::{Example, examples};
 use world::{Served, World};
 
 /// Fields whose text has no effect by itself, or is rejected in the words of another program, each with the reason.
-const WITHOUT_EFFECT: [(Kind, &str); 6] = [
+const WITHOUT_EFFECT: [(Kind, &str); 7] = [
     // SmartNat's sentence says which field it means, in prose.
     (Kind::Mapping, ".serviceName"),
     // Names are looked up there, and each that is says so.
@@ -29,6 +29,8 @@ const WITHOUT_EFFECT: [(Kind, &str); 6] = [
     (Kind::Tenant, ".ingress[].links[].certificateNames[]"),
     // Quantities for a tenant cluster, whose API server checks them.
     (Kind::HostedApi, ".apiProxy.resources."),
+    // Objects of other controllers, which no gateway reads; their API server checks them.
+    (Kind::HostedApi, ".publish."),
     // Anything but `true` is no.
     (Kind::Mapping, "annotations.durward.dev/shared"),
     // Traefik's own entry points.
@@ -141,7 +143,10 @@ impl Spot {
         let whole = prefixes.last().unwrap();
         let near = prefixes.iter().rev().take(3).filter(|prefix| *prefix != "spec");
         let quoted = format!("{string:?}");
-        near.into_iter().any(|prefix| *finding.field == **prefix)
+        let annotation = whole.strip_prefix("annotations.");
+        let annotation = annotation.map(|key| format!("metadata.annotations[{key:?}]"));
+        annotation.is_some_and(|field| *finding.field == *field)
+            || near.into_iter().any(|prefix| *finding.field == **prefix)
             || finding.field.starts_with(whole)
             || self.is_key && finding.field.starts_with(&prefixes[prefixes.len() - 2])
             || finding.sentence.contains(&quoted)
