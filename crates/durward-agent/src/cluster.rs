@@ -98,13 +98,13 @@ impl Default for Detection {
 pub enum Kind {
     /// The controller's Service has an address that others reach.
     Public,
-    /// It has none.
+    /// No address.
     Private,
-    /// Its load balancer may still give it one.
+    /// No address yet: the load balancer may still give one.
     Waiting,
 }
 
-/// What was found, and why.
+/// Result of the detection, and its reason.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Detected {
     /// The type.

@@ -135,7 +135,7 @@ async fn carry(mut client: TcpStream, exits: &Exits) {
         let Ok(opening) = tokio::time::timeout_at(deadline, exits.take()).await else {
             return refuse(client).await;
         };
-        // Its gateway may have given it up meanwhile.
+        // The gateway may have given the stream up meanwhile.
         let Ok(mut stream) = opening.accept() else { continue };
         let copied = tokio::io::copy_bidirectional_with_sizes(&mut client, &mut stream, COPY, COPY);
         if let Err(error) = copied.await {

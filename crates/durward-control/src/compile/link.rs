@@ -75,7 +75,7 @@ impl Workshop<'_, '_, '_, '_> {
             return None;
         }
         let Some(policy) = self.policy else {
-            // What is wrong with the rules was said where they stand.
+            // Faults of the rules were reported where they stand.
             let sentence = "let traffic out, and spec.egress has no rules that can be used: nothing leaves by them";
             self.report.warning("NoEgressRules", spec.place, &field.name("links"), sentence);
             return None;

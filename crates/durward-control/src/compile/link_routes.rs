@@ -40,7 +40,7 @@ impl Direct {
 /// Verification of what the registered routes of an entry lead to.
 struct Verification {
     direct: Option<Direct>,
-    /// Whom to trust for backends with TLS; `None` where none are served.
+    /// Authorities to trust for backends with TLS; `None` where none are served.
     backends: Option<TrustRoots>,
 }
 

@@ -197,7 +197,7 @@ pub(crate) struct Applicant<'a, V> {
     pub(crate) restored: bool,
     pub(crate) seniority: u64,
     pub(crate) created: Option<Arc<str>>,
-    /// Its age, unless it is in a file.
+    /// Age of the object; `None` in a file.
     pub(crate) age: Option<Arc<Age>>,
     /// True if other tenants that also say so may use its addresses.
     pub(crate) shared: bool,

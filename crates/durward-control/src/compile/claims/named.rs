@@ -67,7 +67,7 @@ impl Named {
             // Of an earlier process only this much is known.
             None => of_before.contains(name),
         };
-        // What an earlier process served is made again in parts: a name that seems free belongs to a part that comes later.
+        // The documents of an earlier process are compiled one after the other: a name that is free here may belong to a document that comes later.
         let is_restoring = entrant.past.restoring.is_some();
         let keeps = former.is_none_or(|former| has(former, &self.candidate, previous));
         let position = entry.map_or(usize::MAX, |entry| entry.position);
