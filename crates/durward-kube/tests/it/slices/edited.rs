@@ -71,7 +71,7 @@ impl World<'_> {
                 self.tell_members().await;
             }
         }
-        match self.dice.roll(60) {
+        match self.dice.roll(25) {
             0 => {
                 self.double.go_away();
                 self.restarts += 1;
@@ -328,6 +328,6 @@ async fn every_edit_is_mended_while_the_api_server_restarts_and_proxies_come_and
     let most = 12 + 9 * (1 + elapsed.as_secs());
     assert!(tries.iter().all(|tries| *tries <= most), "{tries:?} in {elapsed:?}");
     let by_keepers = double.log().iter().filter(|seen| MANAGERS.contains(&&*seen.manager)).count();
-    assert!(by_keepers > 0, "the keepers have written something");
+    assert!(by_keepers > 0 && world.edits > 0 && world.restarts > 0, "something happened");
     assert!(asked.is_none() || longest <= SECOND, "{longest:?}");
 }
