@@ -16,9 +16,10 @@ use tokio_util::sync::CancellationToken;
 
 use super::channel::{Inbox, Outbox, Received};
 use super::inbound::{Account, Pump, Pumps};
-use super::liveness;
+use super::liveness::{self, Rhythm};
 use super::outgoing::Frame;
 use super::stream::LinkStream;
+use super::wire::Wire;
 use super::{DATA_FRAMES, KIND, REASON, RESETS, SessionError};
 use crate::bounds::{Bounds, HEADERS};
 use crate::control::{AgentControl, AgentEvent, ClusterState, Hello, LONG, ToAgent, Violation};
@@ -163,6 +164,7 @@ where
     H: Host,
 {
     let bounds = setup.bounds.fitting();
+    let (io, signs) = Wire::new(io);
     let mut connection = Builder::new()
         .initial_window_size(bounds.stream_window)
         .initial_connection_window_size(bounds.connection_window())
@@ -175,7 +177,7 @@ where
         .max_local_error_reset_streams(None)
         .max_concurrent_reset_streams(RESETS)
         .max_pending_accept_reset_streams(RESETS)
-        .handshake::<I, Frame>(io)
+        .handshake::<Wire<I>, Frame>(io)
         .await?;
     let pings = connection.ping_pong();
     let (hand_in, mut pumps) = Pumps::new();
@@ -186,7 +188,7 @@ where
         biased;
         ended = drive(&mut connection, (found, hand_in), host, leave) => ended,
         () = poll_fn(|cx| pumps.poll_run(cx)) => Ok(()),
-        () = liveness::lost(pings) => Err(SessionError::Dead),
+        () = liveness::lost(pings, signs, Rhythm::CARRIER) => Err(SessionError::Dead),
         error = talk => Err(error),
     };
     pumps.finish();

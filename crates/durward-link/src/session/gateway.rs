@@ -16,9 +16,10 @@ use tokio::time::{Instant, timeout};
 
 use super::channel::{Inbox, Outbox, Received};
 use super::inbound::{Account, Pump, Pumps};
-use super::liveness;
+use super::liveness::{self, Rhythm};
 use super::outgoing::Frame;
 use super::stream::{Counted, LinkStream};
+use super::wire::Wire;
 use super::{CONTROL, DATA_FRAMES, KIND, REASON, RESETS, SessionError};
 use crate::bounds::{Bounds, HEADERS};
 use crate::control::{
@@ -208,6 +209,7 @@ where
     H: Host,
 {
     let bounds = bounds.fitting();
+    let (io, signs) = Wire::new(io);
     let (requests, mut connection) = Builder::new()
         .enable_push(false)
         .initial_window_size(bounds.stream_window)
@@ -219,7 +221,7 @@ where
         // A lifetime's count would end the carrier of everybody because of clients that give up.
         .max_local_error_reset_streams(None)
         .max_concurrent_reset_streams(RESETS)
-        .handshake::<I, Frame>(io)
+        .handshake::<Wire<I>, Frame>(io)
         .await?;
     let pings = connection.ping_pong();
     let (hand_in, mut pumps) = Pumps::new();
@@ -238,7 +240,7 @@ where
             ended => Ok(ended?),
         },
         () = poll_fn(|cx| pumps.poll_run(cx)) => Ok(()),
-        () = liveness::lost(pings) => Err(SessionError::Dead),
+        () = liveness::lost(pings, signs, Rhythm::CARRIER) => Err(SessionError::Dead),
         ended = converse(&carrier, host, drain) => ended,
     };
     pumps.finish();
@@ -340,7 +342,11 @@ fn act<H: Host>(
 }
 
 /// Sends the last messages to an agent that is refused or leaves.
-async fn part(carrier: &Carrier, mut outbox: Outbox, mut inbox: Inbox) -> Result<(), SessionError> {
+async fn part(
+    carrier: &Carrier,
+    mut outbox: Outbox,
+    mut inbox: Inbox,
+) -> Result<(), SessionError> {
     let read = timeout(FAREWELL, outbox.finish()).await;
     read.unwrap_or(Err(Violation::Silent("a window for the last message").into()))?;
     let leaving = async { while inbox.next::<ToGateway>().await.is_ok() {} };

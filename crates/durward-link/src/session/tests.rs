@@ -510,4 +510,5 @@ fn a_carrier_that_freezes_later_is_given_up_and_its_streams_break() {
     });
 }
 
+mod bulk;
 mod hostile;
