@@ -7,10 +7,11 @@ use std::sync::Arc;
 
 use serde::{Deserialize, Serialize, Serializer};
 
+use crate::certificate::Certificate;
 use crate::client_auth::HolderMatch;
 use crate::egress::ForwardService;
 use crate::origin::Origin;
-use crate::route::{HostPattern, PathMatch};
+use crate::route::{GrantedHosts, HostPattern, PathMatch};
 use crate::server_tls::ServerTls;
 
 /// Routes that a link may register where its document does not say how many.
@@ -39,7 +40,7 @@ pub struct Link {
     /// Identifier of the cluster that a registration must name; `None` for any.
     pub cluster: Option<Arc<str>>,
     /// Host names that may be registered; none where the list is empty.
-    pub hosts: Vec<HostPattern>,
+    pub hosts: GrantedHosts,
     /// Number of routes that may be registered.
     pub most_routes: u32,
     /// True if the cluster's own traffic may leave by the link, under the tenant's egress rules.
@@ -87,7 +88,7 @@ impl Link {
             holders,
             tokens: Vec::new(),
             cluster: None,
-            hosts: Vec::new(),
+            hosts: GrantedHosts::default(),
             most_routes: MOST_ROUTES,
             egress: false,
             origin: Origin::default(),
@@ -101,7 +102,7 @@ impl Link {
     /// let mut link = Link::new("onprem", Vec::new());
     /// let host = |name: &str| HostPattern::Exact(name.into());
     /// assert!(!link.may_register(&host("app.example")));
-    /// link.hosts = vec![host("app.example"), HostPattern::Wildcard("acme.example".into())];
+    /// link.hosts = [host("app.example"), HostPattern::Wildcard("acme.example".into())].into_iter().collect();
     /// assert!(link.may_register(&host("app.example")) && link.may_register(&host("a.b.acme.example")));
     /// assert!(link.may_register(&HostPattern::Wildcard("b.acme.example".into())));
     /// assert!(link.may_register(&HostPattern::Wildcard("acme.example".into())));
@@ -109,7 +110,16 @@ impl Link {
     /// ```
     #[must_use]
     pub fn may_register(&self, host: &HostPattern) -> bool {
-        host.is_granted(&self.hosts)
+        self.hosts.grants(host)
+    /// Returns the name that a certificate for its agent carries: the first that is no prefix.
+    #[must_use]
+    pub fn certificate_name(&self) -> Option<&str> {
+        self.holders.iter().find_map(|holder| match holder {
+            HolderMatch::Exact(name) => Some(name.as_str()),
+            HolderMatch::Prefix(_) => None,
+        })
+    }
+
     }
 }
 

@@ -285,7 +285,7 @@ async fn talk<H: Host>(
         Err(_) => return Err(Violation::Silent("the control stream").into()),
     };
     let mut outbox = Outbox::new(respond.send_response(Response::new(()), false)?, UNREAD);
-    let mut inbox = Inbox::new(request.into_body());
+    let mut inbox = Inbox::<ToAgent>::new(request.into_body());
     inbox.allow(LONG);
     let (mut draining, mut asked_to_leave) = (false, false);
     loop {
@@ -293,7 +293,7 @@ async fn talk<H: Host>(
             outbox.queue(&message)?;
         }
         tokio::select! {
-            message = inbox.next::<ToAgent>() => match message {
+            message = inbox.next() => match message {
                 // The gateway has waited long enough: nothing new comes, and what is under way may finish.
                 Err(SessionError::ControlEnded | SessionError::Http2(_)) if asked_to_leave => {
                     leave.cancel();

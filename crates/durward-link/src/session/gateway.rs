@@ -271,7 +271,7 @@ async fn converse<H: Host>(
     };
     while !control.is_over() {
         tokio::select! {
-            received = inbox.next::<ToGateway>() => match received? {
+            received = inbox.next() => match received? {
                 Received::Message(message) => control.receive(message, now())?,
                 Received::Long(bytes) if host.hold(bytes) => {
                     inbox.expect(bytes);
@@ -312,7 +312,7 @@ async fn converse<H: Host>(
 fn act<H: Host>(
     event: GatewayEvent,
     control: &mut GatewayControl,
-    inbox: &mut Inbox,
+    inbox: &mut Inbox<ToGateway>,
     carrier: &Arc<Carrier>,
     host: &mut H,
 ) {
@@ -345,11 +345,11 @@ fn act<H: Host>(
 async fn part(
     carrier: &Carrier,
     mut outbox: Outbox,
-    mut inbox: Inbox,
+    mut inbox: Inbox<ToGateway>,
 ) -> Result<(), SessionError> {
     let read = timeout(FAREWELL, outbox.finish()).await;
     read.unwrap_or(Err(Violation::Silent("a window for the last message").into()))?;
-    let leaving = async { while inbox.next::<ToGateway>().await.is_ok() {} };
+    let leaving = async { while inbox.next().await.is_ok() {} };
     if carrier.is_current() {
         // Refused: its message must arrive before the connection ends.
         let _ = timeout(FAREWELL, leaving).await;
@@ -359,7 +359,7 @@ async fn part(
     std::future::pending().await
 }
 
-async fn control_stream(carrier: &Carrier) -> Result<(Outbox, Inbox), SessionError> {
+async fn control_stream(carrier: &Carrier) -> Result<(Outbox, Inbox<ToGateway>), SessionError> {
     let requests = carrier.requests().clone().ok_or(SessionError::ControlEnded)?;
     let mut requests = requests.ready().await?;
     let request = Request::post(CONTROL).body(()).expect("the address is one");

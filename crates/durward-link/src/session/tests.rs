@@ -78,7 +78,7 @@ impl gateway::Host for Gateway {
 
     async fn registered(&mut self) -> Verdicts {
         let Some(routes) = self.waiting.take() else { return std::future::pending().await };
-        let served = u32::try_from(routes.routes.len()).unwrap();
+        let served = u32::try_from(routes.routes().len()).unwrap();
         Verdicts { revision: routes.revision, served, rejected: Vec::new() }
     }
 

@@ -53,7 +53,7 @@ impl Said {
         self.instance = Arc::clone(instance);
         self.stale = link.is_stale(&routes, instance);
         self.id = if self.stale { routes.id() } else { link.register(&routes, instance) };
-        self.bytes = routes.routes.iter().map(size).sum();
+        self.bytes = routes.routes().iter().map(size).sum();
         self.routes = Arc::new(routes);
         // Of what comes before its turn the last counts.
         if !self.has_turn {

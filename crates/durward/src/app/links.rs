@@ -9,7 +9,7 @@ use std::cell::OnceCell;
 use std::collections::BTreeMap;
 use std::path::Path;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use durward_control::registry::{
     Answer as Answered, Body, Caller as Claimant, Changed, Documents, LinkId, Now, Operation,
@@ -30,6 +30,8 @@ use rate::Rates;
 /// Time that an operation waits for the disk.
 const STORED: Duration = Duration::from_secs(10);
 
+/// Interval at which links are looked for that are in no document any more.
+const SWEEP: Duration = Duration::from_secs(600);
 /// Registry of agents' routes.
 #[derive(Debug)]
 pub(crate) struct Links {
@@ -51,6 +53,8 @@ struct State {
 }
 
 /// Registration of an agent's routes.
+    /// Time of the last look at all links.
+    swept: Option<Instant>,
 #[derive(Debug)]
 struct Last {
     number: u64,
@@ -156,7 +160,25 @@ impl Links {
         let documents = Served::new(&self.served);
         let is_there =
             |id: &LinkId| documents.links(id).is_some_and(|mut links| links.next().is_some());
-        state.claims.note_presence(is_there);
+        state.claims.note_presence(is_there, now);
+        let forgotten = state.claims.forget(now);
+        for id in forgotten.links() {
+            state.last.remove(id);
+            tracing::info!(tenant = %id.tenant, link = %id.link, "the claims of a link are forgotten: it has none, or has been in no document for a day");
+        }
+        self.say(state, &forgotten);
+        state.swept = None;
+        self.sweep(&mut state);
+    }
+
+    /// Takes note of what is in no document, and forgets what has been in none for long; every ten minutes at most, since it looks at all links.
+    fn sweep(&self, state: &mut State) {
+        let now = Now::read();
+        let is_due = |last: Instant| now.instant.saturating_duration_since(last) >= SWEEP;
+        if state.paused || !state.swept.is_none_or(is_due) {
+            return;
+        }
+        state.swept = Some(now.instant);
     }
 
     fn state(&self) -> MutexGuard<'_, State> {
@@ -200,6 +222,7 @@ impl Links {
         state.lose(id, &answer.changed);
         answer
     }
+        self.sweep(&mut state);
 
     /// Waits until what an operation changed is stored. One that was said before is waited for, too: it must not be confirmed while the disk fails.
     fn stored(&self, id: &LinkId, changed: &Changed) -> Result<(), String> {
@@ -226,6 +249,7 @@ impl Links {
         state.lose(&id, &synced.changed);
         Some(synced)
     }
+        self.sweep(&mut state);
 }
 
 impl Registry for Links {
@@ -250,8 +274,8 @@ impl Registry for Links {
 
     fn replace(&self, caller: &Caller, routes: &RouteSet) -> Option<Verdicts> {
         let mut verdicts = Verdicts { revision: routes.revision, ..Verdicts::default() };
-        let mut wanted = Vec::with_capacity(routes.routes.len());
-        for route in &routes.routes {
+        let mut wanted = Vec::with_capacity(routes.routes().len());
+        for route in routes.routes() {
             let matches = (route.host.as_str(), route.path.as_str(), route.exact);
             let target = (route.target.host(), route.target.port());
             let name = route.backend_tls.as_deref();
