@@ -4,6 +4,7 @@ mod direct;
 mod forms;
 mod ingresses;
 mod isolation;
+mod join;
 mod out;
 mod program;
 mod registry;
