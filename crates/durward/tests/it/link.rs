@@ -5,6 +5,7 @@ mod forms;
 mod ingresses;
 mod isolation;
 mod join;
+mod measure;
 mod out;
 mod program;
 mod registry;
