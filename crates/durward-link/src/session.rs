@@ -11,6 +11,7 @@ pub mod liveness;
 mod outgoing;
 pub mod pace;
 mod stream;
+mod windows;
 pub mod wire;
 
 pub use inbound::Account;

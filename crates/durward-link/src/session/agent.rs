@@ -19,6 +19,7 @@ use super::inbound::{Account, Pump, Pumps};
 use super::liveness::{self, Rhythm};
 use super::outgoing::Frame;
 use super::stream::LinkStream;
+use super::windows::Windows;
 use super::wire::Wire;
 use super::{DATA_FRAMES, KIND, REASON, RESETS, SessionError};
 use crate::bounds::{Bounds, HEADERS};
@@ -183,12 +184,13 @@ where
     let (hand_in, mut pumps) = Pumps::new();
     let (found, control) = oneshot::channel();
     let leave = CancellationToken::new();
+    let windows = Windows::new(bounds.stream_window, pumps.open());
     let talk = converse(control, setup, host, leave.clone());
     let ended = tokio::select! {
         biased;
-        ended = drive(&mut connection, (found, hand_in), host, leave) => ended,
+        ended = drive((&mut connection, &windows), (found, hand_in), host, leave) => ended,
         () = poll_fn(|cx| pumps.poll_run(cx)) => Ok(()),
-        () = liveness::lost(pings, signs, Rhythm::CARRIER) => Err(SessionError::Dead),
+        () = liveness::lost(pings, signs, Rhythm::CARRIER, |bytes| windows.round(bytes)) => Err(SessionError::Dead),
         error = talk => Err(error),
     };
     pumps.finish();
@@ -200,7 +202,7 @@ type Asked = (Request<RecvStream>, SendResponse<Frame>);
 
 /// Drives the connection and hands its streams on.
 async fn drive<I, H>(
-    connection: &mut Connection<I, Frame>,
+    (connection, windows): (&mut Connection<I, Frame>, &Windows),
     (found, pumps): (oneshot::Sender<Asked>, mpsc::UnboundedSender<Pump>),
     host: &H,
     leave: CancellationToken,
@@ -212,7 +214,10 @@ where
     let (mut found, mut leaving) = (Some(found), false);
     loop {
         let (request, mut respond) = tokio::select! {
-            asked = connection.accept() => match asked {
+            asked = poll_fn(|cx| {
+                windows.apply(|window| connection.set_initial_window_size(window));
+                connection.poll_accept(cx)
+            }) => match asked {
                 // A gateway that was left closes when it wants.
                 Some(Err(error)) if leaving && error.is_io() => return Ok(()),
                 Some(asked) => asked?,

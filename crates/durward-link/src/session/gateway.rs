@@ -2,7 +2,7 @@
 
 use std::fmt;
 use std::future::poll_fn;
-use std::pin::pin;
+use std::pin::{Pin, pin};
 use std::sync::atomic::{AtomicBool, AtomicU32, Ordering::Relaxed};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
@@ -19,6 +19,7 @@ use super::inbound::{Account, Pump, Pumps};
 use super::liveness::{self, Rhythm};
 use super::outgoing::Frame;
 use super::stream::{Counted, LinkStream};
+use super::windows::Windows;
 use super::wire::Wire;
 use super::{CONTROL, DATA_FRAMES, KIND, REASON, RESETS, SessionError};
 use crate::bounds::{Bounds, HEADERS};
@@ -232,15 +233,20 @@ where
         most: bounds.streams,
         closed: AtomicBool::new(false),
     });
+    let windows = Windows::new(bounds.stream_window, pumps.open());
+    let driven = poll_fn(|cx| {
+        windows.apply(|window| connection.set_initial_window_size(window));
+        Pin::new(&mut connection).poll(cx)
+    });
     let ended = tokio::select! {
         biased;
-        ended = connection => match ended {
+        ended = driven => match ended {
             // An agent that has left closes when it wants.
             Err(error) if !carrier.is_current() && error.is_io() => Ok(()),
             ended => Ok(ended?),
         },
         () = poll_fn(|cx| pumps.poll_run(cx)) => Ok(()),
-        () = liveness::lost(pings, signs, Rhythm::CARRIER) => Err(SessionError::Dead),
+        () = liveness::lost(pings, signs, Rhythm::CARRIER, |bytes| windows.round(bytes)) => Err(SessionError::Dead),
         ended = converse(&carrier, host, drain) => ended,
     };
     pumps.finish();

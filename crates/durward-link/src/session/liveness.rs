@@ -11,6 +11,8 @@ use super::wire::Signs;
 const TICKS: u32 = 10;
 /// Waits after which a PING must be answered even if other bytes come: a peer that sends and reads nothing is of no use.
 const UNANSWERED: u32 = 6;
+/// Pause between PINGs that measure a round trip.
+const MEASURE: Duration = Duration::from_millis(50);
 
 /// Rhythm of the PINGs on a connection.
 #[derive(Clone, Copy, Debug)]
@@ -29,12 +31,21 @@ impl Rhythm {
 
 /// Completes when the peer is dead: after a PING nothing came for the time of silence, and nothing was taken of what waits for the peer; or the answer did
 /// not come within six such times. Answers may come behind bulk, and on a busy machine late. A connection that ended otherwise is its driver's to notice.
-pub async fn lost(pings: Option<PingPong>, signs: Signs, rhythm: Rhythm) {
+///
+/// `round` hears how many bytes came between a PING and its answer, and returns true to hear that again at once.
+pub async fn lost(
+    pings: Option<PingPong>,
+    signs: Signs,
+    rhythm: Rhythm,
+    round: impl Fn(u64) -> bool,
+) {
     let Some(mut pings) = pings else { return std::future::pending().await };
+    let mut again = false;
     loop {
-        tokio::time::sleep(rhythm.interval).await;
+        tokio::time::sleep(if again { MEASURE } else { rhythm.interval }).await;
+        let before = signs.bytes();
         match answer(&mut pings, &signs, rhythm.silence).await {
-            Some(Ok(())) => {}
+            Some(Ok(())) => again = round(signs.bytes() - before),
             Some(Err(_)) => return std::future::pending().await,
             None => return,
         }

@@ -17,17 +17,34 @@ const SPILL: usize = 64 * 1024;
 
 /// Signs of life of a peer: they grow in number as long as it sends, or takes what waited for it.
 #[derive(Clone, Debug, Default)]
-pub struct Signs(Arc<AtomicU64>);
+pub struct Signs(Arc<Counts>);
+
+#[derive(Debug, Default)]
+struct Counts {
+    signs: AtomicU64,
+    bytes: AtomicU64,
+}
 
 impl Signs {
     /// Returns the number of signs so far.
     #[must_use]
     pub fn count(&self) -> u64 {
-        self.0.load(Relaxed)
+        self.0.signs.load(Relaxed)
+    }
+
+    /// Returns the number of bytes that came so far.
+    #[must_use]
+    pub fn bytes(&self) -> u64 {
+        self.0.bytes.load(Relaxed)
     }
 
     fn note(&self) {
-        self.0.fetch_add(1, Relaxed);
+        self.0.signs.fetch_add(1, Relaxed);
+    }
+
+    fn received(&self, bytes: usize) {
+        self.note();
+        self.0.bytes.fetch_add(bytes as u64, Relaxed);
     }
 }
 
@@ -142,8 +159,9 @@ impl<I: AsyncRead + AsyncWrite + Unpin> AsyncRead for Wire<I> {
         let before = buf.filled().len();
         let read = Pin::new(&mut this.inner).poll_read(cx, buf);
         this.reads = read.is_pending();
-        if buf.filled().len() > before {
-            this.signs.note();
+        let received = buf.filled().len() - before;
+        if received > 0 {
+            this.signs.received(received);
         }
         read
     }

@@ -195,7 +195,7 @@ async fn drive(mut connection: Connection<Wire<Metered>, Bytes>, signs: Signs, l
     let ended = tokio::select! {
         biased;
         ended = connection => ended,
-        () = liveness::lost(pings, signs, PINGS) => Ok(()),
+        () = liveness::lost(pings, signs, PINGS, |_| false) => Ok(()),
     };
     if let Err(error) = ended {
         tracing::debug!(%error, "an HTTP/2 upstream connection ended");

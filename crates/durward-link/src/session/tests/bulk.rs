@@ -95,3 +95,122 @@ fn a_process_that_was_held_up_does_not_count_that_as_the_peers_silence() {
         assert_eq!(&got, b"on");
     });
 }
+
+/// Path between two ends.
+#[derive(Clone, Copy)]
+struct Path {
+    /// Time from one end to the other.
+    delay: Duration,
+    /// Bytes in a second.
+    rate: u64,
+}
+
+/// Moves bytes from one end to the other, as a path does.
+async fn late(mut from: ReadHalf<DuplexStream>, mut to: WriteHalf<DuplexStream>, path: Path) {
+    let (pieces_in, mut pieces) = mpsc::unbounded_channel();
+    tokio::task::spawn_local(async move {
+        while let Some((due, bytes)) = pieces.recv().await {
+            let bytes: Vec<u8> = bytes;
+            tokio::time::sleep_until(due).await;
+            if to.write_all(&bytes).await.is_err() {
+                return;
+            }
+        }
+    });
+    let (mut room, mut free) = (vec![0; 16 * 1024], tokio::time::Instant::now());
+    while let Ok(count @ 1..) = from.read(&mut room).await {
+        free = free.max(tokio::time::Instant::now())
+            + Duration::from_nanos(count as u64 * 1_000_000_000 / path.rate);
+        if pieces_in.send((free + path.delay, room[..count].to_vec())).is_err() {
+            return;
+        }
+    }
+}
+
+/// Starts a pair at the ends of a path.
+fn at_the_ends_of(path: Path) -> Pair {
+    let (ours, one) = tokio::io::duplex(1024 * 1024);
+    let (other, theirs) = tokio::io::duplex(1024 * 1024);
+    let ((one, to_one), (other, to_other)) = (tokio::io::split(one), tokio::io::split(other));
+    tokio::task::spawn_local(late(one, to_other, path));
+    tokio::task::spawn_local(late(other, to_one, path));
+    Pair::over(hello(Purpose::Data), Bounds::default(), ours, theirs)
+}
+
+/// Sends so many bytes from one end of a stream to the other; returns the time that takes.
+async fn carry(mut from: LinkStream, mut to: LinkStream, bytes: usize) -> Duration {
+    let began = tokio::time::Instant::now();
+    tokio::task::spawn_local(async move {
+        let piece = vec![7; 64 * 1024];
+        for _ in 0..bytes / piece.len() {
+            from.write_all(&piece).await.unwrap();
+        }
+        from.shutdown().await.unwrap();
+    });
+    let (mut got, mut room) = (0, vec![0; 64 * 1024]);
+    loop {
+        match to.read(&mut room).await.unwrap() {
+            0 => break,
+            count => got += count,
+        }
+    }
+    assert_eq!(got, bytes);
+    began.elapsed()
+}
+
+// S3.80
+#[test]
+fn the_window_of_a_stream_grows_with_what_its_path_carries() {
+    const BYTES: usize = 64 * 1024 * 1024;
+    for to_gateway in [true, false] {
+        test(async move {
+            let path = Path { delay: Duration::from_millis(50), rate: 1 << 30 };
+            let mut pair = at_the_ends_of(path);
+            let carrier = pair.carrier().await;
+            let (ours, theirs) = pair.stream(&carrier).await;
+            let (from, to) = if to_gateway { (theirs, ours) } else { (ours, theirs) };
+
+            // By the paused clock: what computing takes is no part of it.
+            let took = carry(from, to, BYTES).await;
+
+            let least = Bounds::default().stream_window as usize;
+            let with_least = path.delay * 2 * u32::try_from(BYTES / least).unwrap();
+            assert!(
+                took < with_least / 2,
+                "{took:?}, and {with_least:?} with the window of before"
+            );
+        });
+    }
+}
+
+// S3.76
+#[test]
+fn readers_that_stall_leave_the_others_their_throughput() {
+    const BYTES: usize = 32 * 1024 * 1024;
+    let path = Path { delay: Duration::from_millis(1), rate: 16 << 20 };
+    for to_gateway in [true, false] {
+        test(async move {
+            let mut pair = at_the_ends_of(path);
+            let carrier = pair.carrier().await;
+            let (ours, theirs) = pair.stream(&carrier).await;
+            let (from, to) = if to_gateway { (theirs, ours) } else { (ours, theirs) };
+            let alone = carry(from, to, BYTES).await;
+
+            let mut stalled = Vec::new();
+            for _ in 0..100 {
+                let (ours, theirs) = pair.stream(&carrier).await;
+                let (from, to) = if to_gateway { (theirs, ours) } else { (ours, theirs) };
+                let (read, write) = tokio::io::split(from);
+                tokio::task::spawn_local(pour(write));
+                stalled.push((read, to));
+            }
+            // Until each has sent what nobody reads.
+            tokio::time::sleep(Duration::from_secs(20)).await;
+            let (ours, theirs) = pair.stream(&carrier).await;
+            let (from, to) = if to_gateway { (theirs, ours) } else { (ours, theirs) };
+            let beside = carry(from, to, BYTES).await;
+
+            assert!(beside.mul_f64(0.95) <= alone, "{alone:?} alone, {beside:?} beside others");
+        });
+    }
+}
