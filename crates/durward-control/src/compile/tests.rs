@@ -238,7 +238,8 @@ impl Written {
             let protocol = if self.protocol { "http" } else { "tls" };
             let host = ["a", "b", "*"][usize::from(self.host)];
             // Several have an upstream of one name now and then.
-            let upstream = if self.limit == 3 { "pay".to_owned() } else { format!("of{}", &name[1..]) };
+            let upstream =
+                if self.limit == 3 { "pay".to_owned() } else { format!("of{}", &name[1..]) };
             let names = if self.names < 4 { "named" } else { "alone" };
             let listener = format!(
                 "{protocol} 198.51.100.{} {host}.example {names} {upstream} 10.0.0.{}",
