@@ -195,7 +195,7 @@ fn percentile(sorted: &[Duration], percent: usize) -> Duration {
     sorted[(sorted.len() * percent / 100).min(sorted.len() - 1)]
 }
 
-// S3.60+ S3.61
+// S3.60+ S3.61+
 #[test]
 #[ignore = "measures"]
 fn registrations_over_rest() {
