@@ -2,12 +2,14 @@
 //!
 //! The API server is the one that the environment asks for, by default the double of the test kit.
 
+mod careless;
 mod cases;
 mod cold;
 mod commands;
 mod hosted;
 mod hostile;
 mod ingresses;
+mod live;
 mod policies;
 mod programmed;
 mod restarts;
