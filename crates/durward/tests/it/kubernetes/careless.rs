@@ -75,6 +75,11 @@ async fn rights_come_and_go(form: Form) {
     if let Some(double) = cluster.env.double() {
         // A real server looks at rights when a watch begins, so that one goes on for minutes.
         double.reset_connections();
+        tokio::time::sleep(Duration::from_millis(200)).await;
+        double.come_back();
+        // The connection of the test is a new one, too.
+        let is_back = async || cluster.env.raw("GET", TENANTS, None).await.is_ok();
+        assert!(eventually(DEADLINE, is_back).await);
     }
     tokio::time::sleep(Duration::from_secs(2)).await;
     assert_eq!(get(at, "/").unwrap().1, "before");
