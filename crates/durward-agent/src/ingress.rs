@@ -4,7 +4,7 @@
 
 mod hosts;
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::{BTreeMap, BTreeSet, HashSet};
 use std::net::SocketAddr;
 use std::sync::Arc;
 
@@ -55,8 +55,8 @@ pub fn found(objects: &Objects, controller: Option<&(Target, SocketAddr)>) -> Fo
     };
     let middleware = |_: &str, _: &str| None;
     let around = Surroundings { classes: &[], service: &service, middleware: &middleware };
-    let mut asked: Vec<Asked> =
-        objects.ingresses.iter().map(|ingress| extract(ingress, around)).collect();
+    let meant = objects.ingresses.iter().filter(|ingress| is_registered(ingress));
+    let mut asked: Vec<Asked> = meant.map(|ingress| extract(ingress, around)).collect();
     asked.sort_by(|one, other| age(one).cmp(&age(other)));
     let tunnelled = objects.ingresses.iter().filter(|ingress| is_tunnelled(ingress));
     let tunnelled = tunnelled
@@ -82,6 +82,14 @@ pub fn found(objects: &Objects, controller: Option<&(Target, SocketAddr)>) -> Fo
 
 /// Annotations by which one Ingress keeps its requests to the link: ours, and that of PipeOps' agent.
 const ROUTING_MODE: [&str; 2] = ["durward.dev/routing-mode", "pipeops.io/routing-mode"];
+
+/// Annotation by which one Ingress is no route of the link.
+const REGISTER: &str = "durward.dev/register";
+
+fn is_registered(ingress: &Ingress) -> bool {
+    let written = ingress.metadata.annotations.get(REGISTER);
+    written.is_none_or(|written| !written.eq_ignore_ascii_case("false"))
+}
 
 fn is_tunnelled(ingress: &Ingress) -> bool {
     let annotations = &ingress.metadata.annotations;
@@ -194,14 +202,15 @@ impl Reading<'_> {
     /// Adds a route to the ingress controller for each host in `spec.tls` that requests are registered for.
     fn carried_through(&mut self, asked: &[Asked], (target, address): &(Target, SocketAddr)) {
         let mut known = BTreeSet::new();
+        let registered = self.found.routes.iter();
+        let registered: HashSet<(String, String)> =
+            registered.map(|route| (route.host.clone(), route.ingress.clone())).collect();
         for one in asked {
             let id = one.id.to_string();
             for rule in one.rules.iter().filter(|rule| one.is_tls(&rule.host)) {
                 let host = rule.host.to_string();
-                let has_route = || {
-                    self.found.routes.iter().any(|route| route.host == host && route.ingress == id)
-                };
-                if rule.host == Host::Any || !has_route() || !known.insert(host.clone()) {
+                let has_route = registered.contains(&(host.clone(), id.clone()));
+                if rule.host == Host::Any || !has_route || !known.insert(host.clone()) {
                     continue;
                 }
                 if self.found.routes.len() == ROUTES {

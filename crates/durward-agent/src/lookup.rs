@@ -64,7 +64,7 @@ impl Lookups {
     pub(crate) fn is_target(&self, routes: &Arc<RouteSet>, target: &Target) -> bool {
         let mut last = self.targets.lock().unwrap_or_else(PoisonError::into_inner);
         if !Arc::ptr_eq(&last.0, routes) {
-            let targets = routes.routes.iter().map(|route| route.target.clone()).collect();
+            let targets = routes.routes().iter().map(|route| route.target.clone()).collect();
             *last = (Arc::clone(routes), Arc::new(targets));
         }
         let targets = Arc::clone(&last.1);

@@ -239,7 +239,8 @@ impl Status {
             let is_it = |one: &Rejected| one.host == route.host && one.path == route.path;
             !verdicts.rejected.iter().any(is_it)
         };
-        let mut served: BTreeSet<Route> = routes.routes.iter().filter(is_served).cloned().collect();
+        let mut served: BTreeSet<Route> =
+            routes.routes().iter().filter(is_served).cloned().collect();
         let mut judged = lock(&self.judged);
         let count = verdicts.served as usize;
         if served.len() > count {

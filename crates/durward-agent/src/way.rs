@@ -68,7 +68,7 @@ fn find<'r>(routes: &'r RouteSet, host: &str, path: &str) -> Option<&'r Route> {
     let rank = |route: &&Route| {
         (!route.host.starts_with('*'), route.host.len(), route.exact, route.path.len())
     };
-    let of_requests = routes.routes.iter().filter(|route| !route.passthrough);
+    let of_requests = routes.routes().iter().filter(|route| !route.passthrough);
     of_requests.filter(has_host).filter(has_path).max_by_key(rank)
 }
 
@@ -151,7 +151,7 @@ mod tests {
         ];
         for (host, path, expected) in cases {
             let found = find(&routes, host, path);
-            assert_eq!(found, expected.map(|at: usize| &routes.routes[at]), "{host}{path}");
+            assert_eq!(found, expected.map(|at: usize| &routes.routes()[at]), "{host}{path}");
         }
     }
 }

@@ -28,6 +28,8 @@ pub use stored::{BadClaims, Image};
 const CONFIRM: Duration = Duration::from_secs(10);
 /// Time for which the names of a tenant that is in no document stay its own: its document may be broken for a while.
 const ABSENCE: Duration = Duration::from_secs(600);
+/// Time after which the claims of a link that is in no document are forgotten: that of the original's registrations.
+const FORGOTTEN: Duration = Duration::from_secs(24 * 60 * 60);
 
 /// A link of a tenant.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -167,6 +169,16 @@ struct Claims {
     absent: Option<Instant>,
     /// Number of its last change.
     sequence: u64,
+}
+
+impl Claims {
+    /// Returns true if there is nothing to remember of the link.
+    fn is_empty(&self) -> bool {
+        self.routes.is_empty()
+            && self.released.is_empty()
+            && self.revision.is_none()
+            && self.unconfirmed.is_none()
+    }
 }
 
 /// Reason why a route is not registered.
@@ -397,7 +409,8 @@ impl Registry {
     fn fact(&self, id: &LinkId) -> (Reference, Option<Fact>) {
         let reference =
             Reference::LinkRoutes { tenant: Arc::clone(&id.tenant), link: Arc::clone(&id.link) };
-        (reference, Some(Fact::LinkRoutes(self.served(id).into())))
+        let has_claims = self.links.contains_key(id);
+        (reference, has_claims.then(|| Fact::LinkRoutes(self.served(id).into())))
     }
 
     /// Returns the routes of a link; of two for one host and path the older one.
@@ -418,13 +431,34 @@ impl Registry {
     }
 
     /// Takes note of the links that are in a document at this moment: the time for which the names of an absent one stay its own begins anew when it is absent again.
-    pub fn note_presence(&mut self, is_there: impl Fn(&LinkId) -> bool) {
-        let absent = self.links.iter_mut().filter(|(_, claims)| claims.absent.is_some());
-        for (id, claims) in absent {
-            if is_there(id) {
-                claims.absent = None;
+    pub fn note_presence(&mut self, is_there: impl Fn(&LinkId) -> bool, now: Now) {
+        for (id, claims) in &mut self.links {
+            claims.absent = match is_there(id) {
+                true => None,
+                false => claims.absent.or(Some(now.instant)),
+            };
+        }
+    }
+
+    /// Forgets the claims of links that have been in no document for a day, and those of links that have none left. Their files are to be removed.
+    pub fn forget(&mut self, now: Now) -> Changed {
+        let mut forgotten = BTreeSet::new();
+        for (id, claims) in &mut self.links {
+            for host in claims.released.expire(now.unix) {
+                if self.holders.get(&host) == Some(id) {
+                    self.holders.remove(&host);
+                }
+            }
+            let away = claims.absent.map(|since| now.instant.saturating_duration_since(since));
+            if away.is_some_and(|away| away >= FORGOTTEN) || claims.is_empty() {
+                forgotten.insert(id.clone());
             }
         }
+        if !forgotten.is_empty() {
+            self.holders.retain(|_, holder| !forgotten.contains(holder));
+            self.links.retain(|id, _| !forgotten.contains(id));
+        }
+        Changed(forgotten)
     }
 
     /// Takes note of a link that registers: it is in a document.

@@ -14,7 +14,7 @@ mod tests;
 use std::time::Duration;
 
 pub use agent::{AgentControl, AgentEvent};
-pub use codec::{BadMessage, Decoder, LONG, Message, SHORT, encode};
+pub use codec::{BadMessage, Decoder, LONG, Message, SHORT, encode, read};
 pub use gateway::{Admitted, GatewayControl, GatewayEvent};
 pub use message::{
     ClusterState, DIRECT, DRAIN, Drain, Heartbeat, Hello, OUT, Purpose, REJECTED, ROUTES, Refused,

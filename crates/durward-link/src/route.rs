@@ -1,6 +1,7 @@
 //! Routes that an agent registers: which host and path it has a backend for.
 
 use std::fmt;
+use std::sync::OnceLock;
 
 use aws_lc_rs::digest;
 use serde::de::{Error, SeqAccess, Visitor};
@@ -66,16 +67,43 @@ impl Route {
 }
 
 /// All routes of an agent, sorted, with a number that rises with each change.
-#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, Default, Serialize, Deserialize)]
+#[serde(from = "Received")]
 pub struct RouteSet {
     /// Number of the change.
     pub revision: u64,
     /// Version of the cluster's objects that the routes are of, to compare with that of other agents; 0 where there is none.
-    #[serde(default, skip_serializing_if = "is_zero")]
+    #[serde(skip_serializing_if = "is_zero")]
     pub observed: u64,
-    /// Routes.
+    routes: Vec<Route>,
+    /// Digest of the routes, once it was asked for: that of thousands takes milliseconds.
+    #[serde(skip)]
+    digest: OnceLock<String>,
+}
+
+impl PartialEq for RouteSet {
+    fn eq(&self, other: &Self) -> bool {
+        let number = |set: &Self| (set.revision, set.observed);
+        number(self) == number(other) && self.routes == other.routes
+    }
+}
+
+impl Eq for RouteSet {}
+
+/// Route set as it is received, in any order.
+#[derive(Deserialize)]
+struct Received {
+    revision: u64,
+    #[serde(default)]
+    observed: u64,
     #[serde(deserialize_with = "bounded")]
-    pub routes: Vec<Route>,
+    routes: Vec<Route>,
+}
+
+impl From<Received> for RouteSet {
+    fn from(Received { revision, observed, routes }: Received) -> Self {
+        Self::new(revision, routes).observed_at(observed)
+    }
 }
 
 #[expect(clippy::trivially_copy_pass_by_ref, reason = "serde passes a reference")]
@@ -134,7 +162,7 @@ impl RouteSet {
     pub fn new(revision: u64, mut routes: Vec<Route>) -> Self {
         routes.sort();
         routes.dedup();
-        Self { revision, observed: 0, routes }
+        Self { revision, observed: 0, routes, digest: OnceLock::new() }
     }
 
     /// Says of which version of the cluster's objects the routes are.
@@ -143,30 +171,22 @@ impl RouteSet {
         Self { observed, ..self }
     }
 
+    /// Returns the routes, sorted.
+    #[must_use]
+    pub fn routes(&self) -> &[Route] {
+        &self.routes
+    }
+
+    /// Returns the routes, sorted, by value.
+    #[must_use]
+    pub fn into_routes(self) -> Vec<Route> {
+        self.routes
+    }
+
     /// Returns revision and digest.
     #[must_use]
     pub fn id(&self) -> RoutesId {
-        let mut context = digest::Context::new(&digest::SHA256);
-        for route in &self.routes {
-            let Route { host, path, exact, target, ingress, .. } = route;
-            let exact = if *exact { "=" } else { "" };
-            // A NUL is in none of the parts, so no two different routes give the same bytes.
-            for part in [host.as_str(), path.as_str(), exact, &target.to_string(), ingress] {
-                context.update(part.as_bytes());
-                context.update(b"\0");
-            }
-            // Only where it says something: a gateway that does not know the field has the same digest otherwise.
-            if route.tunnel_only {
-                context.update(b"tunnel\0");
-            }
-            if route.passthrough {
-                context.update(b"passthrough\0");
-            }
-            if let Some(name) = &route.backend_tls {
-                context.update(format!("tls {name}\0").as_bytes());
-            }
-        }
-        let digest = context.finish().as_ref().iter().map(|byte| format!("{byte:02x}")).collect();
+        let digest = self.digest.get_or_init(|| digest(&self.routes)).clone();
         RoutesId { revision: self.revision, digest }
     }
 
@@ -175,6 +195,31 @@ impl RouteSet {
     pub fn has(&self, target: &Target) -> bool {
         self.routes.iter().any(|route| route.target == *target)
     }
+}
+
+/// Returns the SHA-256 of routes, hexadecimal.
+fn digest(routes: &[Route]) -> String {
+    let mut context = digest::Context::new(&digest::SHA256);
+    for route in routes {
+        let Route { host, path, exact, target, ingress, .. } = route;
+        let exact = if *exact { "=" } else { "" };
+        // A NUL is in none of the parts, so no two different routes give the same bytes.
+        for part in [host.as_str(), path.as_str(), exact, &target.to_string(), ingress] {
+            context.update(part.as_bytes());
+            context.update(b"\0");
+        }
+        // Only where it says something: a gateway that does not know the field has the same digest otherwise.
+        if route.tunnel_only {
+            context.update(b"tunnel\0");
+        }
+        if route.passthrough {
+            context.update(b"passthrough\0");
+        }
+        if let Some(name) = &route.backend_tls {
+            context.update(format!("tls {name}\0").as_bytes());
+        }
+    }
+    context.finish().as_ref().iter().map(|byte| format!("{byte:02x}")).collect()
 }
 
 #[cfg(test)]

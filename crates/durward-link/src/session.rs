@@ -7,10 +7,12 @@ pub mod agent;
 mod channel;
 pub mod gateway;
 mod inbound;
-mod liveness;
+pub mod liveness;
 mod outgoing;
 pub mod pace;
 mod stream;
+mod windows;
+pub mod wire;
 
 pub use inbound::Account;
 pub use stream::LinkStream;

@@ -7,10 +7,11 @@ use std::sync::Arc;
 
 use serde::{Deserialize, Serialize, Serializer};
 
+use crate::certificate::Certificate;
 use crate::client_auth::HolderMatch;
 use crate::egress::ForwardService;
 use crate::origin::Origin;
-use crate::route::{HostPattern, PathMatch};
+use crate::route::{GrantedHosts, HostPattern, PathMatch};
 use crate::server_tls::ServerTls;
 
 /// Routes that a link may register where its document does not say how many.
@@ -25,6 +26,9 @@ pub struct LinkService {
     pub links: Vec<Link>,
     /// Forward proxy for what leaves clusters through links with `egress`; `None` without one.
     pub out: Option<ForwardService>,
+    /// Authority with which certificates are issued to agents that join; `None` without one.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub authority: Option<Arc<Certificate>>,
 }
 
 /// A tenant's relation to an agent in a private cluster.
@@ -36,10 +40,13 @@ pub struct Link {
     pub holders: Vec<HolderMatch>,
     /// Digests of the tokens that stand for a certificate.
     pub tokens: Vec<TokenDigest>,
+    /// Digests of the tokens that are each good for one certificate.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub join_tokens: Vec<TokenDigest>,
     /// Identifier of the cluster that a registration must name; `None` for any.
     pub cluster: Option<Arc<str>>,
     /// Host names that may be registered; none where the list is empty.
-    pub hosts: Vec<HostPattern>,
+    pub hosts: GrantedHosts,
     /// Number of routes that may be registered.
     pub most_routes: u32,
     /// True if the cluster's own traffic may leave by the link, under the tenant's egress rules.
@@ -56,7 +63,7 @@ impl LinkService {
     /// # let tls = ServerTls { certificates: vec![], client_auth: ClientAuth::Off, tls13_only: false, alpn: vec![] };
     /// let holders = vec![HolderMatch::Exact("agent.example".to_owned())];
     /// let link = Link::new("onprem", holders);
-    /// let service = LinkService { tls, links: vec![link], out: None };
+    /// let service = LinkService { tls, links: vec![link], out: None, authority: None };
     /// assert!(service.link("onprem", ["agent.example"].into_iter()).is_some());
     /// assert!(service.link("onprem", ["other.example"].into_iter()).is_none());
     /// assert!(service.link("other", ["agent.example"].into_iter()).is_none());
@@ -76,6 +83,15 @@ impl LinkService {
         };
         self.links.iter().find(|link| *link.name == *name && has_it(link))
     }
+
+    /// Returns the link whose agent may have a certificate for this token. All tokens are compared, each in constant time.
+    #[must_use]
+    pub fn link_of_join_token(&self, token: &TokenDigest) -> Option<&Link> {
+        let has_it = |link: &&Link| {
+            link.join_tokens.iter().fold(false, |found, one| found | one.is_equal_to(token))
+        };
+        self.links.iter().filter(has_it).last()
+    }
 }
 
 impl Link {
@@ -86,12 +102,22 @@ impl Link {
             name: Arc::from(name),
             holders,
             tokens: Vec::new(),
+            join_tokens: Vec::new(),
             cluster: None,
-            hosts: Vec::new(),
+            hosts: GrantedHosts::default(),
             most_routes: MOST_ROUTES,
             egress: false,
             origin: Origin::default(),
         }
+    }
+
+    /// Returns the name that a certificate for its agent carries: the first that is no prefix.
+    #[must_use]
+    pub fn certificate_name(&self) -> Option<&str> {
+        self.holders.iter().find_map(|holder| match holder {
+            HolderMatch::Exact(name) => Some(name.as_str()),
+            HolderMatch::Prefix(_) => None,
+        })
     }
 
     /// Returns true if the link may register a route for `host`.
@@ -101,7 +127,7 @@ impl Link {
     /// let mut link = Link::new("onprem", Vec::new());
     /// let host = |name: &str| HostPattern::Exact(name.into());
     /// assert!(!link.may_register(&host("app.example")));
-    /// link.hosts = vec![host("app.example"), HostPattern::Wildcard("acme.example".into())];
+    /// link.hosts = [host("app.example"), HostPattern::Wildcard("acme.example".into())].into_iter().collect();
     /// assert!(link.may_register(&host("app.example")) && link.may_register(&host("a.b.acme.example")));
     /// assert!(link.may_register(&HostPattern::Wildcard("b.acme.example".into())));
     /// assert!(link.may_register(&HostPattern::Wildcard("acme.example".into())));
@@ -109,7 +135,7 @@ impl Link {
     /// ```
     #[must_use]
     pub fn may_register(&self, host: &HostPattern) -> bool {
-        host.is_granted(&self.hosts)
+        self.hosts.grants(host)
     }
 }
 

@@ -3,6 +3,7 @@
 //! Precedence is the Gateway API's: most specific host, then path, then method, then number of headers, then the order written.
 //! Deliberately absent: regular expressions; a route is read by people and by `explain`.
 
+mod granted;
 pub mod table;
 
 use std::cmp::Reverse;
@@ -11,6 +12,7 @@ use std::net::IpAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
+pub use granted::GrantedHosts;
 use serde::Serialize;
 
 use crate::origin::Origin;
@@ -68,17 +70,6 @@ impl HostPattern {
                 .strip_suffix(&**parent)
                 .is_some_and(|rest| rest.len() > 1 && rest.ends_with('.')),
         }
-    }
-
-    /// Returns true if one of these patterns is for every name that this one is for.
-    #[must_use]
-    pub fn is_granted(&self, granted: &[Self]) -> bool {
-        granted.iter().any(|granted| match self {
-            Self::Exact(name) => granted.matches(name),
-            Self::Wildcard(parent) => {
-                granted == self || (matches!(granted, Self::Wildcard(_)) && granted.matches(parent))
-            }
-        })
     }
 
     /// Returns the specificity of the pattern; greater wins.

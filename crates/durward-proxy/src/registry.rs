@@ -7,8 +7,8 @@ use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 
 use durward_link::RouteSet;
 use durward_link::control::Verdicts;
-use durward_model::TenantId;
-use durward_model::link::Link;
+use durward_model::link::{Link, TokenDigest};
+use durward_model::{Certificate, TenantId};
 
 /// Whoever registers: an admitted agent or program of a link.
 #[derive(Clone, Debug)]
@@ -63,10 +63,24 @@ pub struct Answer {
     pub retry_after: Option<u32>,
 }
 
+/// An agent that wants a client certificate.
+#[derive(Clone, Debug)]
+pub struct Joining {
+    /// The agent, and its link.
+    pub caller: Caller,
+    /// Authority of the listener.
+    pub authority: Arc<Certificate>,
+    /// Token that is good for one certificate; `None` for an agent that shows a certificate of its link, which is to be renewed.
+    pub token: Option<TokenDigest>,
+}
+
 /// Registry of routes.
 pub trait Registry: Send + Sync + fmt::Debug {
     /// Carries out the operation at the end of a REST path; `None` if there is none of this name. Blocks until what changed is stored.
     fn call(&self, caller: &Caller, operation: &str, body: &[u8]) -> Option<Answer>;
+
+    /// Issues a certificate for the key of a request in PEM (RFC 2986). Blocks until the use of the token is stored.
+    fn join(&self, joining: &Joining, request: &[u8]) -> Answer;
 
     /// Takes over all routes of an agent, without waiting for storage. `None` if none are taken for the moment, or a later call of the link was faster.
     fn replace(&self, caller: &Caller, routes: &RouteSet) -> Option<Verdicts>;

@@ -24,7 +24,7 @@ use crate::output::Format;
 pub(crate) use nat::{NatArgs, NatCommand, NatWhat, Seed, SteerArgs, TraceArgs};
 
 pub(crate) use acme::AcmeArgs;
-pub(crate) use agent::{Agent, AgentLint, AgentRun, AgentStatus, AgentToken, AgentWhat};
+pub(crate) use agent::{Agent, AgentJoin, AgentLint, AgentRun, AgentStatus, AgentToken, AgentWhat};
 pub(crate) use api::{
     Api, ApiAddons, ApiCheck, ApiDns, ApiHandBack, ApiHosts, ApiKubeconfig, ApiProxy, ApiRoutes,
     CarrierArgs, Mode, NameServer,

@@ -315,3 +315,23 @@ fn one_ingress_may_keep_its_requests_to_the_link() {
         assert_eq!(found.routes[0].tunnel_only, expected, "{name}: {value}");
     }
 }
+
+#[test]
+fn an_ingress_that_is_no_route_of_the_link_is_left_out_in_silence() {
+    let with = |name: &str, written: Option<&str>| {
+        let host = format!("{name}.example");
+        let paths = [path("/", "Prefix", "app", &json!({"number": 80}))];
+        let mut one =
+            ingress(name, "2026-01-01T00:00:00Z", &json!({"rules": [rule(&host, &paths)]}));
+        if let Some(written) = written {
+            one["metadata"]["annotations"] = json!({"durward.dev/register": written});
+        }
+        one
+    };
+    let ingresses = [with("a", None), with("b", Some("false")), with("c", Some("true"))];
+
+    let found = found(&objects(&ingresses, &[service("shop", "app", 80)]), None);
+
+    let hosts: Vec<&str> = found.routes.iter().map(|route| route.host.as_str()).collect();
+    assert_eq!((hosts, found.left_out), (vec!["a.example", "c.example"], Vec::new()));
+}

@@ -221,7 +221,7 @@ async fn routes_may_change_while_the_agent_runs() {
 
     agent.routes.send(std::sync::Arc::new(routes.clone())).unwrap();
 
-    let is_last = |seen: &RouteSet| *seen == routes && seen.routes[0].host == "a.example";
+    let is_last = |seen: &RouteSet| *seen == routes && seen.routes()[0].host == "a.example";
     eventually(|| {
         gateway.seen.routes.lock().unwrap().last().filter(|seen| is_last(seen)).map(drop)
     })
@@ -244,7 +244,7 @@ async fn a_stream_ends_when_its_target_is_no_route_any_more() {
     let left = agent
         .routes
         .borrow()
-        .routes
+        .routes()
         .iter()
         .filter(|route| route.host == "b.example")
         .cloned()

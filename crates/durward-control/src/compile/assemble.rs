@@ -168,7 +168,9 @@ fn served(entrant: &Entrant<'_>, listeners: &[Candidate]) -> Served {
     let current = listeners.iter().any(|candidate| candidate.entry.is_some());
     // What the kernel lets out as the tenant's is served, too.
     let lets_out = !entrant.sources.is_empty() && !entrant.egress.is_empty();
-    let is_restoring = entrant.past.restoring.as_ref().is_some_and(|part| !part.is_last);
+    let restoring = entrant.past.restoring.as_ref();
+    let is_restoring =
+        restoring.is_some_and(|part| !part.is_last || part.stood_without_listeners());
     match &entrant.basis {
         Basis::Out => Served::Nothing,
         Basis::Kept(tenant)

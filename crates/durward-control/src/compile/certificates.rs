@@ -155,6 +155,8 @@ pub(crate) enum Purpose {
     },
     /// Shown to upstreams.
     Client,
+    /// Never shown: it signs others.
+    Authority,
 }
 
 impl<'a> Files<'a> {
@@ -205,7 +207,8 @@ impl<'a> Files<'a> {
         field: &Field<'_>,
         purpose: Purpose,
     ) -> Option<Arc<Certificate>> {
-        if let Some(acme) = spec.acme.as_ref().filter(|_| purpose == Purpose::Client) {
+        let is_servers = matches!(purpose, Purpose::Server { .. });
+        if let Some(acme) = spec.acme.as_ref().filter(|_| !is_servers) {
             let sentence = "means nothing here: authorities issue certificates for servers";
             report.error("FieldUnfitting", acme.place, &field.name("acme"), sentence);
             return None;

@@ -6,8 +6,10 @@ use std::sync::Arc;
 
 use durward_model::client_auth::HolderMatch;
 use durward_model::link::{Link, LinkService, MOST_ROUTES, TokenDigest};
-use durward_model::{ClientAuth, ForwardService};
+use durward_model::server_tls::ServerTls;
+use durward_model::{Certificate, ClientAuth, ForwardService};
 
+use super::certificates::Purpose;
 use super::listener::Workshop;
 use super::outward::holder;
 use super::report::{Field, Report};
@@ -30,9 +32,12 @@ impl Workshop<'_, '_, '_, '_> {
         let before = self.report.errors();
         let tls = self.tls(spec, address, field);
         let by_certificate = spec.links.iter().any(|link| link.tokens.is_empty());
+        let joins = spec.links.iter().any(|link| !link.join_tokens.is_empty());
         let is_fitting = |auth: &ClientAuth| match auth {
             ClientAuth::Required(_) => true,
-            ClientAuth::Optional(_) | ClientAuth::Off => !by_certificate,
+            // Without a certificate an agent can join, and nothing else.
+            ClientAuth::Optional(_) => !by_certificate || joins,
+            ClientAuth::Off => !by_certificate,
         };
         if let Some(tls) = &tls
             && !is_fitting(&tls.client_auth)
@@ -42,12 +47,14 @@ impl Workshop<'_, '_, '_, '_> {
             let field = field.name("clientCertificates");
             self.report.error("ClientCertificateNotRequired", place, &field, sentence);
         }
+        let authority = self.agent_authority(spec, tls.as_ref(), field);
         let list = field.name("links");
         let mut known = BTreeSet::new();
         let mut links = Vec::with_capacity(spec.links.len());
         for (at, link) in spec.links.iter().enumerate() {
             let field = list.index(at);
             links.extend(self.one_link(link, &field));
+            self.joins(spec, link, &field);
             if !known.insert(link.name.as_str()) {
                 let sentence = format!("{:?} is there twice: keep one", link.name.value);
                 self.report.error("LinkTwice", link.name.place, &field.name("name"), &sentence);
@@ -61,7 +68,52 @@ impl Workshop<'_, '_, '_, '_> {
             return None;
         }
         let out = self.out(&links, spec, field);
-        Some(LinkService { tls: tls?, links, out })
+        Some(LinkService { tls: tls?, links, out, authority })
+    }
+
+    /// Returns the authority that issues certificates to agents; `None` without one, or after an error.
+    fn agent_authority(
+        &mut self,
+        spec: &IngressSpec,
+        tls: Option<&ServerTls>,
+        field: &Field<'_>,
+    ) -> Option<Arc<Certificate>> {
+        let written = spec.agent_authority.as_ref()?;
+        let field = field.name("agentAuthority");
+        let authority = self.files.certificate(self.report, written, &field, Purpose::Authority)?;
+        let mut fault = |sentence: &str| {
+            self.report.error("AuthorityUnfitting", written.place, &field, sentence);
+        };
+        let trust = tls?.client_auth.trust();
+        let is_trusted = trust.is_some_and(|trust| {
+            authority.chain.first().is_some_and(|own| trust.roots.contains(own))
+        });
+        if !is_trusted {
+            fault(
+                "issues certificates that this listener would refuse: name its certificate in clientCertificates",
+            );
+        }
+        if matches!(tls?.client_auth, ClientAuth::Required(_)) {
+            fault(
+                "is for agents that have no certificate yet, and clientCertificates requires one: set its mode to Optional",
+            );
+        }
+        Some(authority)
+    }
+
+    /// Checks that the agent of a link with tokens to join can be given a certificate.
+    fn joins(&mut self, spec: &IngressSpec, link: &LinkSpec, field: &Field<'_>) {
+        let Some(first) = link.join_tokens.first() else { return };
+        let field = field.name("joinTokens");
+        if spec.agent_authority.is_none() {
+            let sentence = "need an authority that issues certificates: write agentAuthority";
+            self.report.error("NoAuthority", first.place, &field, sentence);
+        }
+        if link.certificate_names.iter().all(|name| name.ends_with('*')) {
+            let sentence =
+                "need a name for the certificate: write one without * in certificateNames";
+            self.report.error("NoName", first.place, &field, sentence);
+        }
     }
 
     /// Returns the forward proxy for what leaves clusters; `None` where no link lets anything out, or the rules have errors.
@@ -103,7 +155,8 @@ impl Workshop<'_, '_, '_, '_> {
             .enumerate()
             .filter_map(|(at, name)| self.report.check("BadName", name, &names.index(at), holder))
             .collect();
-        let tokens = self.tokens(link, field);
+        let tokens = self.tokens(&link.tokens, &field.name("tokens"));
+        let join_tokens = self.tokens(&link.join_tokens, &field.name("joinTokens"));
         let hosts = field.name("hosts");
         let hosts = link.hosts.iter().enumerate().filter_map(|(at, host)| {
             self.report.check("BadHost", host, &hosts.index(at), words::route_host)
@@ -128,6 +181,7 @@ impl Workshop<'_, '_, '_, '_> {
             name,
             holders,
             tokens,
+            join_tokens,
             cluster,
             hosts,
             most_routes,
@@ -137,10 +191,9 @@ impl Workshop<'_, '_, '_, '_> {
     }
 
     /// Reads digests of tokens. No text is repeated in a finding: what is no digest may be the token itself.
-    fn tokens(&mut self, link: &LinkSpec, field: &Field<'_>) -> Vec<TokenDigest> {
-        let list = field.name("tokens");
-        let mut tokens = Vec::with_capacity(link.tokens.len());
-        for (at, written) in link.tokens.iter().enumerate() {
+    fn tokens(&mut self, written: &[At<String>], list: &Field<'_>) -> Vec<TokenDigest> {
+        let mut tokens = Vec::with_capacity(written.len());
+        for (at, written) in written.iter().enumerate() {
             match written.strip_prefix("sha256:").and_then(TokenDigest::from_hex) {
                 Some(digest) => tokens.push(digest),
                 None => {

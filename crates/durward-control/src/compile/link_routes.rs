@@ -3,12 +3,13 @@
 //! A registered route never costs the document anything: one that the link may not have any more is left out here, and one that an operator has
 //! written for the same host and path comes after it.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, HashSet};
 use std::sync::Arc;
 
 use durward_model::link::{LinkPath, LinkRoute};
 use durward_model::route::{
-    Action, Forward, HeaderRules, HostPattern, PathMatch, RouteMatch, WeightedUpstream,
+    Action, Forward, GrantedHosts, HeaderRules, HostPattern, PathMatch, RouteMatch,
+    WeightedUpstream,
 };
 use durward_model::sni::SniRoute;
 use durward_model::upstream::{
@@ -63,7 +64,7 @@ fn generation(roots: &TrustRoots) -> String {
 
 /// What each link of a tenant may register, and where the tenant's connections leave from.
 pub(crate) struct LinkGrants<'s> {
-    hosts: BTreeMap<&'s str, Vec<HostPattern>>,
+    hosts: BTreeMap<&'s str, GrantedHosts>,
     sources: &'s [EgressAddress],
 }
 
@@ -77,11 +78,12 @@ impl<'s> LinkGrants<'s> {
                 granted.extend(link.hosts.iter().filter_map(|host| words::host_pattern(host).ok()));
             }
         }
-        Self { hosts, sources }
+        let hosts = hosts.into_iter().map(|(link, hosts)| (link, hosts.into_iter().collect()));
+        Self { hosts: hosts.collect(), sources }
     }
 
     fn grants(&self, link: &str, host: &HostPattern) -> bool {
-        self.hosts.get(link).is_some_and(|granted| host.is_granted(granted))
+        self.hosts.get(link).is_some_and(|granted| granted.grants(host))
     }
 }
 
@@ -104,14 +106,16 @@ impl Workshop<'_, '_, '_, '_> {
         field: &Field<'_>,
         routes: &mut Vec<SniRoute>,
     ) {
+        let mut known: HashSet<HostPattern> =
+            routes.iter().flat_map(|route| &route.hosts).cloned().collect();
         for one in self.registered(spec, field) {
-            let is_written = routes.iter().any(|route| route.hosts.contains(&one.route.host));
-            if one.route.path != LinkPath::Tls || is_written {
+            if one.route.path != LinkPath::Tls || known.contains(&one.route.host) {
                 continue;
             }
             let name = format!("link/{}/tls/{}:{}", one.link, one.route.target, one.route.port);
             let plain = || upstream::plain(&name, UpstreamProtocol::Tcp);
             let Some(upstream) = self.use_or_add(&name, || one.upstream(plain())) else { continue };
+            known.insert(one.route.host.clone());
             routes.push(SniRoute {
                 hosts: vec![one.route.host],
                 upstreams: vec![WeightedUpstream { upstream, weight: 1 }],

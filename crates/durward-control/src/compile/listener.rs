@@ -193,6 +193,12 @@ impl Workshop<'_, '_, '_, '_> {
             links.map(|at| at.place),
             "means nothing here: only protocol LINK has links",
         );
+        let authority = spec.agent_authority.as_ref().filter(|_| protocol != ProtocolSpec::Link);
+        refuse(
+            "agentAuthority",
+            authority.map(|at| at.place),
+            "means nothing here: only protocol LINK has agents",
+        );
         if protocol == ProtocolSpec::Https {
             let place = spec.redirect_to_https.filter(|redirect| redirect.value).map(|at| at.place);
             refuse("redirectToHttps", place, "means nothing here: this listener is https already");

@@ -206,7 +206,7 @@ pub(crate) struct Restoring {
     own: BTreeSet<ListenerKey>,
     /// Listeners from documents before.
     kept: BTreeSet<ListenerKey>,
-    /// The names of all upstreams that were served; `None` if that is not known.
+    /// The names of all upstreams that were served; `None` if the document was served as it says, or not at all.
     upstreams: Option<BTreeSet<Arc<str>>>,
     /// True if no later document of the tenant is made again.
     pub(crate) is_last: bool,
@@ -221,6 +221,11 @@ impl Restoring {
     /// Returns the listeners from documents before.
     pub(crate) fn kept(&self) -> impl Iterator<Item = &ListenerKey> {
         self.kept.iter()
+    }
+
+    /// Returns whether the tenant was served though its document made no listener: for what objects added to it.
+    pub(crate) fn stood_without_listeners(&self) -> bool {
+        self.own.is_empty() && self.kept.is_empty() && self.upstreams.is_some()
     }
 
     /// Returns whether the upstream was served.

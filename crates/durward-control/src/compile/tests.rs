@@ -117,6 +117,12 @@ impl Written {
         text
     }
 
+    /// The name of what is in a slot: that of the slot before now and then, but an object never changes its name.
+    fn named(&self, kind: char, at: usize, first: usize) -> String {
+        let is_anothers = self.name == 0 && at > first && !OBJECTS.contains(&at);
+        format!("{kind}{}", if is_anothers { at - 1 } else { at })
+    }
+
     fn text(&self, at: usize) -> String {
         let mut text = match at {
             0..TENANTS => self.tenant(at),
@@ -148,9 +154,7 @@ impl Written {
     }
 
     fn tenant(&self, at: usize) -> String {
-        // A name is another's now and then.
-        let name = if self.name == 0 && at > 0 { at - 1 } else { at };
-        let mut text = self.head("Tenant", &format!("t{name}"));
+        let mut text = self.head("Tenant", &self.named('t', at, 0));
         let upstream = if self.upstream_known { "pay" } else { "play" };
         let listen = if self.listen { ", listen: {address: 0.0.0.0}" } else { "" };
         let _ = writeln!(text, "  ingress:");
@@ -208,8 +212,7 @@ impl Written {
     }
 
     fn mapping(&self, at: usize) -> String {
-        let name = if self.name == 0 && at > TENANTS { at - 1 } else { at };
-        let mut text = self.head("PortMapping", &format!("m{name}"));
+        let mut text = self.head("PortMapping", &self.named('m', at, TENANTS));
         let port = if self.listen { "80-90" } else { "80" };
         let protocol = if self.protocol { "TCP" } else { "UDP" };
         // An object need not say whose it is.
@@ -229,13 +232,14 @@ impl Written {
 impl Written {
     /// A policy that adds a listener as well.
     fn policy(&self, at: usize) -> String {
-        let name = if self.name == 0 && at > MAPPINGS { at - 1 } else { at };
-        let mut text = self.head("EgressPolicy", &format!("p{name}"));
+        let name = self.named('p', at, MAPPINGS);
+        let mut text = self.head("EgressPolicy", &name);
         if self.second.is_some() {
             let protocol = if self.protocol { "http" } else { "tls" };
             let host = ["a", "b", "*"][usize::from(self.host)];
             // Several have an upstream of one name now and then.
-            let upstream = if self.limit == 3 { "pay".to_owned() } else { format!("of{name}") };
+            let upstream =
+                if self.limit == 3 { "pay".to_owned() } else { format!("of{}", &name[1..]) };
             let names = if self.names < 4 { "named" } else { "alone" };
             let listener = format!(
                 "{protocol} 198.51.100.{} {host}.example {names} {upstream} 10.0.0.{}",
@@ -412,13 +416,11 @@ impl World {
 
 /// The object in a slot. Mappings and policies are in namespaces.
 fn object_id(kind: Kind, at: usize) -> ResourceId {
-    match kind {
-        Kind::PortMapping => ResourceId::namespaced(kind, "n", &format!("o{at}")),
-        Kind::EgressPolicy => {
-            let namespace = if at == 9 { "n" } else { "t1" };
-            ResourceId::namespaced(kind, namespace, &format!("o{at}"))
-        }
-        _ => ResourceId::new(kind, &format!("o{at}")),
+    let namespaced = |namespace, name| ResourceId::namespaced(kind, namespace, name);
+    match at {
+        ..TENANTS => ResourceId::new(kind, &format!("t{at}")),
+        ..MAPPINGS => namespaced("n", &format!("m{at}")),
+        _ => namespaced(if at == 9 { "n" } else { "t1" }, &format!("p{at}")),
     }
 }
 

@@ -294,7 +294,7 @@ fn a_second_absence_of_a_document_is_no_part_of_the_first() {
         call_with(registry, of_b, (register, &body), unknown, later(seconds)).status
     };
     let returns: [fn(&mut Registry, Caller<'_>); 3] = [
-        |registry, _| registry.note_presence(|_| true),
+        |registry, _| registry.note_presence(|_| true, later(100)),
         |registry, of_a| {
             let again = call_at(registry, of_a, Operation::Register, &with(&[]), later(100));
             assert_eq!(again.status, 200);
@@ -312,9 +312,55 @@ fn a_second_absence_of_a_document_is_no_part_of_the_first() {
         returns(&mut registry, of_a);
 
         assert_eq!(wants(&mut registry, 5_000), 409, "it is away since this moment");
-        registry.note_presence(|id| *id != a);
+        registry.note_presence(|id| *id != a, later(5_000));
         assert_eq!((wants(&mut registry, 5_599), wants(&mut registry, 5_600)), (409, 200));
     }
+}
+
+#[test]
+fn the_claims_of_a_deleted_tenant_are_forgotten_after_a_day_and_those_of_others_are_not() {
+    let day = FORGOTTEN.as_secs();
+    let mut registry = Registry::default();
+    let (a, b, link) = (id("acme", "onprem"), id("bolt", "onprem"), link(&["*.example.com"]));
+    let wants = |registry: &mut Registry, id: &LinkId, host: &str, seconds| {
+        let body = with(&[("hostname", json!(host))]);
+        let caller = Caller { id, link: &link };
+        call_at(registry, caller, Operation::Register, &body, later(seconds)).status
+    };
+    assert_eq!(wants(&mut registry, &a, "a.example.com", 0), 200);
+    assert_eq!(wants(&mut registry, &b, "b.example.com", 0), 200);
+
+    registry.note_presence(|id| *id == b, later(10));
+    assert!(registry.forget(later(9 + day)).is_empty());
+    // A document that is there again for a moment counts.
+    registry.note_presence(|_| true, later(9 + day));
+    registry.note_presence(|id| *id == b, later(10 + day));
+    assert!(registry.forget(later(9 + 2 * day)).is_empty());
+    let forgotten = registry.forget(later(10 + 2 * day));
+
+    assert_eq!(forgotten.links().collect::<Vec<_>>(), [&a]);
+    assert_eq!(registry.links().collect::<Vec<_>>(), [&b]);
+    assert!(registry.image(&a).is_none(), "its file goes");
+    let change = registry.change(&forgotten);
+    assert!(matches!(&change.facts[..], [(_, None)]), "{change:?}");
+    assert_eq!(wants(&mut registry, &b, "a.example.com", 10 + 2 * day), 200, "its names are free");
+}
+
+#[test]
+fn a_link_that_has_withdrawn_all_is_forgotten_once_its_names_are_free() {
+    let mut registry = Registry::default();
+    let (a, b, link) = (id("acme", "onprem"), id("bolt", "onprem"), link(&["*.example.com"]));
+    let (of_a, of_b) = (Caller { id: &a, link: &link }, Caller { id: &b, link: &link });
+    assert_eq!(call(&mut registry, of_a, Operation::Register, &with(&[])).status, 200);
+    let body = json!({"hostname": "my-app.example.com"});
+    assert_eq!(call(&mut registry, of_a, Operation::Unregister, &body).status, 200);
+
+    assert!(registry.forget(later(599)).is_empty());
+    let taken = call_at(&mut registry, of_b, Operation::Register, &with(&[]), later(599));
+    assert_eq!(taken.status, 409, "it is kept for ten minutes");
+    assert!(!registry.forget(later(600)).is_empty());
+
+    assert_eq!((registry.links().count(), registry.holders.len()), (0, 0));
 }
 
 #[test]

@@ -76,6 +76,9 @@ pub struct IngressSpec {
     /// documents of the tenant, and, where the gateway reads them, objects of other controllers in its namespaces. Default: false.
     #[serde(default)]
     pub accept_hosted_apis: Option<At<bool>>,
+    /// LINK only: authority that issues a certificate to an agent that joins with one of `joinTokens`; `clientCertificates` must trust it. Default: none.
+    #[serde(default)]
+    pub agent_authority: Option<At<CertificateSpec>>,
     /// LINK only: the links whose agents may connect.
     #[serde(default)]
     pub links: Vec<At<LinkSpec>>,
@@ -142,6 +145,9 @@ pub struct LinkSpec {
     /// Tokens that stand for a certificate, each as `sha256:` and the SHA-256 of the token in hexadecimal; `durward agent token` makes one. A token that is taken out is refused at once, and its carriers are closed.
     #[serde(default)]
     pub tokens: Vec<At<String>>,
+    /// Tokens that are each good for one client certificate (`durward agent join`), written as `tokens` are. The certificate carries the first of `certificateNames`.
+    #[serde(default)]
+    pub join_tokens: Vec<At<String>>,
     /// Identifier of the cluster that registrations over REST must name (`cluster_uuid`). Default: any.
     #[serde(default)]
     pub cluster: Option<At<String>>,

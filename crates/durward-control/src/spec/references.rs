@@ -76,6 +76,7 @@ fn of_proxy(spec: &At<ProxySpec>) -> Vec<Reference> {
 
 fn of_ingress(spec: &IngressSpec) -> Vec<Reference> {
     let certificates = spec.certificate.iter().chain(&spec.certificates);
+    let certificates = certificates.chain(&spec.agent_authority);
     let mut names: Vec<Reference> =
         certificates.flat_map(|certificate| of_certificate(certificate)).collect();
     if let Some(clients) = &spec.client_certificates {

@@ -438,3 +438,34 @@ fn the_document_that_has_a_name_has_it_in_the_next_process_while_it_is_rejected(
     };
     assert_eq!(outcomes(&after), outcomes(&before));
 }
+
+/// It is there for what a hosted API adds to it alone; then that goes while its own file cannot be read.
+#[test]
+fn a_tenant_whose_document_makes_no_listener_holds_its_address_in_the_next_process_too() {
+    let root = tempfile::tempdir().unwrap();
+    let write = |file: &str, text: &str| fs::write(root.path().join(file), text).unwrap();
+    let tenant = |name: &str, last: u8, upstream: &str| {
+        let text = format!(
+            "apiVersion: durward.dev/v1alpha1\nkind: Tenant\nmetadata: {{name: {name}}}\nspec:\n  ingress: [{{address: 198.51.100.{last}, protocol: HTTP, upstream: {upstream}}}]\n  upstreams: {{pay: {{endpoints: [10.0.0.1]}}}}\n  egress: {{addresses: [203.0.113.1]}}\n"
+        );
+        write(&format!("{name}.yaml"), &text);
+    };
+    let process = Process::first();
+    tenant("held", 1, "absent");
+    write(
+        "api.yaml",
+        "apiVersion: durward.dev/v1alpha1\nkind: HostedApi\nmetadata: {name: api}\nspec: {tenant: held, names: [held.api.example], address: 198.51.100.2, upstream: {endpoints: [10.0.0.11]}}\n",
+    );
+    let first = process.reload(root.path());
+    assert_eq!(first.snapshot.tenants[&id("held")].listeners.len(), 1, "that of the hosted API");
+    write("held.yaml", "kind: Tenant\nspec: {nonsense");
+    fs::remove_file(root.path().join("api.yaml")).unwrap();
+    tenant("asks", 3, "pay");
+    let mut last = process.reload(root.path());
+
+    for _ in 0..3 {
+        assert!(!last.snapshot.tenants.contains_key(&id("asks")), "the address is another's");
+        assert!(last.snapshot.tenants[&id("held")].listeners.is_empty());
+        last = Process::after(&last).reload(root.path());
+    }
+}

@@ -9,7 +9,7 @@ use std::time::Duration;
 
 use rustls::ClientConfig;
 use rustls_pki_types::ServerName;
-use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
+use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt, ReadBuf};
 use tokio::net::TcpStream;
 use tokio_rustls::TlsConnector;
 use tokio_rustls::client::TlsStream;
@@ -160,8 +160,37 @@ impl Dialler {
         }
     }
 
-    async fn connect(&self, url: &GatewayUrl) -> Result<Dialled, DialError> {
-        let place = &url.place;
+    /// Sends one HTTP request to an address over TLS, and returns what comes until the connection ends, `most` bytes at most.
+    ///
+    /// # Errors
+    /// Fails if there is no whole answer within the timeout.
+    pub async fn ask(
+        &self,
+        url: &GatewayUrl,
+        request: &[u8],
+        most: u64,
+    ) -> Result<Vec<u8>, DialError> {
+        let asking = async {
+            let mut stream = self.secured(&url.place, &self.web).await?;
+            stream.write_all(request).await.map_err(DialError::Connect)?;
+            stream.flush().await.map_err(DialError::Connect)?;
+            let mut answer = Vec::new();
+            let read = stream.take(most).read_to_end(&mut answer).await;
+            read.map_err(DialError::Connect)?;
+            Ok(answer)
+        };
+        match tokio::time::timeout(self.timeout, asking).await {
+            Ok(answer) => answer,
+            Err(_) => Err(DialError::Timeout(self.timeout)),
+        }
+    }
+
+    /// Connects to a place and agrees on TLS.
+    async fn secured(
+        &self,
+        place: &Target,
+        config: &Arc<ClientConfig>,
+    ) -> Result<TlsStream<TcpStream>, DialError> {
         let stream = match &self.proxy {
             Some(proxy) => proxy.tunnel(&place.to_string()).await?,
             None => {
@@ -175,19 +204,23 @@ impl Dialler {
         let name = self.server_name.as_deref().unwrap_or_else(|| place.host()).to_owned();
         let name = ServerName::try_from(name)
             .map_err(|error| DialError::Tls(io::Error::new(io::ErrorKind::InvalidInput, error)))?;
+        let connector = TlsConnector::from(Arc::clone(config));
+        connector.connect(name, stream).await.map_err(DialError::Tls)
+    }
+
+    async fn connect(&self, url: &GatewayUrl) -> Result<Dialled, DialError> {
         let config = match url.scheme {
             Scheme::Tls => &self.tls,
             Scheme::WebSocket => &self.web,
         };
-        let connector = TlsConnector::from(Arc::clone(config));
-        let stream = connector.connect(name, stream).await.map_err(DialError::Tls)?;
+        let stream = self.secured(&url.place, config).await?;
         match url.scheme {
             Scheme::Tls if stream.get_ref().1.alpn_protocol() != Some(ALPN) => {
                 Err(DialError::NoAlpn)
             }
             Scheme::Tls => Ok(Dialled::Tls(Box::new(stream))),
             Scheme::WebSocket => {
-                let socket = websocket::connect(stream, &place.to_string()).await?;
+                let socket = websocket::connect(stream, &url.place.to_string()).await?;
                 Ok(Dialled::WebSocket(Box::new(socket)))
             }
         }

@@ -11,7 +11,7 @@ pub const SHORT: usize = 16 * 1024;
 const KEPT: usize = 64 * 1024;
 
 /// Message that is read from JSON.
-pub trait Message: Sized {
+pub trait Message: Sized + Send + 'static {
     /// Reads a message by its type, so that nothing is kept of one that is not known.
     ///
     /// # Errors
@@ -38,6 +38,14 @@ pub fn encode(message: &impl Serialize) -> Bytes {
     bytes.extend_from_slice(&length.to_be_bytes());
     bytes.extend_from_slice(&json);
     bytes.into()
+}
+
+/// Reads a message.
+///
+/// # Errors
+/// Fails if the bytes are none.
+pub fn read<M: Message>(json: &[u8]) -> Result<M, BadMessage> {
+    M::read(json).map_err(BadMessage::Unreadable)
 }
 
 /// Decoder of the messages of one direction.
@@ -79,24 +87,30 @@ impl Decoder {
         if length > self.most { Err(BadMessage::TooLong(length)) } else { Ok(Some(length)) }
     }
 
-    /// Takes the next whole message.
+    /// Takes the JSON of the next whole message.
     ///
     /// # Errors
-    /// Fails if the bytes are no message; nothing after it can be read.
-    pub fn take<M: Message>(&mut self) -> Result<Option<M>, BadMessage> {
+    /// Fails if the message is longer than is allowed.
+    pub fn take_json(&mut self) -> Result<Option<Bytes>, BadMessage> {
         let Some(length) = self.announced()? else { return Ok(None) };
         if self.buffer.len() < 4 + length {
             return Ok(None);
         }
         self.buffer.advance(4);
         let json = self.buffer.split_to(length);
-        let message = M::read(&json).map(Some).map_err(BadMessage::Unreadable);
-        drop(json);
         if length > KEPT {
-            // The rest is copied, so that the long message's memory is free again.
+            // The rest is copied, so that the long message's memory is free again once it was read.
             self.buffer = BytesMut::from(&self.buffer[..]);
         }
-        message
+        Ok(Some(json.freeze()))
+    }
+
+    /// Takes the next whole message.
+    ///
+    /// # Errors
+    /// Fails if the bytes are no message; nothing after it can be read.
+    pub fn take<M: Message>(&mut self) -> Result<Option<M>, BadMessage> {
+        self.take_json()?.map(|json| read(&json)).transpose()
     }
 
     #[cfg(test)]

@@ -152,12 +152,10 @@ impl GatewayControl {
     }
 
     fn take(&mut self, routes: RouteSet, now: Instant) -> Result<(), Violation> {
-        if routes.routes.len() > MOST_ROUTES {
-            return Err(Violation::TooManyRoutes(routes.routes.len()));
+        if routes.routes().len() > MOST_ROUTES {
+            return Err(Violation::TooManyRoutes(routes.routes().len()));
         }
         self.due = now + self.interval * (UNANSWERED + 1);
-        let RouteSet { revision, observed, routes } = routes;
-        let routes = RouteSet::new(revision, routes).observed_at(observed);
         let id = routes.id();
         // Carriers keep the order of messages, so a lower revision means that the agent restarted: its routes apply.
         if id != self.held {

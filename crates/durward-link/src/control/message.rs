@@ -305,7 +305,12 @@ impl Message for ToGateway {
         let Type { word } = serde_json::from_slice(json)?;
         match &*word {
             "hello" => serde_json::from_slice(json).map(Self::Hello),
-            "routes" => serde_json::from_slice(json).map(Self::Routes),
+            "routes" => {
+                let routes: RouteSet = serde_json::from_slice(json)?;
+                // Where a long message is read, and not on the core that takes it in.
+                let _ = routes.id();
+                Ok(Self::Routes(routes))
+            }
             "heartbeat" => serde_json::from_slice(json).map(Self::Heartbeat),
             "drain" => serde_json::from_slice(json).map(Self::Drain),
             _ => Ok(Self::Unknown),

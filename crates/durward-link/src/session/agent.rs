@@ -16,9 +16,11 @@ use tokio_util::sync::CancellationToken;
 
 use super::channel::{Inbox, Outbox, Received};
 use super::inbound::{Account, Pump, Pumps};
-use super::liveness;
+use super::liveness::{self, Rhythm};
 use super::outgoing::Frame;
 use super::stream::LinkStream;
+use super::windows::Windows;
+use super::wire::Wire;
 use super::{DATA_FRAMES, KIND, REASON, RESETS, SessionError};
 use crate::bounds::{Bounds, HEADERS};
 use crate::control::{AgentControl, AgentEvent, ClusterState, Hello, LONG, ToAgent, Violation};
@@ -163,6 +165,7 @@ where
     H: Host,
 {
     let bounds = setup.bounds.fitting();
+    let (io, signs) = Wire::new(io);
     let mut connection = Builder::new()
         .initial_window_size(bounds.stream_window)
         .initial_connection_window_size(bounds.connection_window())
@@ -175,18 +178,19 @@ where
         .max_local_error_reset_streams(None)
         .max_concurrent_reset_streams(RESETS)
         .max_pending_accept_reset_streams(RESETS)
-        .handshake::<I, Frame>(io)
+        .handshake::<Wire<I>, Frame>(io)
         .await?;
     let pings = connection.ping_pong();
     let (hand_in, mut pumps) = Pumps::new();
     let (found, control) = oneshot::channel();
     let leave = CancellationToken::new();
+    let windows = Windows::new(bounds.stream_window, pumps.open());
     let talk = converse(control, setup, host, leave.clone());
     let ended = tokio::select! {
         biased;
-        ended = drive(&mut connection, (found, hand_in), host, leave) => ended,
+        ended = drive((&mut connection, &windows), (found, hand_in), host, leave) => ended,
         () = poll_fn(|cx| pumps.poll_run(cx)) => Ok(()),
-        () = liveness::lost(pings) => Err(SessionError::Dead),
+        () = liveness::lost(pings, signs, Rhythm::CARRIER, |bytes| windows.round(bytes)) => Err(SessionError::Dead),
         error = talk => Err(error),
     };
     pumps.finish();
@@ -198,7 +202,7 @@ type Asked = (Request<RecvStream>, SendResponse<Frame>);
 
 /// Drives the connection and hands its streams on.
 async fn drive<I, H>(
-    connection: &mut Connection<I, Frame>,
+    (connection, windows): (&mut Connection<I, Frame>, &Windows),
     (found, pumps): (oneshot::Sender<Asked>, mpsc::UnboundedSender<Pump>),
     host: &H,
     leave: CancellationToken,
@@ -210,7 +214,10 @@ where
     let (mut found, mut leaving) = (Some(found), false);
     loop {
         let (request, mut respond) = tokio::select! {
-            asked = connection.accept() => match asked {
+            asked = poll_fn(|cx| {
+                windows.apply(|window| connection.set_initial_window_size(window));
+                connection.poll_accept(cx)
+            }) => match asked {
                 // A gateway that was left closes when it wants.
                 Some(Err(error)) if leaving && error.is_io() => return Ok(()),
                 Some(asked) => asked?,
@@ -283,7 +290,7 @@ async fn talk<H: Host>(
         Err(_) => return Err(Violation::Silent("the control stream").into()),
     };
     let mut outbox = Outbox::new(respond.send_response(Response::new(()), false)?, UNREAD);
-    let mut inbox = Inbox::new(request.into_body());
+    let mut inbox = Inbox::<ToAgent>::new(request.into_body());
     inbox.allow(LONG);
     let (mut draining, mut asked_to_leave) = (false, false);
     loop {
@@ -291,7 +298,7 @@ async fn talk<H: Host>(
             outbox.queue(&message)?;
         }
         tokio::select! {
-            message = inbox.next::<ToAgent>() => match message {
+            message = inbox.next() => match message {
                 // The gateway has waited long enough: nothing new comes, and what is under way may finish.
                 Err(SessionError::ControlEnded | SessionError::Http2(_)) if asked_to_leave => {
                     leave.cancel();

@@ -6,11 +6,12 @@ use std::future::poll_fn;
 use bytes::Bytes;
 use h2::{RecvStream, SendStream};
 use serde::Serialize;
+use tokio::task::JoinHandle;
 use tokio::time::{Duration, Instant};
 
 use super::SessionError;
 use super::outgoing::Frame;
-use crate::control::{Decoder, Message, SHORT, encode};
+use crate::control::{BadMessage, Decoder, Message, SHORT, encode, read};
 
 /// Bytes of long messages that are read in a second: reading one takes a core that others use.
 const PER_SECOND: u64 = 16 * 1024 * 1024;
@@ -70,9 +71,11 @@ impl Outbox {
 }
 
 /// The other end's direction of the control stream.
-pub(super) struct Inbox {
+pub(super) struct Inbox<M> {
     receive: RecvStream,
     decoder: Decoder,
+    /// Long message that is being read beside this core: that takes longer than a core may be held up.
+    reading: Option<JoinHandle<Result<M, BadMessage>>>,
     /// Bytes of the long message that may come.
     expected: usize,
     /// Time before which nothing more is read.
@@ -87,9 +90,9 @@ pub(super) enum Received<M> {
     Long(usize),
 }
 
-impl Inbox {
+impl<M: Message> Inbox<M> {
     pub(super) fn new(receive: RecvStream) -> Self {
-        Self { receive, decoder: Decoder::default(), expected: 0, rest: None }
+        Self { receive, decoder: Decoder::default(), reading: None, expected: 0, rest: None }
     }
 
     /// Allows messages of `most` bytes.
@@ -114,7 +117,15 @@ impl Inbox {
     }
 
     /// Returns the next message. May be cancelled at any await.
-    pub(super) async fn next<M: Message>(&mut self) -> Result<Received<M>, SessionError> {
+    pub(super) async fn next(&mut self) -> Result<Received<M>, SessionError> {
+        if let Some(reading) = &mut self.reading {
+            let read = reading.await;
+            self.reading = None;
+            // A panic was reported by its hook.
+            let message = read.map_err(|_| SessionError::ControlEnded)??;
+            self.expected = 0;
+            return Ok(Received::Message(message));
+        }
         if let Some(rest) = self.rest {
             tokio::time::sleep_until(rest).await;
             self.rest = None;
@@ -124,13 +135,14 @@ impl Inbox {
             if let Some(length) = announced.filter(|length| *length > self.expected) {
                 return Ok(Received::Long(length));
             }
-            if let Some(message) = self.decoder.take()? {
-                self.expected = 0;
-                if let Some(length) = announced {
-                    let pause = length as u64 * 1_000 / PER_SECOND;
-                    self.rest = Some(Instant::now() + Duration::from_millis(pause));
-                }
-                return Ok(Received::Message(message));
+            if let Some(json) = self.decoder.take_json()? {
+                let Some(length) = announced else {
+                    return Ok(Received::Message(read(&json)?));
+                };
+                let pause = length as u64 * 1_000 / PER_SECOND;
+                self.rest = Some(Instant::now() + Duration::from_millis(pause));
+                self.reading = Some(tokio::task::spawn_blocking(move || read(&json)));
+                return Box::pin(self.next()).await;
             }
             match poll_fn(|cx| self.receive.poll_data(cx)).await {
                 Some(bytes) => {

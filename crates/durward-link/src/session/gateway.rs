@@ -2,7 +2,7 @@
 
 use std::fmt;
 use std::future::poll_fn;
-use std::pin::pin;
+use std::pin::{Pin, pin};
 use std::sync::atomic::{AtomicBool, AtomicU32, Ordering::Relaxed};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
@@ -16,9 +16,11 @@ use tokio::time::{Instant, timeout};
 
 use super::channel::{Inbox, Outbox, Received};
 use super::inbound::{Account, Pump, Pumps};
-use super::liveness;
+use super::liveness::{self, Rhythm};
 use super::outgoing::Frame;
 use super::stream::{Counted, LinkStream};
+use super::windows::Windows;
+use super::wire::Wire;
 use super::{CONTROL, DATA_FRAMES, KIND, REASON, RESETS, SessionError};
 use crate::bounds::{Bounds, HEADERS};
 use crate::control::{
@@ -208,6 +210,7 @@ where
     H: Host,
 {
     let bounds = bounds.fitting();
+    let (io, signs) = Wire::new(io);
     let (requests, mut connection) = Builder::new()
         .enable_push(false)
         .initial_window_size(bounds.stream_window)
@@ -219,7 +222,7 @@ where
         // A lifetime's count would end the carrier of everybody because of clients that give up.
         .max_local_error_reset_streams(None)
         .max_concurrent_reset_streams(RESETS)
-        .handshake::<I, Frame>(io)
+        .handshake::<Wire<I>, Frame>(io)
         .await?;
     let pings = connection.ping_pong();
     let (hand_in, mut pumps) = Pumps::new();
@@ -230,15 +233,20 @@ where
         most: bounds.streams,
         closed: AtomicBool::new(false),
     });
+    let windows = Windows::new(bounds.stream_window, pumps.open());
+    let driven = poll_fn(|cx| {
+        windows.apply(|window| connection.set_initial_window_size(window));
+        Pin::new(&mut connection).poll(cx)
+    });
     let ended = tokio::select! {
         biased;
-        ended = connection => match ended {
+        ended = driven => match ended {
             // An agent that has left closes when it wants.
             Err(error) if !carrier.is_current() && error.is_io() => Ok(()),
             ended => Ok(ended?),
         },
         () = poll_fn(|cx| pumps.poll_run(cx)) => Ok(()),
-        () = liveness::lost(pings) => Err(SessionError::Dead),
+        () = liveness::lost(pings, signs, Rhythm::CARRIER, |bytes| windows.round(bytes)) => Err(SessionError::Dead),
         ended = converse(&carrier, host, drain) => ended,
     };
     pumps.finish();
@@ -269,7 +277,7 @@ async fn converse<H: Host>(
     };
     while !control.is_over() {
         tokio::select! {
-            received = inbox.next::<ToGateway>() => match received? {
+            received = inbox.next() => match received? {
                 Received::Message(message) => control.receive(message, now())?,
                 Received::Long(bytes) if host.hold(bytes) => {
                     inbox.expect(bytes);
@@ -310,7 +318,7 @@ async fn converse<H: Host>(
 fn act<H: Host>(
     event: GatewayEvent,
     control: &mut GatewayControl,
-    inbox: &mut Inbox,
+    inbox: &mut Inbox<ToGateway>,
     carrier: &Arc<Carrier>,
     host: &mut H,
 ) {
@@ -340,10 +348,14 @@ fn act<H: Host>(
 }
 
 /// Sends the last messages to an agent that is refused or leaves.
-async fn part(carrier: &Carrier, mut outbox: Outbox, mut inbox: Inbox) -> Result<(), SessionError> {
+async fn part(
+    carrier: &Carrier,
+    mut outbox: Outbox,
+    mut inbox: Inbox<ToGateway>,
+) -> Result<(), SessionError> {
     let read = timeout(FAREWELL, outbox.finish()).await;
     read.unwrap_or(Err(Violation::Silent("a window for the last message").into()))?;
-    let leaving = async { while inbox.next::<ToGateway>().await.is_ok() {} };
+    let leaving = async { while inbox.next().await.is_ok() {} };
     if carrier.is_current() {
         // Refused: its message must arrive before the connection ends.
         let _ = timeout(FAREWELL, leaving).await;
@@ -353,7 +365,7 @@ async fn part(carrier: &Carrier, mut outbox: Outbox, mut inbox: Inbox) -> Result
     std::future::pending().await
 }
 
-async fn control_stream(carrier: &Carrier) -> Result<(Outbox, Inbox), SessionError> {
+async fn control_stream(carrier: &Carrier) -> Result<(Outbox, Inbox<ToGateway>), SessionError> {
     let requests = carrier.requests().clone().ok_or(SessionError::ControlEnded)?;
     let mut requests = requests.ready().await?;
     let request = Request::post(CONTROL).body(()).expect("the address is one");

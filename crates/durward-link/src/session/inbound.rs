@@ -9,6 +9,7 @@ use std::fmt;
 use std::future::Future;
 use std::io;
 use std::pin::Pin;
+use std::sync::atomic::{AtomicU32, Ordering::Relaxed};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::task::{Context, Poll, Waker, ready};
 
@@ -244,13 +245,20 @@ impl Drop for Pump {
 pub(super) struct Pumps {
     new: mpsc::UnboundedReceiver<Pump>,
     running: FuturesUnordered<Pump>,
+    /// Number of those that run.
+    open: Arc<AtomicU32>,
 }
 
 impl Pumps {
     /// Returns the pumps of a carrier, and where its streams hand theirs in.
     pub(super) fn new() -> (mpsc::UnboundedSender<Pump>, Self) {
         let (hand_in, new) = mpsc::unbounded_channel();
-        (hand_in, Self { new, running: FuturesUnordered::new() })
+        (hand_in, Self { new, running: FuturesUnordered::new(), open: Arc::default() })
+    }
+
+    /// Returns the number of streams that receive, as it changes.
+    pub(super) fn open(&self) -> Arc<AtomicU32> {
+        Arc::clone(&self.open)
     }
 
     /// Runs the pumps; never completes. May be cancelled and called again.
@@ -259,6 +267,7 @@ impl Pumps {
             self.running.push(pump);
         }
         while let Poll::Ready(Some(())) = Pin::new(&mut self.running).poll_next(cx) {}
+        self.open.store(u32::try_from(self.running.len()).unwrap_or(u32::MAX), Relaxed);
         Poll::Pending
     }
 

@@ -2,9 +2,11 @@
 
 use std::io;
 use std::pin::Pin;
-use std::task::{Context, Poll};
+use std::task::{Context, Poll, ready};
+use std::time::Duration;
 
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
+use tokio::time::Sleep;
 
 /// Bytes of a frame's header (RFC 9113, section 4.1).
 const HEADER: usize = 9;
@@ -14,8 +16,12 @@ const PREFACE: usize = 24;
 const FRAME: usize = 256;
 /// Bytes read at once.
 const PORTION: usize = 256 * 1024;
-/// Frames read while the peer does not take what we send. Some ask for an answer, and answers that wait are held.
+/// Frames read at once while the peer does not take what we send. Some ask for an answer, and answers that wait are held.
 const UNANSWERED: usize = 1024;
+/// Pause after which as many are read once more. Two ends that both wait for the other to read would wait forever.
+const PAUSE: Duration = Duration::from_secs(1);
+/// Pauses after which a peer that has taken nothing is dead.
+const PAUSES: u32 = 30;
 
 /// Budget of one portion.
 pub trait Budget {
@@ -55,31 +61,53 @@ pub struct Paced<I, B> {
 
 /// Count of the frames that were read since the socket took nothing more of what is written.
 #[derive(Debug, Default)]
-pub struct Unanswered(Option<usize>);
+pub struct Unanswered {
+    read: Option<usize>,
+    pause: Option<Pin<Box<Sleep>>>,
+    pauses: u32,
+}
 
 impl Unanswered {
     /// Takes note of an attempt to write.
     pub fn wrote<T>(&mut self, cx: &Context<'_>, sent: &Poll<T>) {
         if sent.is_pending() {
-            self.0.get_or_insert(0);
+            self.read.get_or_insert(0);
             return;
         }
         if self.is_full() {
             // Reading was put off without a look at the socket, so nothing else would bring it back.
             cx.waker().wake_by_ref();
         }
-        self.0 = None;
+        *self = Self::default();
     }
 
     /// Takes note of frames that were read.
     pub fn read(&mut self, frames: usize) {
-        self.0 = self.0.map(|read| read.saturating_add(frames));
+        self.read = self.read.map(|read| read.saturating_add(frames));
     }
 
-    /// Returns true if nothing more should be read before the socket takes something; [`wrote`](Self::wrote) wakes the connection then.
-    #[must_use]
-    pub fn is_full(&self) -> bool {
-        self.0.is_some_and(|read| read >= UNANSWERED)
+    /// Completes when more may be read: at once, or after a pause where the socket takes nothing. [`wrote`](Self::wrote) wakes the connection before, once
+    /// it takes something.
+    ///
+    /// # Errors
+    /// Fails if the peer has taken nothing for half a minute of pauses.
+    pub fn poll_room(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        if !self.is_full() {
+            return Poll::Ready(Ok(()));
+        }
+        let pause = self.pause.get_or_insert_with(|| Box::pin(tokio::time::sleep(PAUSE)));
+        ready!(pause.as_mut().poll(cx));
+        self.pauses += 1;
+        (self.read, self.pause) = (Some(0), None);
+        if self.pauses < PAUSES {
+            return Poll::Ready(Ok(()));
+        }
+        let dead = "the peer sends, and takes nothing";
+        Poll::Ready(Err(io::Error::new(io::ErrorKind::TimedOut, dead)))
+    }
+
+    fn is_full(&self) -> bool {
+        self.read.is_some_and(|read| read >= UNANSWERED)
     }
 }
 
@@ -138,9 +166,7 @@ impl<I: AsyncRead + Unpin, B: Budget + Unpin> AsyncRead for Paced<I, B> {
         buf: &mut ReadBuf<'_>,
     ) -> Poll<io::Result<()>> {
         let this = self.get_mut();
-        if this.unanswered.is_full() {
-            return Poll::Pending;
-        }
+        ready!(this.unanswered.poll_room(cx))?;
         if this.budget.is_over() {
             cx.waker().wake_by_ref();
             return Poll::Pending;

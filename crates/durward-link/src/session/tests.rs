@@ -78,7 +78,7 @@ impl gateway::Host for Gateway {
 
     async fn registered(&mut self) -> Verdicts {
         let Some(routes) = self.waiting.take() else { return std::future::pending().await };
-        let served = u32::try_from(routes.routes.len()).unwrap();
+        let served = u32::try_from(routes.routes().len()).unwrap();
         Verdicts { revision: routes.revision, served, rejected: Vec::new() }
     }
 
@@ -510,4 +510,5 @@ fn a_carrier_that_freezes_later_is_given_up_and_its_streams_break() {
     });
 }
 
+mod bulk;
 mod hostile;

@@ -80,10 +80,14 @@ impl AdmittedAgent {
 
     /// Returns the agent as one that registers, if the listener admits it.
     pub(super) fn caller(&self, view: &TenantView, facts: &Rc<ConnectionFacts>) -> Option<Caller> {
-        let link = self.link(view)?.clone();
-        let tenant = view.tenant().tenant.id.clone();
-        let losses = view.tenant().links.named(&link.name).losses().clone();
-        let (client, number) = (facts.client.0.ip(), Caller::next_number());
-        Some(Caller { tenant, link, client, number, losses })
+        Some(caller(view, self.link(view)?, facts))
     }
+}
+
+/// Returns one who calls for a link of the listener.
+pub(super) fn caller(view: &TenantView, link: &Link, facts: &Rc<ConnectionFacts>) -> Caller {
+    let tenant = view.tenant().tenant.id.clone();
+    let losses = view.tenant().links.named(&link.name).losses().clone();
+    let (client, number) = (facts.client.0.ip(), Caller::next_number());
+    Caller { tenant, link: link.clone(), client, number, losses }
 }

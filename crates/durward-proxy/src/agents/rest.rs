@@ -1,4 +1,5 @@
-//! Registrations over REST at a listener for agents: `POST /api/v1/gateway/routes/{register,sync,unregister}`, one request per connection.
+//! Registrations over REST at a listener for agents: `POST /api/v1/gateway/routes/{register,sync,unregister}`, and certificates for agents that join:
+//! `POST /api/v1/gateway/join`. One request per connection.
 
 use std::io;
 use std::sync::Arc;
@@ -7,16 +8,21 @@ use std::time::Duration;
 use durward_link::carrier::websocket::Request;
 use durward_link::control::Token;
 use durward_model::Service;
+use durward_model::link::TokenDigest;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 
-use super::credential::{AdmittedAgent, Shown};
+use super::credential::{self, AdmittedAgent, Shown};
 use super::{Agent, CARRIER};
 use crate::io::Io;
 use crate::refusal::Refusal;
-use crate::registry::{Answer, Caller};
+use crate::registry::{Answer, Caller, Joining};
 
 /// Path of all operations.
 const PATH: &str = "/api/v1/gateway/routes/";
+/// Path of certificates, and the name of that operation.
+const JOIN: &str = "/api/v1/gateway/join";
+/// Bytes of a certificate request at most.
+const REQUEST: usize = 16 << 10;
 /// Bytes of a body at most.
 const BODY: usize = 4 << 20;
 /// Time in which a body must arrive, and an answer must be taken.
@@ -27,7 +33,30 @@ const LINGER: Duration = Duration::from_secs(2);
 /// Returns the operation that a request is for; `None` if it is no request of this interface.
 pub(super) fn operation(request: &Request) -> Option<&str> {
     let (_, target) = request.method_and_target()?;
-    target.strip_prefix(PATH)
+    if target == JOIN { Some(JOIN) } else { target.strip_prefix(PATH) }
+}
+
+/// What a request asks for, and who asks.
+enum Call {
+    Routes(Caller),
+    Join(Box<Joining>),
+}
+
+impl Call {
+    fn caller(&self) -> &Caller {
+        match self {
+            Self::Routes(caller) => caller,
+            Self::Join(joining) => &joining.caller,
+        }
+    }
+
+    /// Returns the length of its body at most.
+    fn longest(&self) -> usize {
+        match self {
+            Self::Routes(_) => BODY,
+            Self::Join(_) => REQUEST,
+        }
+    }
 }
 
 /// Reads the body, carries the operation out and answers.
@@ -63,15 +92,15 @@ async fn answer(
     request: &Request,
     operation: &str,
 ) -> io::Result<Result<Answer, Answer>> {
-    let caller = match judge(agent, request, operation) {
-        Ok(caller) => caller,
+    let asked = match judge(agent, request, operation) {
+        Ok(asked) => asked,
         Err(answer) => return Ok(Err(answer)),
     };
-    let length = match length(request) {
+    let length = match length(request, asked.longest()) {
         Ok(length) => length,
         Err(answer) => return Ok(Err(answer)),
     };
-    let state = agent.view.tenant().links.named(&caller.link.name);
+    let state = agent.view.tenant().links.named(&asked.caller().link.name);
     let Some(call) = state.call() else {
         let busy = failure(429, "too_many_requests", "too many operations of this link at once");
         return Ok(Err(Answer { retry_after: Some(1), ..busy }));
@@ -101,7 +130,10 @@ async fn answer(
     // Waits for the disk, which a core must not.
     let called = tokio::task::spawn_blocking(move || {
         let _until_it_ends = call;
-        registry.call(&caller, &operation, &body)
+        match asked {
+            Call::Routes(caller) => registry.call(&caller, &operation, &body),
+            Call::Join(joining) => Some(registry.join(&joining, &body)),
+        }
     });
     let answer = called.await.map_err(io::Error::other)?;
     Ok(answer.ok_or_else(|| failure(404, "unknown", "there is no such operation")))
@@ -126,12 +158,15 @@ fn parsed(body: &[u8]) -> usize {
 }
 
 /// Judges the head: who calls, and whether the request is one of this interface.
-fn judge(agent: &Agent<'_>, request: &Request, operation: &str) -> Result<Caller, Answer> {
-    if !matches!(operation, "register" | "sync" | "unregister") {
+fn judge(agent: &Agent<'_>, request: &Request, operation: &str) -> Result<Call, Answer> {
+    if !matches!(operation, "register" | "sync" | "unregister" | JOIN) {
         return Err(failure(404, "unknown", "there is register, sync and unregister"));
     }
     if request.method_and_target().is_none_or(|(method, _)| method != "POST") {
         return Err(failure(405, "bad_method", "the method must be POST"));
+    }
+    if operation == JOIN {
+        return joining(agent, request).map(|joining| Call::Join(Box::new(joining)));
     }
     let caller = caller(agent, request)?;
     let media = request.field("content-type").unwrap_or_default();
@@ -139,20 +174,49 @@ fn judge(agent: &Agent<'_>, request: &Request, operation: &str) -> Result<Caller
     if !media.eq_ignore_ascii_case("application/json") {
         return Err(failure(415, "bad_media", "Content-Type must be application/json"));
     }
-    Ok(caller)
+    Ok(Call::Routes(caller))
+}
+
+/// Returns the link of a token to join, or of the certificate that is to be renewed.
+fn joining(agent: &Agent<'_>, request: &Request) -> Result<Joining, Answer> {
+    let unknown = || {
+        let message = "send Authorization: Bearer with a token of joinTokens, or show the link's certificate to have it renewed";
+        failure(401, "unauthorized", message)
+    };
+    let prepared = agent.core.shared.prepared.load();
+    let view = agent.view.renewed(&prepared, agent.facts.client.0.ip()).ok_or_else(unknown)?;
+    let Service::Link(service) = &view.listener().service else { return Err(unknown()) };
+    let Some(authority) = service.authority.clone() else {
+        let message =
+            "this listener issues no certificates: write agentAuthority in the tenant's document";
+        return Err(failure(404, "no_authority", message));
+    };
+    let Some(token) = bearer(request).ok_or_else(unknown)? else {
+        let caller = caller(agent, request).map_err(|_| unknown())?;
+        return Ok(Joining { caller, authority, token: None });
+    };
+    let token = TokenDigest::new(token.digest());
+    let link = service.link_of_join_token(&token).ok_or_else(unknown)?;
+    let caller = credential::caller(&view, link, agent.facts);
+    Ok(Joining { caller, authority, token: Some(token) })
+}
+
+/// Returns the token of a request, or `None` for one without; nothing for a header that is no token's.
+fn bearer(request: &Request) -> Option<Option<Token>> {
+    match request.field("authorization").map(|value| value.split_once(' ')) {
+        Some(Some((scheme, token))) if scheme.eq_ignore_ascii_case("bearer") => {
+            Some(Some(Token::new(token.trim().to_owned())))
+        }
+        None if !request.has("authorization") => Some(None),
+        _ => None,
+    }
 }
 
 /// Returns the link of the token or certificate; a header names it where several have the same.
 fn caller(agent: &Agent<'_>, request: &Request) -> Result<Caller, Answer> {
     let unknown =
         || failure(401, "unauthorized", "send Authorization: Bearer with a token of the link");
-    let token = match request.field("authorization").map(|value| value.split_once(' ')) {
-        Some(Some((scheme, token))) if scheme.eq_ignore_ascii_case("bearer") => {
-            Some(Token::new(token.trim().to_owned()))
-        }
-        None if !request.has("authorization") => None,
-        _ => return Err(unknown()),
-    };
+    let token = bearer(request).ok_or_else(unknown)?;
     let shown = Shown::by(agent.facts, token.as_ref()).ok_or_else(unknown)?;
     let prepared = agent.core.shared.prepared.load();
     let view = agent.view.renewed(&prepared, agent.facts.client.0.ip()).ok_or_else(unknown)?;
@@ -171,16 +235,19 @@ fn caller(agent: &Agent<'_>, request: &Request) -> Result<Caller, Answer> {
     AdmittedAgent::new(&name, shown).caller(&view, agent.facts).ok_or_else(unknown)
 }
 
-fn length(request: &Request) -> Result<usize, Answer> {
+fn length(request: &Request, longest: usize) -> Result<usize, Answer> {
     if request.has("transfer-encoding") {
         return Err(failure(411, "length_required", "the body needs Content-Length"));
     }
     let text = request.field("content-length").unwrap_or_default();
     let digits = !text.is_empty() && text.bytes().all(|byte| byte.is_ascii_digit());
     match text.parse::<usize>() {
-        Ok(length) if digits && length <= BODY => Ok(length),
+        Ok(length) if digits && length <= longest => Ok(length),
         // A number that is too long for one is too large, too.
-        _ if digits => Err(failure(413, "too_large", "the body is longer than 4 MiB")),
+        _ if digits => {
+            let message = format!("the body is longer than {} KiB", longest >> 10);
+            Err(failure(413, "too_large", &message))
+        }
         _ => Err(failure(411, "length_required", "the body needs Content-Length")),
     }
 }

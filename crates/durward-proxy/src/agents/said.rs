@@ -53,7 +53,7 @@ impl Said {
         self.instance = Arc::clone(instance);
         self.stale = link.is_stale(&routes, instance);
         self.id = if self.stale { routes.id() } else { link.register(&routes, instance) };
-        self.bytes = routes.routes.iter().map(size).sum();
+        self.bytes = routes.routes().iter().map(size).sum();
         self.routes = Arc::new(routes);
         // Of what comes before its turn the last counts.
         if !self.has_turn {
@@ -147,7 +147,7 @@ mod tests {
     use durward_model::route::HostPattern;
 
     use super::*;
-    use crate::registry::Answer;
+    use crate::registry::{Answer, Joining};
     use crate::upstream::link::TenantLinks;
 
     /// Registry that rejects as many routes as it says.
@@ -157,6 +157,10 @@ mod tests {
     impl Registry for Rejecting {
         fn call(&self, _: &Caller, _: &str, _: &[u8]) -> Option<Answer> {
             None
+        }
+
+        fn join(&self, _: &Joining, _: &[u8]) -> Answer {
+            Answer { status: 503, body: String::new(), retry_after: None }
         }
 
         fn replace(&self, _: &Caller, routes: &RouteSet) -> Option<Verdicts> {

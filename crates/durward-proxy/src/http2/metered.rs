@@ -102,7 +102,7 @@ impl AsyncRead for Metered {
     ) -> Poll<io::Result<()>> {
         let this = self.get_mut();
         while !this.intake.serve(buf) {
-            if this.unanswered.is_full() {
+            if this.unanswered.poll_room(cx)?.is_pending() {
                 return this.poll_late(cx);
             }
             // Wakes itself, so that other tasks run before it goes on.

@@ -8,8 +8,9 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use durward_link::session::gateway::Carrier;
+use durward_link::session::liveness::{self, Rhythm};
+use durward_link::session::wire::{Signs, Wire};
 use h2::client::{Builder, Connection, SendRequest};
-use h2::{Ping, PingPong};
 
 use super::path::{Connected, Path, Ticket};
 use crate::http2::inspect::Findings;
@@ -27,8 +28,10 @@ const RESETS: usize = 1024;
 /// Bytes of a request's body that may wait for a stream's window.
 const SEND_BUFFER: usize = 128 * 1024;
 
-/// Interval of pings, and the longest wait for their answer.
+/// Interval of pings, and the silence after one that ends the connection.
 const PING_INTERVAL: Duration = Duration::from_millis(if cfg!(test) { 500 } else { 20_000 });
+/// Rhythm of pings.
+const PINGS: Rhythm = Rhythm { interval: PING_INTERVAL, silence: PING_INTERVAL };
 
 /// HTTP/2 connection and its streams.
 pub(crate) struct Shared {
@@ -103,7 +106,8 @@ impl Shared {
         let streams = Streams::of_upstream(held, HEADER_LIST as usize);
         let findings = Rc::<Findings>::default();
         let carrier = connected.io.link().and_then(|stream| stream.carrier()).cloned();
-        let wire = Metered::new(connected.io, streams.clone(), Rc::clone(&findings), block);
+        let metered = Metered::new(connected.io, streams.clone(), Rc::clone(&findings), block);
+        let (wire, signs) = Wire::new(metered);
         let (send, connection) = Builder::new()
             .enable_push(false)
             .initial_window_size(window)
@@ -114,14 +118,14 @@ impl Shared {
             .max_concurrent_reset_streams(RESETS)
             // Clients that give up are no fault of the upstream, however many they are in a connection's life.
             .max_local_error_reset_streams(None)
-            .handshake::<Metered, Bytes>(wire)
+            .handshake::<Wire<Metered>, Bytes>(wire)
             .await
             .map_err(|error| Refusal::ConnectFailed {
                 peer,
                 source: std::io::Error::other(error),
             })?;
         let life = Rc::new(Life::default());
-        tokio::task::spawn_local(turn.run(drive(connection, Rc::clone(&life))));
+        tokio::task::spawn_local(turn.run(drive(connection, signs, Rc::clone(&life))));
         let (idle_ticks, bound) = (Cell::new(0), Cell::new(false));
         let ticket = connected.ticket;
         Ok(Rc::new(Self {
@@ -185,28 +189,16 @@ impl Shared {
     }
 }
 
-/// Drives and pings the connection, until it ends, the peer does not answer, or no handle is left.
-async fn drive(mut connection: Connection<Metered, Bytes>, life: Rc<Life>) {
+/// Drives and pings the connection, until it ends, the peer is dead, or no handle is left.
+async fn drive(mut connection: Connection<Wire<Metered>, Bytes>, signs: Signs, life: Rc<Life>) {
     let pings = connection.ping_pong();
     let ended = tokio::select! {
+        biased;
         ended = connection => ended,
-        () = keep_alive(pings) => Ok(()),
+        () = liveness::lost(pings, signs, PINGS, |_| false) => Ok(()),
     };
     if let Err(error) = ended {
         tracing::debug!(%error, "an HTTP/2 upstream connection ended");
     }
     life.ended.set(true);
-}
-
-/// Completes when a ping is not answered within the interval.
-async fn keep_alive(pings: Option<PingPong>) {
-    let Some(mut pings) = pings else { return std::future::pending().await };
-    loop {
-        tokio::time::sleep(PING_INTERVAL).await;
-        match tokio::time::timeout(PING_INTERVAL, pings.ping(Ping::opaque())).await {
-            Ok(Ok(_)) => {}
-            Ok(Err(_)) => return std::future::pending().await,
-            Err(_) => return,
-        }
-    }
 }

@@ -367,7 +367,7 @@ impl LinkState {
 
     /// Records the routes that an agent said; returns their revision and digest.
     pub(crate) fn register(&self, routes: &RouteSet, instance: &Arc<str>) -> RoutesId {
-        let (id, count, observed) = (routes.id(), routes.routes.len(), routes.observed);
+        let (id, count, observed) = (routes.id(), routes.routes().len(), routes.observed);
         let registered =
             Registered { id: id.clone(), count, observed, instance: Arc::clone(instance) };
         self.routes.store(Some(Arc::new(registered)));

@@ -3,13 +3,14 @@
 //! A request never waits for it: what is registered is part of the snapshot. Presence of agents is not kept.
 
 mod disk;
+mod join;
 mod rate;
 
 use std::cell::OnceCell;
 use std::collections::BTreeMap;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use durward_control::registry::{
     Answer as Answered, Body, Caller as Claimant, Changed, Documents, LinkId, Now, Operation,
@@ -21,7 +22,7 @@ use durward_link::control::{REJECTED, Rejected, Verdicts};
 use durward_model::link::Link;
 use durward_model::route::HostPattern;
 use durward_model::{Bind, Service, TenantId};
-use durward_proxy::registry::{Answer, Caller, Losses, Registry};
+use durward_proxy::registry::{Answer, Caller, Joining, Losses, Registry};
 use tokio::sync::watch;
 
 use disk::Disk;
@@ -29,6 +30,8 @@ use rate::Rates;
 
 /// Time that an operation waits for the disk.
 const STORED: Duration = Duration::from_secs(10);
+/// Interval at which links are looked for that are in no document any more.
+const SWEEP: Duration = Duration::from_secs(600);
 
 /// Registry of agents' routes.
 #[derive(Debug)]
@@ -38,6 +41,8 @@ pub(crate) struct Links {
     /// The configuration that is served.
     served: watch::Receiver<Arc<Compiled>>,
     disk: Option<Disk>,
+    /// State directory.
+    directory: Option<PathBuf>,
 }
 
 #[derive(Debug, Default)]
@@ -48,6 +53,8 @@ struct State {
     last: BTreeMap<LinkId, Last>,
     /// True while a younger process starts, which has the claims already.
     paused: bool,
+    /// Time of the last look at all links.
+    swept: Option<Instant>,
 }
 
 /// Registration of an agent's routes.
@@ -114,7 +121,8 @@ impl Links {
             disk.keep(repaired.links().map(|id| (id.clone(), claims.image(id))));
         }
         let state = Mutex::new(State { claims, ..State::default() });
-        Ok(Self { state, feed, served, disk })
+        let directory = directory.map(Path::to_owned);
+        Ok(Self { state, feed, served, disk, directory })
     }
 
     /// Stores all claims: those that an older process handed over may not be in its files yet.
@@ -153,10 +161,28 @@ impl Links {
     /// Takes note of the links that are in a document of the configuration that is served now.
     pub(crate) fn note_presence(&self) {
         let mut state = self.state();
+        state.swept = None;
+        self.sweep(&mut state);
+    }
+
+    /// Takes note of what is in no document, and forgets what has been in none for long; every ten minutes at most, since it looks at all links.
+    fn sweep(&self, state: &mut State) {
+        let now = Now::read();
+        let is_due = |last: Instant| now.instant.saturating_duration_since(last) >= SWEEP;
+        if state.paused || !state.swept.is_none_or(is_due) {
+            return;
+        }
+        state.swept = Some(now.instant);
         let documents = Served::new(&self.served);
         let is_there =
             |id: &LinkId| documents.links(id).is_some_and(|mut links| links.next().is_some());
-        state.claims.note_presence(is_there);
+        state.claims.note_presence(is_there, now);
+        let forgotten = state.claims.forget(now);
+        for id in forgotten.links() {
+            state.last.remove(id);
+            tracing::info!(tenant = %id.tenant, link = %id.link, "the claims of a link are forgotten: it has none, or has been in no document for a day");
+        }
+        self.say(state, &forgotten);
     }
 
     fn state(&self) -> MutexGuard<'_, State> {
@@ -196,6 +222,7 @@ impl Links {
             return after(1, Answered::failure(503, "no_link", "", message));
         };
         let answer = state.claims.call(Claimant { id, link }, body, &documents, Now::read());
+        self.sweep(&mut state);
         self.say(&mut state, &answer.changed);
         state.lose(id, &answer.changed);
         answer
@@ -222,6 +249,7 @@ impl Links {
         }
         let claimant = Claimant { id: &id, link };
         let synced = state.claims.replace(claimant, wanted, &documents, Now::read());
+        self.sweep(&mut state);
         self.say(&mut state, &synced.changed);
         state.lose(&id, &synced.changed);
         Some(synced)
@@ -248,10 +276,27 @@ impl Registry for Links {
         Some(Answer { status, body: body.to_string(), retry_after })
     }
 
+    fn join(&self, joining: &Joining, request: &[u8]) -> Answer {
+        let caller = &joining.caller;
+        let answer = if !self.state().rates.may_go_on(&id(caller), request.len()) {
+            let message = "too many operations of this link: slow down";
+            after(1, Answered::failure(429, "too_many_requests", "", message))
+        } else {
+            let directory = self.directory.as_ref().map(|state| state.join(disk::DIRECTORY));
+            join::join(joining, request, directory.as_deref())
+        };
+        let Answered { status, body, retry_after, .. } = answer;
+        tracing::info!(
+            tenant = %caller.tenant, link = %caller.link.name, client = %caller.client, renewed = joining.token.is_none(), status,
+            "a request for an agent's certificate was answered"
+        );
+        Answer { status, body: body.to_string(), retry_after }
+    }
+
     fn replace(&self, caller: &Caller, routes: &RouteSet) -> Option<Verdicts> {
         let mut verdicts = Verdicts { revision: routes.revision, ..Verdicts::default() };
-        let mut wanted = Vec::with_capacity(routes.routes.len());
-        for route in &routes.routes {
+        let mut wanted = Vec::with_capacity(routes.routes().len());
+        for route in routes.routes() {
             let matches = (route.host.as_str(), route.path.as_str(), route.exact);
             let target = (route.target.host(), route.target.port());
             let name = route.backend_tls.as_deref();

@@ -2,6 +2,7 @@
 
 mod admin;
 mod follow;
+mod join;
 mod lint;
 mod network;
 mod run;
@@ -16,6 +17,7 @@ use crate::failure::{Exit, Failure};
 pub(crate) fn agent(arguments: &Agent, log: LogFormat) -> Result<Exit, Failure> {
     match &arguments.what {
         AgentWhat::Run(arguments) => run::run(arguments, log),
+        AgentWhat::Join(arguments) => join::join(arguments),
         AgentWhat::Status(arguments) => status::status(arguments),
         AgentWhat::Lint(arguments) => lint::lint(arguments),
         AgentWhat::Token(arguments) => token::token(arguments),

@@ -4,6 +4,8 @@ mod direct;
 mod forms;
 mod ingresses;
 mod isolation;
+mod join;
+mod measure;
 mod out;
 mod program;
 mod registry;

@@ -12,7 +12,7 @@ use std::time::{Duration, Instant};
 use durward_control::registry::{BadClaims, Image, LinkId, Registry as Claims};
 
 /// Directory of the files.
-const DIRECTORY: &str = "links";
+pub(super) const DIRECTORY: &str = "links";
 /// Ending of a file, of one that is being written, and of one that could not be used.
 const ENDING: &str = ".json";
 const UNFINISHED: &str = ".new";

@@ -31,7 +31,12 @@ fn tenant(id: &str, hosts: &[&str]) -> (TenantId, Arc<Tenant>) {
         bind: (address, 443).into(),
         names: None,
         allowed_sources: None,
-        service: Service::Link(LinkService { tls, links: vec![link(hosts)], out: None }),
+        service: Service::Link(LinkService {
+            tls,
+            links: vec![link(hosts)],
+            out: None,
+            authority: None,
+        }),
         hosts_apis: false,
         acme: durward_model::Acme::default(),
         takes_ingresses: false,

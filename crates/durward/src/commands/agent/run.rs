@@ -284,8 +284,8 @@ impl Watching {
                 return;
             }
         };
-        let count = routes.routes.len();
-        if self.registered.set_file(routes.routes) {
+        let count = routes.routes().len();
+        if self.registered.set_file(routes.into_routes()) {
             tracing::info!(routes = count, "routes changed");
         }
         if let Err(error) = self.switch(switched).await {

@@ -33,7 +33,7 @@ impl Registered {
     pub(super) fn new(of_file: RouteSet) -> Self {
         let routes = watch::Sender::new(Arc::new(of_file.clone()));
         Self {
-            of_file: Mutex::new(of_file.routes),
+            of_file: Mutex::new(of_file.into_routes()),
             of_cluster: Mutex::default(),
             routes,
             addresses: watch::Sender::new(Arc::default()),
@@ -88,7 +88,7 @@ impl Registered {
         self.addresses.send_replace(Arc::new(found.addresses.clone()));
         self.routes.send_if_modified(|set| {
             let next = RouteSet::new(set.revision + 1, routes).observed_at(*observed);
-            let is_other = next.routes != set.routes;
+            let is_other = next.routes() != set.routes();
             if is_other {
                 *set = Arc::new(next);
             }

@@ -49,6 +49,21 @@ fn the_agent_runs_twice_without_rights_that_it_does_not_need() {
         let binding = find(&objects, "ClusterRoleBinding", name).unwrap();
         assert_eq!(binding["subjects"][0]["name"], name);
         assert_eq!(binding["subjects"][0]["namespace"], deployment["metadata"]["namespace"]);
+        // The gateway's question about a public address reaches the agent.
+        let proof = find(&objects, "Service", "durward-agent-proof").unwrap();
+        assert_eq!(proof["spec"]["selector"], deployment["spec"]["selector"]["matchLabels"]);
+        assert_eq!(proof["spec"]["ports"][0]["targetPort"], container["ports"][1]["name"]);
+        let ingress = find(&objects, "Ingress", "durward-agent-proof").unwrap();
+        assert_eq!(ingress["metadata"]["annotations"]["durward.dev/register"], "false");
+        let rule = &ingress["spec"]["rules"][0];
+        let backend = &rule["http"]["paths"][0]["backend"]["service"];
+        assert_eq!(backend, &json!({"name": "durward-agent-proof", "port": {"name": "proof"}}));
+        let files = objects.iter().find(|object| object["kind"] == "ConfigMap").unwrap();
+        let file: Value =
+            serde_saphyr::from_str(files["data"]["agent.yaml"].as_str().unwrap()).unwrap();
+        assert_eq!(file["proof"]["host"], rule["host"]);
+        let port = container["ports"][1]["containerPort"].to_string();
+        assert!(file["proof"]["listen"].as_str().unwrap().ends_with(&port));
         // The token is the operator's: no Secret is in the manifests.
         assert!(objects.iter().all(|object| object["kind"] != "Secret"));
     }

@@ -222,7 +222,7 @@ fn two_hundred_streams_at_once_carry_each_its_own_bytes() {
     two_hundred(128 * 1024);
 }
 
-// S3.75+
+// S3.75
 #[test]
 #[ignore = "moves 2 GiB"]
 fn a_gibibyte_on_two_hundred_streams_goes_each_way_byte_for_byte() {

@@ -60,6 +60,15 @@ impl Registering {
     }
 
     fn start_keeping(links: &[Link], state: bool) -> Self {
+        Self::start_as(links, state, "maxRoutes: 20")
+    }
+
+    /// Starts a gateway whose links may register another number of routes.
+    pub(super) fn start_with(links: &[Link], most: &str) -> Self {
+        Self::start_as(links, true, most)
+    }
+
+    fn start_as(links: &[Link], state: bool, most: &str) -> Self {
         let (dir, servers) = (TempDir::new(), Authority::new("servers"));
         std::fs::create_dir(dir.join("documents")).unwrap();
         let mut addresses = Vec::new();
@@ -67,7 +76,7 @@ impl Registering {
             let address = SocketAddr::new(unique_loopback().into(), HTTP);
             let identity = servers.issue(&CertSpec::new().ip(address.ip()).server());
             identity.write(dir.join("documents"), &format!("{}-link", link.tenant));
-            let text = document(link, address, &[link.token]);
+            let text = document(link, address, &[link.token]).replace("maxRoutes: 20", most);
             std::fs::write(dir.join(format!("documents/{}.yaml", link.tenant)), text).unwrap();
             addresses.push(address);
         }

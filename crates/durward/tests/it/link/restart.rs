@@ -5,12 +5,13 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering::Relaxed};
 use std::thread::JoinHandle;
 
-use durward_testkit::certificates::Authority;
+use durward_testkit::certificates::{Authority, CertSpec};
 use durward_testkit::origin::Origin;
-use durward_testkit::process::{TempDir, eventually_blocking};
-use rustix::process::Signal;
+use durward_testkit::process::{Child, TempDir, eventually_blocking};
+use rustix::process::{Pid, Signal, kill_process};
 
 use super::world::{Tenant, World, agent};
+use crate::supervise::process;
 use crate::support::{DEADLINE, HERE, admin_address, get, nowhere, spawn, status};
 
 /// Clients that ask without a pause until they are stopped.
@@ -40,10 +41,17 @@ impl Load {
         Self { stop, answered, clients }
     }
 
-    /// Waits until so many more requests were answered.
+    /// Waits until so many more requests were answered; only standing still takes too long.
     fn wait(&self, more: usize) {
         let until = self.answered.load(Relaxed) + more;
-        assert!(eventually_blocking(DEADLINE * 4, || self.answered.load(Relaxed) >= until));
+        loop {
+            let before = self.answered.load(Relaxed);
+            if before >= until {
+                return;
+            }
+            let goes_on = || self.answered.load(Relaxed) > before;
+            assert!(eventually_blocking(DEADLINE * 4, goes_on), "{before} answered");
+        }
     }
 
     /// Returns how many were answered, and what became of the others.
@@ -176,4 +184,109 @@ fn handing_a_gateway_over_under_load_loses_no_request() {
         "{answered} answered, lost: {lost:?}\n{}",
         older.output()
     );
+}
+
+/// A gateway, and those that took over from it.
+struct Generations {
+    first: Child,
+    /// The process that serves.
+    serving: Pid,
+    handed_over: usize,
+}
+
+impl Generations {
+    fn start(dir: &TempDir) -> Self {
+        let admin = admin_address();
+        let first = spawn(dir.path(), admin, &[]);
+        let ready = || status(admin, "/readyz") == Some(200);
+        assert!(eventually_blocking(DEADLINE, ready), "{}", first.output());
+        let serving = Pid::from_raw(i32::try_from(first.id()).unwrap()).unwrap();
+        Self { first, serving, handed_over: 0 }
+    }
+
+    fn signal(&self, signal: Signal) {
+        kill_process(self.serving, signal).unwrap();
+    }
+
+    /// Replaces the process; the one before has ended then.
+    fn hand_over(&mut self) {
+        self.handed_over += 1;
+        self.signal(Signal::USR2);
+        let said = "the new process serves";
+        let took_over = || self.first.output().matches(said).count() == self.handed_over;
+        assert!(eventually_blocking(DEADLINE * 4, took_over), "{}", self.first.output());
+        let output = self.first.output();
+        let older = self.serving;
+        self.serving = process(output.lines().rfind(|line| line.contains(said)).unwrap());
+        if self.handed_over == 1 {
+            assert!(self.first.wait_blocking(DEADLINE * 4).success(), "{output}");
+            return;
+        }
+        let gone = || rustix::process::test_kill_process(older).is_err();
+        assert!(eventually_blocking(DEADLINE * 4, gone), "{}", self.first.output());
+    }
+}
+
+impl Drop for Generations {
+    fn drop(&mut self) {
+        // The first is a child that ends by itself; fails for one that has ended.
+        let _ = kill_process(self.serving, Signal::TERM);
+    }
+}
+
+/// Asks until `total` requests were answered, while agent and gateway are replaced in turn, documents loaded again and certificates rotated.
+fn restart_until(total: usize) {
+    let (dir, servers) = (TempDir::new(), Authority::new("servers"));
+    let (tenant, origin) = (Tenant::new("acme", dir.path(), &servers), Origin::http1(HERE));
+    let document = tenant.document(origin.address(), nowhere());
+    dir.write("acme.yaml", &document);
+    let mut gateway = Generations::start(&dir);
+    let backends = [origin.address()];
+    let start = || {
+        let started = agent(&tenant, "agent.acme.example", &backends).start(&servers);
+        started.wait_ready();
+        started
+    };
+    let mut serving = start();
+    let load = Load::start(tenant.http());
+    let (part, mut round) = (total / 16, 0);
+    while load.answered.load(Relaxed) < total {
+        load.wait(part);
+        match round % 4 {
+            0 => std::mem::replace(&mut serving, start()).stop(),
+            1 => gateway.hand_over(),
+            2 => {
+                let spec = CertSpec::new().ip(tenant.address).server();
+                servers.issue(&spec).write(dir.path(), "acme-link");
+                dir.replace("acme.yaml", format!("{document}# {round}\n"));
+                gateway.signal(Signal::HUP);
+            }
+            // Both at once. Each agent has a certificate of its own.
+            _ => {
+                let next = start();
+                gateway.hand_over();
+                std::mem::replace(&mut serving, next).stop();
+            }
+        }
+        round += 1;
+    }
+
+    let (answered, lost) = load.stop();
+    println!("{answered} requests answered, {} lost, in {round} rounds", lost.len());
+    assert!(round >= 8, "{round} rounds");
+    assert!(lost.is_empty(), "{answered} answered, lost: {lost:?}\n{}", gateway.first.output());
+    serving.stop();
+}
+
+// S3.84+ S3.85+
+#[test]
+fn twenty_thousand_requests_outlive_restarts_of_both_sides_reloads_and_rotations() {
+    restart_until(20_000);
+}
+
+// S3.84+ S3.85+
+#[test]
+#[ignore = "asks a million times"]
+fn a_million_requests_outlive_restarts_of_both_sides_reloads_and_rotations() {
+    restart_until(1_000_000);
 }
