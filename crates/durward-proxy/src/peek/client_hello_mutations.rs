@@ -93,7 +93,8 @@ impl Dice {
         if self.below(64) == 0 {
             return (0..self.below(600)).map(|_| self.byte()).collect();
         }
-        let (mut bytes, other) = (hellos[self.below(hellos.len())].clone(), self.below(hellos.len()));
+        let (mut bytes, other) =
+            (hellos[self.below(hellos.len())].clone(), self.below(hellos.len()));
         // Half of them keep the frame of records, so that what is inside is reached.
         let is_inside = self.below(2) == 0;
         if is_inside {
