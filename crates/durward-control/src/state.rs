@@ -76,6 +76,9 @@ pub(crate) struct TenantState {
     /// The upstreams that are served, if not all are.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub(crate) upstreams: Option<Vec<String>>,
+    /// Those of them that do not leave from all of the tenant's egress addresses, and what they leave from.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub(crate) upstream_sources: Vec<(String, Vec<IpAddr>)>,
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub(crate) listeners: Vec<(IpAddr, u16)>,
     /// Names that its listeners have where they share address and port.
@@ -374,6 +377,7 @@ mod tests {
                 leans,
                 text,
                 upstreams,
+                upstream_sources: Vec::new(),
                 listeners,
                 names: Vec::new(),
                 addresses,

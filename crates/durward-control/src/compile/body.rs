@@ -332,7 +332,11 @@ fn upstreams<'a>(
         let was_denied = files.was_denied();
         match made {
             Some(upstream) => {
-                upstreams.add(Arc::new(upstream));
+                let (upstream, part) = (Arc::new(upstream), entrant.past.restoring.as_ref());
+                upstreams.add(match part {
+                    Some(part) => part.upstream(upstream),
+                    None => upstream,
+                });
             }
             None if was_denied => upstreams.add_broken(named.0),
             None => {

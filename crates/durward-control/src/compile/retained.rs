@@ -6,11 +6,11 @@
 mod changed;
 mod served;
 
-use std::collections::{BTreeSet, HashMap};
+use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::sync::Arc;
 
 use durward_model::verdict::Outcome;
-use durward_model::{EgressAddress, Kind, PortMapping, Tenant, TenantId};
+use durward_model::{EgressAddress, Kind, PortMapping, Tenant, TenantId, Upstream};
 
 use super::addresses::{Held, Role};
 use super::contribution::Contribution;
@@ -20,7 +20,7 @@ use super::roster::{KnownText, Past};
 use super::scope::Scope;
 use super::served_documents::{EarlierDocument, ListenerKey, ServedDocuments};
 use super::transparent::Wish;
-use super::{Compiled, Memory, compile_scope, words};
+use super::{Compiled, Memory, compile_scope, last_good, words};
 use crate::certificate::hex;
 use crate::change::Change;
 use crate::cluster::Cluster;
@@ -86,6 +86,10 @@ fn tenant_state(writer: &mut Writer, id: &TenantId, past: &Past) -> TenantState 
     let names = |tenant: &Arc<Tenant>| {
         tenant.upstreams.iter().map(|upstream| upstream.name.to_string()).collect()
     };
+    let upstreams = partly.into_iter().flat_map(|tenant| &tenant.upstreams);
+    let upstream_sources = upstreams
+        .filter(|upstream| upstream.sources != past.egress)
+        .map(|it| (it.name.to_string(), it.sources.iter().map(|source| source.0).collect()));
     let role = |role| match role {
         Role::Ingress => RoleState::Ingress,
         Role::Egress => RoleState::Egress,
@@ -120,6 +124,7 @@ fn tenant_state(writer: &mut Writer, id: &TenantId, past: &Past) -> TenantState 
         leans: *leans,
         text: other_text(&past.text, last.as_deref()),
         upstreams: partly.map(names),
+        upstream_sources: upstream_sources.collect(),
         listeners: listeners.clone().map(|listener| listener.key()).collect(),
         added_listeners: listeners.map(|listener| listener.key()).filter(is_added).collect(),
         addresses: addresses.collect(),
@@ -208,6 +213,8 @@ pub(crate) struct Restoring {
     kept: BTreeSet<ListenerKey>,
     /// The names of all upstreams that were served; `None` if the document was served as it says, or not at all.
     upstreams: Option<BTreeSet<Arc<str>>>,
+    /// What those leave from that do not leave from all of the tenant's egress addresses.
+    sources: BTreeMap<Arc<str>, Vec<EgressAddress>>,
     /// True if no later document of the tenant is made again.
     pub(crate) is_last: bool,
 }
@@ -221,6 +228,12 @@ impl Restoring {
     /// Returns the listeners from documents before.
     pub(crate) fn kept(&self) -> impl Iterator<Item = &ListenerKey> {
         self.kept.iter()
+    }
+
+    /// Returns the upstream as it was served: it may have left from fewer addresses than its tenant has now.
+    pub(crate) fn upstream(&self, upstream: Arc<Upstream>) -> Arc<Upstream> {
+        let sources = self.sources.get(&upstream.name);
+        sources.and_then(|sources| last_good::upstream(&upstream, sources)).unwrap_or(upstream)
     }
 
     /// Returns whether the tenant was served though its document made no listener: for what objects added to it.
@@ -335,6 +348,10 @@ fn stages<'d>(
     let upstreams = state.upstreams.as_ref();
     let upstreams =
         upstreams.map(|names| names.iter().map(|name| Arc::from(name.as_str())).collect());
+    let sources = state.upstream_sources.iter().map(|(name, addresses)| {
+        (Arc::from(name.as_str()), addresses.iter().copied().map(EgressAddress).collect())
+    });
+    let sources: BTreeMap<Arc<str>, Vec<EgressAddress>> = sources.collect();
     let mut left: BTreeSet<ListenerKey> = state.listeners.iter().copied().collect();
     left.retain(|key| !state.added_listeners.contains(key));
     let mut kept = BTreeSet::new();
@@ -342,7 +359,7 @@ fn stages<'d>(
     let mut stage = |document, own: BTreeSet<ListenerKey>, is_last| {
         let (kept_now, upstreams) = (kept.clone(), Option::clone(&upstreams));
         kept.extend(&own);
-        let part = Restoring { own, kept: kept_now, upstreams, is_last };
+        let part = Restoring { own, kept: kept_now, upstreams, sources: sources.clone(), is_last };
         stages.push(Stage { document, part: Arc::new(part) });
     };
     for earlier in &state.earlier {

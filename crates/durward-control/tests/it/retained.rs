@@ -469,3 +469,31 @@ fn a_tenant_whose_document_makes_no_listener_holds_its_address_in_the_next_proce
         last = Process::after(&last).reload(root.path());
     }
 }
+
+/// An upstream of before leaves as it did, though its tenant has got another address since.
+#[test]
+fn an_upstream_of_before_leaves_from_the_same_addresses_in_the_next_process() {
+    let root = tempfile::tempdir().unwrap();
+    let tenant = |name: &str, last: u8, endpoint: &str, egress: &str| {
+        let text = format!(
+            "apiVersion: durward.dev/v1alpha1\nkind: Tenant\nmetadata: {{name: {name}}}\nspec:\n  ingress: [{{address: 198.51.100.{last}, protocol: HTTP, upstream: pay}}]\n  upstreams: {{pay: {{endpoints: [{endpoint}]}}}}\n  egress: {{addresses: [{egress}]}}\n"
+        );
+        fs::write(root.path().join(format!("{name}.yaml")), text).unwrap();
+    };
+    let process = Process::first();
+    tenant("first", 1, "10.0.0.1", "203.0.113.1");
+    tenant("second", 2, "10.0.0.2", "203.0.113.2, 203.0.113.1");
+    process.reload(root.path());
+    tenant("second", 2, "10.0.0.300", "203.0.113.2, 203.0.113.1");
+    process.reload(root.path());
+    fs::remove_file(root.path().join("first.yaml")).unwrap();
+    let mut last = process.reload(root.path());
+
+    for _ in 0..3 {
+        let tenant = &last.snapshot.tenants[&id("second")];
+        let sources = tenant.upstreams[0].sources.iter().map(|source| source.0.to_string());
+        assert_eq!(sources.collect::<Vec<_>>(), ["203.0.113.2"]);
+        assert_eq!(tenant.egress.len(), 2);
+        last = Process::after(&last).reload(root.path());
+    }
+}
