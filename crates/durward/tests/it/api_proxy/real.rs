@@ -310,7 +310,7 @@ impl Cluster {
             ("get pods -n kube-system -l app=durward-api-proxy", "durward-api-proxy "),
             ("get endpointslice -n default kubernetes -o yaml", &*self.node_ip.to_string()),
             (
-                "logs -n kube-system -l app=durward-api-proxy --tail=-1",
+                "logs -n kube-system -l app=durward-api-proxy --tail=99",
                 "\"server_name\":\"t2.k8s.test\"",
             ),
         ] {

@@ -67,7 +67,7 @@ async fn serve(mut stream: Stream, logs: &Logs) -> std::io::Result<()> {
         follow(stream).await
     } else if path.starts_with("/exec/default/web/web?") && path.contains("command=cat") {
         exec(stream).await
-    } else if path.starts_with("/containerLogs/kube-system/durward-api-proxy/proxy?") {
+    } else if path.starts_with("/containerLogs/kube-system/durward-api-proxy/proxy") {
         let log = logs.lock().unwrap().clone();
         let head = format!("HTTP/1.1 200 OK\r\nContent-Length: {}\r\n\r\n", log.len());
         stream.write_all((head + &log).as_bytes()).await?;
