@@ -20,11 +20,11 @@ from harness.tools import OUT, environment
 
 ORIGIN_ADDRESS = "127.91.1.1"
 EGRESS_ADDRESS = "127.91.2.1"
-NAMES = ["durward", "nginx", "haproxy", "pingora", "envoy", "squid", "tinyproxy", "former", "haproxy-defaults"]
+NAMES = ["durward", "nginx", "haproxy", "pingora", "envoy", "squid", "tinyproxy", "former", "haproxy-defaults", "direct"]
 ADDRESSES = {name: f"127.91.0.{index}" for index, name in enumerate(NAMES, 1)}
 DOORS = ["tls", "rsa", "plain", "pass"]
 FORWARD = "forward"  # the door of forward proxies
-API_PEERS = ["haproxy-defaults"]
+API_PEERS = ["haproxy-defaults", "direct"]
 API = "api"  # the door of a hosted API server, whose TLS is passed through by SNI
 FORWARD_PEERS = ["squid", "tinyproxy"]
 IDLE_SECONDS = 600
@@ -56,6 +56,7 @@ class Proxy:
     """One peer: how it is configured and started, and which doors it has."""
 
     doors = DOORS
+    is_process = True  # whether there is a process whose CPU and memory can be read
     keeps_connections = True  # whether a client's connection serves more than one request
     frugal = None  # (another program that needs less memory but more CPU, a word about it)
 
@@ -178,6 +179,8 @@ class Nginx(Proxy):
         self.version = says([program, "-v"])
         if not stream_module:
             self.doors = [door for door in DOORS if door != "pass"]
+        else:
+            self.doors = [*DOORS, API]
 
     def prepare(self):
         setting, ports = self.setting, self.setting.ports
@@ -218,6 +221,7 @@ stream {{
     map $ssl_preread_server_name $behind {{ {certs.PASS_NAME} {self.setting.raw}; }}
     server {{
         listen {self.address}:{self.setting.ports['pass']};
+        listen {self.address}:{self.setting.ports[API]};
         ssl_preread on;
         proxy_buffer_size 64k;
         proxy_pass $behind;
@@ -285,6 +289,40 @@ class HaproxyDefaults(Haproxy):
     pipes = splice = ""
 
 
+class Direct(Proxy):
+    """Nothing in between: the client speaks to the source itself. Rate and latency are what the machine has, and there is no cost."""
+
+    doors = [API]
+    is_process = False
+
+    def __init__(self, *arguments):
+        super().__init__(*arguments)
+        self.version = "no proxy"
+        self.child = Absent()
+
+    def at(self, door):
+        return self.setting.raw
+
+    def start(self):
+        pass
+
+
+class Absent:
+    """The process of what has none."""
+
+    def alive(self):
+        return True
+
+    def cpu(self):
+        return self
+
+    def since(self, _):
+        return 0.0, 0.0, 0.0
+
+    def stop(self):
+        pass
+
+
 class Pingora(Proxy):
     doors = ["tls", "rsa", "plain"]
 
@@ -347,7 +385,7 @@ def nginx_command(program, folder, workers, http, stream=("", "")):
 worker_processes {workers};
 pid {folder}/nginx.pid;
 error_log {folder}/error.log warn;
-events {{ worker_connections 19000; }}
+events {{ worker_connections 24000; }}
 http {{
     access_log off;
     client_body_temp_path {folder}/body;

@@ -12,7 +12,7 @@ def summarise(workload, rounds, subject):
     proxies = {name: one(outcomes) for name, outcomes in rounds.items()}
     ratios = {}
     for name in proxies:
-        if name != subject and subject in proxies:
+        if name not in (subject, "direct") and subject in proxies:
             ratios[name] = ratio(workload, proxies[subject], proxies[name], subject, name)
     summary = {
         "sentence": workload.sentence, "unit": workload.unit, "proxies": proxies, "subject": subject, "ratios": ratios,

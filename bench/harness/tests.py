@@ -137,6 +137,16 @@ class ForwardProxies(unittest.TestCase):
         self.assertIn("kind: HostedApi", written)
         self.assertIn("port: 20447", written)
 
+    def test_what_has_no_process_has_rates_and_no_ratio(self):
+        direct = proxies.Direct("direct", None, self.setting())
+        rounds = {name: [workloads.Outcome(cost, 0, 0, workloads.Sample(requests=9, seconds=1.0))] for name, cost in (("durward", 2.0), ("direct", 0.0))}
+
+        summary = report.summarise(workloads.api_new(), rounds, "durward")
+
+        self.assertEqual(direct.at(proxies.API), direct.setting.raw)
+        self.assertEqual(summary["ratios"], {})
+        self.assertEqual(report.missed({"api-new": summary}), [])
+
     def test_squid_neither_caches_nor_logs_requests(self):
         _, written, _ = self.prepared(forward.Squid, "squid", Path("/nowhere/squid"))
 

@@ -56,6 +56,7 @@ class Workload:
     warm: Callable = None
     limit: float = None  # an absolute bound of Durward's figure
     rate: str = "req/s"
+    is_memory: bool = False  # whether the figure is memory of the proxy's process
 
 
 def costed(load, per):
@@ -203,14 +204,14 @@ def api_new():
 def api_idle():
     return Workload(
         "api-idle", API, "idle watches of a hosted API server, each used once; resident memory of the proxy per connection",
-        "KiB/connection", {}, round=held(API), rate="conns",
+        "KiB/connection", {}, round=held(API), rate="conns", is_memory=True,
     )
 
 
 def idle():
     return Workload(
         "idle", "tls", "idle TLS keep-alive connections, each used once; resident memory of the proxy per connection",
-        "KiB/connection", {}, round=held("tls"), limit=27.0, rate="conns",
+        "KiB/connection", {}, round=held("tls"), limit=27.0, rate="conns", is_memory=True,
     )
 
 
@@ -291,7 +292,7 @@ def connect_new():
 def connect_idle():
     return Workload(
         "connect-idle", FORWARD, "idle CONNECT tunnels, each used once; resident memory of the proxy per tunnel",
-        "KiB/tunnel", dict(AGAINST_SQUID), round=held(FORWARD), rate="tunnels",
+        "KiB/tunnel", dict(AGAINST_SQUID), round=held(FORWARD), rate="tunnels", is_memory=True,
     )
 
 

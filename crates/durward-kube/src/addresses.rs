@@ -11,18 +11,21 @@ use http::Method;
 use jiff::Timestamp;
 use serde::Deserialize;
 use serde_json::{Value, json};
-use tokio::sync::{Semaphore, watch};
+use tokio::sync::Semaphore;
 use tokio::task::JoinHandle;
 use tokio::time::{Instant, Interval, MissedTickBehavior, interval, sleep};
 
-use crate::backoff::Backoff;
+use crate::backoff::{Backoff, between};
 use crate::events::{Event, Events};
+use crate::lease::MayWrite;
 use crate::request::{self, ApiError};
 use crate::resource_type::ResourceType;
 use crate::status::WriterOptions;
 
 /// Statuses that are written at once.
 const AT_ONCE: usize = 4;
+/// Longest pause after a refusal.
+const AFTER_REFUSAL: Duration = Duration::from_mins(1);
 
 /// An object as it is in the API server, as far as its addresses go.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -55,8 +58,8 @@ pub(crate) struct Form {
     pub(crate) manager: &'static str,
     /// What is written beside each address.
     pub(crate) beside: Value,
-    /// Whether this process is the one that writes; `None` where every one is.
-    pub(crate) may_write: Option<watch::Receiver<bool>>,
+    /// Right of this process to write; `None` where every one writes its share.
+    pub(crate) may_write: Option<MayWrite>,
 }
 
 /// Writes the statuses of one kind until it is dropped.
@@ -174,11 +177,7 @@ async fn write(
     shared: Arc<Shared>,
     (object, addresses, news): (Addressed, Option<Vec<IpAddr>>, Vec<Warning>),
 ) {
-    if let Some(mut may_write) = shared.form.may_write.clone()
-        && may_write.wait_for(|may| *may).await.is_err()
-    {
-        return;
-    }
+    shared.granted().await;
     let addresses = addresses.map(|all| all.iter().map(IpAddr::to_string).collect::<Vec<_>>());
     let has: Vec<&str> = object.has.iter().map(|ip| &**ip).collect();
     let wanted = addresses.filter(|addresses| has != *addresses);
@@ -203,19 +202,52 @@ impl Shared {
         loop {
             let Ok(permit) = self.at_once.acquire().await else { return false };
             self.pace.lock().await.tick().await;
-            match self.apply(object, addresses).await {
-                Ok(()) => return true,
-                Err(error) if error.is_passing() => {
+            match self.apply_while_allowed(object, addresses).await {
+                None => {
+                    drop(permit);
+                    self.granted().await;
+                }
+                Some(Ok(())) => return true,
+                Some(Err(error)) if error.is_passing() => {
                     // Others are written meanwhile.
                     drop(permit);
                     sleep(backoff.next()).await;
                 }
-                Err(error) => {
+                Some(Err(error @ (ApiError::Forbidden(_) | ApiError::Refused { .. }))) => {
+                    tracing::debug!(object = %object.id, %error, "status is refused");
+                    // A right may be granted later, and no watch says so.
+                    drop(permit);
+                    sleep(between(AFTER_REFUSAL / 2, AFTER_REFUSAL)).await;
+                }
+                Some(Err(error)) => {
                     // It changed or is gone: the watch brings what comes next.
                     tracing::debug!(object = %object.id, %error, "status was not written");
                     return false;
                 }
             }
+        }
+    }
+
+    /// Waits until this process may write.
+    async fn granted(&self) {
+        if let Some(mut may_write) = self.form.may_write.clone() {
+            may_write.granted().await;
+        }
+    }
+
+    /// Writes a status, unless this process may not write any more: then the request is not sent, or is withdrawn.
+    async fn apply_while_allowed(
+        &self,
+        object: &Addressed,
+        addresses: &[String],
+    ) -> Option<Result<(), ApiError>> {
+        let Some(mut may_write) = self.form.may_write.clone() else {
+            return Some(self.apply(object, addresses).await);
+        };
+        tokio::select! {
+            biased;
+            () = may_write.lost() => None,
+            applied = self.apply(object, addresses) => Some(applied),
         }
     }
 

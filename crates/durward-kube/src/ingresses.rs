@@ -9,9 +9,9 @@ use durward_model::{Kind, ResourceId, Revision};
 use serde::{Deserialize, Serialize};
 use serde_json::json;
 use serde_json::value::RawValue;
-use tokio::sync::watch;
 
 use crate::addresses::{AddressWriter, Addressed, Form, Saying, Status};
+use crate::lease::MayWrite;
 use crate::object::{self, Labels, Lenient, Metadata, Object};
 use crate::resource_type::INGRESSES;
 use crate::status::WriterOptions;
@@ -120,13 +120,9 @@ pub(crate) fn decode(json: &str) -> Result<(Option<Arc<str>>, Object), String> {
 pub struct IngressWriter(AddressWriter);
 
 impl IngressWriter {
-    /// Starts to write whenever `may_write` says so. Called within a runtime.
+    /// Starts to write, while this process has the right to. Called within a runtime.
     #[must_use]
-    pub fn start(
-        client: kube::Client,
-        options: &WriterOptions,
-        may_write: watch::Receiver<bool>,
-    ) -> Self {
+    pub fn start(client: kube::Client, options: &WriterOptions, may_write: MayWrite) -> Self {
         let (resource, beside) = (&INGRESSES, json!({}));
         let form = Form { resource, manager: MANAGER, beside, may_write: Some(may_write) };
         Self(AddressWriter::start(client, options, form))

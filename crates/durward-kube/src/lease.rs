@@ -11,7 +11,7 @@ use jiff::Timestamp;
 use serde::Deserialize;
 use serde_json::json;
 use tokio::sync::watch;
-use tokio::time::{Instant, sleep};
+use tokio::time::{Instant, sleep, sleep_until};
 
 use crate::request::{self, ApiError};
 use crate::resource_type::LEASES;
@@ -27,6 +27,68 @@ pub struct LeaseOptions {
     pub identity: Arc<str>,
     /// Time after which a holder counts as gone; at least a second.
     pub duration: Duration,
+}
+
+/// Right of this process to write, as it is known at the moment.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Tenure {
+    /// Another has it, or nobody knows.
+    None,
+    /// It lasts until then, unless it is renewed: a process that was stopped meanwhile finds it over when it goes on.
+    Until(Instant),
+    /// There is no Lease to hold.
+    Always,
+}
+
+impl Tenure {
+    fn holds(self) -> bool {
+        match self {
+            Self::None => false,
+            Self::Until(end) => Instant::now() < end,
+            Self::Always => true,
+        }
+    }
+}
+
+/// Right of this process to write statuses, which comes and goes with a Lease.
+#[derive(Clone, Debug)]
+pub struct MayWrite(watch::Receiver<Tenure>);
+
+impl MayWrite {
+    pub(crate) fn new(tenure: watch::Receiver<Tenure>) -> Self {
+        Self(tenure)
+    }
+
+    /// Waits until this process may write.
+    pub(crate) async fn granted(&mut self) {
+        if self.0.wait_for(|tenure| tenure.holds()).await.is_err() {
+            // Nobody grants it any more.
+            std::future::pending().await
+        }
+    }
+
+    /// Waits until this process may not write any more.
+    pub(crate) async fn lost(&mut self) {
+        loop {
+            let tenure = *self.0.borrow_and_update();
+            let end = match tenure {
+                _ if !tenure.holds() => return,
+                Tenure::Until(end) => Some(end),
+                _ => None,
+            };
+            tokio::select! {
+                changed = self.0.changed() => if changed.is_err() { return },
+                () = until(end) => {}
+            }
+        }
+    }
+}
+
+async fn until(end: Option<Instant>) {
+    match end {
+        Some(end) => sleep_until(end).await,
+        None => std::future::pending().await,
+    }
 }
 
 /// Claim of this process to a Lease.
@@ -121,20 +183,20 @@ impl Lease {
         Self { shared: Arc::new(Shared { client, options, held: Mutex::default() }) }
     }
 
-    /// Claims the Lease for ever, and says whether it is held. A process that may not use Leases reports it once and counts as holder: it may be the only one.
-    pub(crate) async fn claim(self, says: watch::Sender<bool>) {
-        let (mut election, mut renewed) = (Election::default(), None::<Instant>);
+    /// Claims the Lease for ever, and says for how long it is held. A process that may not use Leases reports it once and counts as holder: it may be the only one.
+    pub(crate) async fn claim(self, says: watch::Sender<Tenure>) {
+        let mut election = Election::default();
         let mut is_warned = false;
         let options = self.shared.options.clone();
         loop {
             let begun = Instant::now();
             match self.attempt(&mut election).await {
                 Ok(true) => {
-                    renewed = Some(begun);
-                    says.send_replace(true);
+                    // It ends before another counts this process as gone.
+                    says.send_replace(Tenure::Until(begun + options.duration * 2 / 3));
                 }
                 Ok(false) => {
-                    says.send_replace(false);
+                    says.send_replace(Tenure::None);
                 }
                 Err(ApiError::Forbidden(why) | ApiError::NotFound(why)) => {
                     if !std::mem::replace(&mut is_warned, true) {
@@ -143,16 +205,10 @@ impl Lease {
                             "no Lease can be used: statuses are written without asking whether another gateway writes them"
                         );
                     }
-                    says.send_replace(true);
+                    says.send_replace(Tenure::Always);
                 }
-                Err(error) => {
-                    tracing::debug!(%error, "the Lease was not renewed");
-                    // Before another counts us as gone.
-                    let lasts = |at: Instant| at.elapsed() < options.duration * 2 / 3;
-                    if !renewed.is_some_and(lasts) {
-                        says.send_replace(false);
-                    }
-                }
+                // What is held ends by itself.
+                Err(error) => tracing::debug!(%error, "the Lease was not renewed"),
             }
             sleep(options.duration / 3).await;
         }

@@ -26,6 +26,7 @@ pub mod slice;
 pub mod smartnat;
 pub mod source;
 pub mod status;
+pub mod tls_routes;
 mod watch;
 
 pub use client::{Clients, Limits, Location, Reach};

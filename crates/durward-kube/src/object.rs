@@ -16,6 +16,7 @@ use serde_json::value::RawValue;
 use crate::resource_type::ResourceType;
 use crate::smartnat::Mapping;
 use crate::status::Condition;
+use crate::tls_routes;
 
 /// Annotation that holds the whole object once more.
 const LAST_APPLIED: &str = "kubectl.kubernetes.io/last-applied-configuration";
@@ -142,7 +143,7 @@ pub struct Object {
     pub metadata: Metadata,
     /// Text, as a document of the same form as those in files.
     pub text: Arc<str>,
-    /// The conditions in its status.
+    /// The conditions in its status; of a `TLSRoute` those of our entries.
     pub conditions: Vec<Condition>,
     /// The addresses in the status of an Ingress.
     pub addresses: Vec<Arc<str>>,
@@ -174,6 +175,8 @@ impl<'de, T: Deserialize<'de> + Default> Deserialize<'de> for Lenient<T> {
 struct ReadStatus {
     #[serde(default)]
     conditions: Vec<Condition>,
+    #[serde(flatten)]
+    of_route: tls_routes::Status,
 }
 
 /// Returns a value as the text of a document. JSON is YAML but for a few characters that YAML wants escaped.
@@ -280,7 +283,11 @@ impl Object {
             uid: Some(&metadata.uid).filter(|uid| !uid.is_empty()).cloned(),
             generation: metadata.generation,
         };
-        let (text, conditions) = (Arc::from(text), status.0.conditions);
+        let text = Arc::from(text);
+        let conditions = match kind {
+            Kind::TlsRoute => status.0.of_route.conditions(),
+            _ => status.0.conditions,
+        };
         let addresses = Vec::new();
         Ok(Self { id, revision, text, metadata, conditions, addresses, mapping: None })
     }

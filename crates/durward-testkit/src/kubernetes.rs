@@ -45,6 +45,7 @@ use std::sync::{Mutex, MutexGuard, PoisonError};
 
 use tokio::sync::watch as channel;
 
+pub use control_plane::{ControlPlane, PlaneSettings};
 pub use env::{Backend, PATIENCE, TestEnv};
 pub use faults::{Fault, Requests, Seen};
 pub use server::{ApiServer, Settings};

@@ -26,6 +26,7 @@ use super::{Compiled, last_good, transparent};
 use crate::place::{At, Place};
 use crate::spec::egress::EgressSpec;
 use crate::spec::ingress::{IngressSpec, ProtocolSpec};
+use crate::spec::object_name::is_namespace;
 
 /// All listeners that want to be served, and each tenant's upstreams.
 #[derive(Debug, Default)]
@@ -178,6 +179,7 @@ fn document<'a>(
     previous: Option<&Compiled>,
     candidates: &mut Vec<Candidate>,
 ) -> UpstreamSet<'a> {
+    namespace(&mut entrant.report, body);
     let mut upstreams = upstreams(entrant, body, files);
     let first = candidates.len();
     let restoring = entrant.past.restoring.clone();
@@ -239,6 +241,20 @@ fn document<'a>(
     }
     unused(&mut entrant.report, body, &upstreams);
     upstreams
+}
+
+/// Reports a namespace that cannot be one, also where no name is looked up in it yet.
+fn namespace(report: &mut Report<'_>, body: &Body<'_>) {
+    let Some(written) = &body.spec.namespace else { return };
+    report.check(
+        "BadNamespace",
+        written,
+        &Field::SPEC.name("namespace"),
+        |text| match is_namespace(text) {
+            true => Ok(()),
+            false => Err("is no name of a namespace".to_owned()),
+        },
+    );
 }
 
 /// Returns true if a link lets traffic of its cluster out.

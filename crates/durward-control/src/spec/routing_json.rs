@@ -325,6 +325,9 @@ impl Reader<'_> {
 
     fn fault(&self, address: &At<String>, place: Place, field: &str, sentence: &str) -> Finding {
         let dot = if field.is_empty() { "" } else { "." };
+        // A field that is not known has any name, and findings are lines of text.
+        let is_plain = field.bytes().all(|byte| byte.is_ascii_graphic() && byte != b'"');
+        let field = if is_plain { field.to_owned() } else { format!("{field:?}") };
         let field = format!("{:?}{dot}{field}", address.value);
         self.source.finding(Severity::Error, "BadEntry", place, &field, sentence)
     }

@@ -440,6 +440,25 @@ fn a_tenant_may_look_names_up_in_another_namespace_that_is_its_own() {
 }
 
 #[test]
+fn a_namespace_that_cannot_be_one_is_an_error_also_where_nothing_is_looked_up_in_it() {
+    for written in ["Shop", "a b", "a\nb", "", "$(id)", "../kube-system", "a.b", "-a"] {
+        let mut world = World::new();
+        let spec =
+            "ingress: [{address: 198.51.100.1, protocol: HTTP, routes: [{respond: {body: fine}}]}]";
+        let namespace = serde_json::to_string(written).unwrap();
+        world.put(tenant_object("acme", &format!("{{namespace: {namespace}, {spec}}}")));
+
+        world.compile();
+
+        let verdict = world.verdict("acme");
+        assert_eq!(verdict.outcome, Outcome::Partial, "{written:?}");
+        assert_eq!(&*verdict.findings[0].field, "spec.namespace");
+        assert_eq!(world.reasons("acme"), ["BadNamespace"], "{written:?}");
+        assert_eq!(world.compiled.snapshot.tenants.len(), 1, "what needs no namespace is served");
+    }
+}
+
+#[test]
 fn what_is_handed_on_holds_no_byte_of_a_secret_and_is_served_again() {
     use durward_control::compile::retained;
     use durward_control::{FileSource, State};

@@ -182,12 +182,17 @@ fn nothing_under_the_configuration_is_written() {
 
 /// Documents of a `ConfigMap` with these entries beside `routing.json`, and the Secrets that they name.
 fn of_config_map(entries: &[(&str, &str)], secrets: &[(&str, &str)]) -> Store {
+    let all = [entries, &[("routing.json", ROUTING)]].concat();
+    of_entries(&all, secrets)
+}
+
+/// Documents of a `ConfigMap` with these entries, and the Secrets that they name.
+fn of_entries(entries: &[(&str, &str)], secrets: &[(&str, &str)]) -> Store {
     let bytes = |entries: &[(&str, &str)]| -> BTreeMap<Arc<str>, Arc<[u8]>> {
         let entries = entries.iter();
         entries.map(|(key, value)| (Arc::from(*key), Arc::from(value.as_bytes()))).collect()
     };
-    let all = [entries, &[("routing.json", ROUTING)]].concat();
-    let entries = bytes(&all);
+    let entries = bytes(entries);
     let map =
         RoutingConfigMap { namespace: "pingora-multitenant", name: "routes", entries: &entries };
     let upserts = parse_config_map(&map, &RoutingJsonOptions::default());
@@ -289,4 +294,87 @@ fn a_config_map_without_the_entry_or_with_another_text_keeps_what_was_served() {
         assert!(!after.verdicts.all_accepted());
         assert_eq!(after.snapshot.tenants.len(), 2, "{:#?}", after.verdicts);
     }
+}
+
+/// Strings that some format, shell or terminal gives a meaning.
+const HOSTILE: [&str; 22] = [
+    "a\nb",
+    "a\r\nX-Admin: true",
+    "quote\"d",
+    "it's",
+    "$(reboot)",
+    "${HOME}",
+    "{",
+    "}",
+    "{{.x}}",
+    "a\\b",
+    "nul\0",
+    "\u{1b}[31mred",
+    "\u{7f}",
+    "a\tb",
+    "\u{202e}rtl",
+    "a\u{2028}b",
+    "",
+    " ",
+    "../../etc/passwd",
+    "# no comment",
+    "tenant-B",
+    "secret:kube-system/root/tls.key",
+];
+
+// S1.20+ S1.21+
+#[test]
+fn a_hostile_string_in_a_config_map_arrives_as_it_is_or_its_entry_is_rejected_and_named() {
+    let secrets = [("tenant-a-cert", "tenant-A"), ("tenant-b-cert", "tenant-B")];
+    let other = serde_json::json!({"tenant": "tenant-B", "backend": "10.244.2.8", "egressIP": "203.0.113.3"});
+    let own = serde_json::json!({"tenant": "tenant-A", "backend": "10.244.1.5", "egressIP": "203.0.113.2"});
+    let served = |key: &str, entry: &serde_json::Value| {
+        let routing = serde_json::json!({"198.51.100.3": other, key: entry}).to_string();
+        compile(&of_entries(&[("routing.json", &routing)], &secrets), None, NOW)
+    };
+    let of_b = |compiled: &Compiled| {
+        let tenant = compiled.snapshot.tenants.values().find(|one| one.id.as_str() == "tenant-B");
+        serde_json::to_string(tenant.unwrap()).unwrap()
+    };
+    let before = of_b(&served("198.51.100.2", &own));
+    let mut cases = 0;
+
+    for hostile in HOSTILE {
+        for field in ["", "tenant", "backend", "egressIP", "unknown"] {
+            let (mut key, mut entry) = ("198.51.100.2", own.clone());
+            match field {
+                "" => key = hostile,
+                "unknown" => entry[hostile] = serde_json::json!("x"),
+                field => entry[field] = serde_json::json!(hostile),
+            }
+            cases += 1;
+
+            let compiled = served(key, &entry);
+
+            let case = format!("{field} {hostile:?}");
+            if (field, hostile) == ("tenant", "tenant-B") {
+                // The same tenant with two addresses, both of which it has.
+                assert!(compiled.verdicts.all_accepted(), "{case}");
+                continue;
+            }
+            assert_eq!(of_b(&compiled), before, "{case}");
+            let findings: Vec<_> =
+                compiled.verdicts.iter().flat_map(|one| one.findings.clone()).collect();
+            let is_named = findings.iter().any(|one| {
+                let at = format!("{key:?}");
+                let quoted = format!("{hostile:?}");
+                one.field.starts_with(&at) || one.sentence.contains(&quoted)
+            });
+            let text = serde_json::to_string(&compiled.snapshot).unwrap();
+            assert!(
+                is_named || text.contains(&serde_json::to_string(hostile).unwrap()),
+                "{case}: {findings:#?}"
+            );
+            for finding in findings {
+                assert!(!finding.to_string().contains(char::is_control), "{case}: {finding:?}");
+            }
+        }
+    }
+
+    assert_eq!(cases, HOSTILE.len() * 5);
 }

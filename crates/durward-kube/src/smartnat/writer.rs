@@ -1,6 +1,8 @@
 //! Takes the steps that Mappings ask for: so many a second, those that are being deleted first.
 
 mod requests;
+#[cfg(test)]
+mod tests;
 
 use std::cmp::Reverse;
 use std::collections::{BTreeMap, BTreeSet, HashMap};
@@ -16,7 +18,7 @@ use tokio::time::{Instant, MissedTickBehavior, interval, sleep, sleep_until};
 use super::Options;
 use super::seen::Seen;
 use super::step::{Said, Step, Wish, step};
-use crate::backoff::Backoff;
+use crate::backoff::{Backoff, between};
 use crate::events::Events;
 use crate::object::Object;
 use crate::request::ApiError;
@@ -27,6 +29,10 @@ use crate::watch::is_later;
 const PATIENT: u32 = 3;
 /// Longest pause between two of these.
 const LONGEST_PAUSE: Duration = Duration::from_mins(5);
+/// Pause of a Mapping after its first failure; each further one doubles it.
+const PAUSE_AFTER_FAILURE: Duration = Duration::from_secs(1);
+/// Longest pause of these, and the one after a refusal: a right may be granted meanwhile.
+const LONGEST_AFTER_FAILURE: Duration = Duration::from_mins(1);
 /// Age from which the server's time is requested again.
 const CLOCK: Duration = Duration::from_mins(5);
 
@@ -69,6 +75,8 @@ struct Entry {
     written: Option<(Box<Said>, u32, Instant)>,
     /// Time before which nothing is written.
     pause: Option<Instant>,
+    /// Steps in a row that failed.
+    failures: u32,
 }
 
 /// A step that is due.
@@ -247,6 +255,26 @@ impl Shared {
         }
     }
 
+    /// Lets a `Mapping` wait after a failure, for longer each time, and others be written meanwhile. One that was refused is tried again each minute:
+    /// no watch says that a right was granted.
+    fn hold(&self, id: &ResourceId, is_refused: bool) {
+        let mut state = self.state();
+        if let Some(entry) = state.objects.get_mut(id) {
+            let factor = 1_u32.checked_shl(entry.failures).unwrap_or(u32::MAX);
+            let pause = PAUSE_AFTER_FAILURE.saturating_mul(factor).min(LONGEST_AFTER_FAILURE);
+            let pause = if is_refused { LONGEST_AFTER_FAILURE } else { pause };
+            entry.failures = entry.failures.saturating_add(1);
+            entry.pause = Some(Instant::now() + between(pause / 2, pause));
+        }
+        self.settle(&mut state, id);
+    }
+
+    fn note_success(&self, id: &ResourceId) {
+        if let Some(entry) = self.state().objects.get_mut(id) {
+            entry.failures = 0;
+        }
+    }
+
     /// Takes a `Mapping` out of the queue until the watch brings something new of it.
     fn postpone(&self, id: &ResourceId) {
         let mut state = self.state();
@@ -315,23 +343,41 @@ async fn run(shared: Arc<Shared>, options: WriterOptions) {
         match requests::take(&shared, &due).await {
             Ok(()) => {
                 backoff.reset();
+                shared.note_success(&due.id);
                 shared.let_rest(&due);
                 requests::tell(&shared, &mut events, &due).await;
             }
             Err(error) => {
                 shared.note_failure(&error);
-                if error.is_passing() {
-                    let asked = match &error {
-                        ApiError::Throttled { after, .. } => (*after).min(Duration::from_mins(1)),
-                        _ => Duration::ZERO,
-                    };
-                    // Whatever arrives meanwhile does not make the server come back sooner.
-                    sleep(asked + backoff.next()).await;
-                } else {
-                    tracing::debug!(id = %due.id, %error, "mapping was not written");
-                    shared.postpone(&due.id);
-                }
+                // Whatever arrives meanwhile does not make the server come back sooner.
+                sleep(react(&shared, &due, &error, &mut backoff)).await;
             }
+        }
+    }
+}
+
+/// Decides when the step is tried again, and returns the time for which none is.
+fn react(shared: &Shared, due: &Due, error: &ApiError, backoff: &mut Backoff) -> Duration {
+    match error {
+        ApiError::Unreachable(_) | ApiError::Unauthorized(_) => backoff.next(),
+        ApiError::Throttled { after, .. } => {
+            shared.hold(&due.id, false);
+            (*after).min(Duration::from_mins(1)) + backoff.next()
+        }
+        // One that the server cannot write, because a webhook fails for instance, says nothing of the others.
+        error if error.is_passing() => {
+            shared.hold(&due.id, false);
+            Duration::ZERO
+        }
+        ApiError::Forbidden(_) | ApiError::Refused { .. } => {
+            tracing::debug!(id = %due.id, %error, "mapping is refused");
+            shared.hold(&due.id, true);
+            Duration::ZERO
+        }
+        error => {
+            tracing::debug!(id = %due.id, %error, "mapping was not written");
+            shared.postpone(&due.id);
+            Duration::ZERO
         }
     }
 }

@@ -19,7 +19,7 @@ use tokio::time::Instant;
 
 use super::digest::Seen;
 use super::{Condition, Judgement, PlaneReport, judge};
-use crate::lease::{Lease, LeaseOptions};
+use crate::lease::{Lease, LeaseOptions, MayWrite, Tenure};
 use crate::object::Object;
 use crate::request::ApiError;
 use crate::resource_type::ResourceType;
@@ -123,7 +123,7 @@ pub struct Writer {
     shared: Arc<Shared>,
     task: JoinHandle<()>,
     lease: Option<(Lease, JoinHandle<()>)>,
-    may_write: watch::Receiver<bool>,
+    may_write: MayWrite,
 }
 
 struct Shared {
@@ -174,7 +174,9 @@ impl Writer {
             arrived: Notify::new(),
         });
         // Without a Lease to hold, this process writes from the start.
-        let (says, may_write) = watch::channel(shared.options.lease.is_none());
+        let at_first = if shared.options.lease.is_none() { Tenure::Always } else { Tenure::None };
+        let (says, tenure) = watch::channel(at_first);
+        let may_write = MayWrite::new(tenure);
         let lease = shared.options.lease.clone().map(|options| {
             let lease = Lease::new(shared.client.clone(), options);
             let task = tokio::spawn(lease.clone().claim(says.clone()));
@@ -184,9 +186,9 @@ impl Writer {
         Self { shared, task, lease, may_write }
     }
 
-    /// Returns whether this process is the one that writes, as that changes.
+    /// Returns the right to write, as it comes and goes.
     #[must_use]
-    pub fn may_write(&self) -> watch::Receiver<bool> {
+    pub fn may_write(&self) -> MayWrite {
         self.may_write.clone()
     }
 

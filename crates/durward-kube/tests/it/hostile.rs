@@ -20,11 +20,9 @@ use examples::{Example, examples};
 use world::{Served, World};
 
 /// Fields whose text has no effect by itself, or is rejected in the words of another program, each with the reason.
-const WITHOUT_EFFECT: [(Kind, &str); 7] = [
+const WITHOUT_EFFECT: [(Kind, &str); 6] = [
     // SmartNat's sentence says which field it means, in prose.
     (Kind::Mapping, ".serviceName"),
-    // Names are looked up there, and each that is says so.
-    (Kind::Tenant, ".namespace"),
     // Identities of agents, which the registry of links compares and no snapshot has.
     (Kind::Tenant, ".ingress[].links[].certificateNames[]"),
     // Quantities for a tenant cluster, whose API server checks them.

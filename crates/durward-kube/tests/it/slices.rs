@@ -1,5 +1,7 @@
 //! The endpoints of `default/kubernetes` at an API server, kept by two proxies with the rights of the manifest.
 
+mod edited;
+
 use std::collections::BTreeSet;
 use std::path::Path;
 use std::sync::Arc;
@@ -125,13 +127,22 @@ impl Stage {
     }
 
     async fn patch(&self, path: &str, manager: &str, patch: &Value) {
+        self.try_patch(path, manager, patch).await.unwrap();
+    }
+
+    async fn try_patch(
+        &self,
+        path: &str,
+        manager: &str,
+        patch: &Value,
+    ) -> Result<Value, kube::Error> {
         let request = http::Request::builder()
             .method("PATCH")
             .uri(format!("{path}?fieldManager={manager}"))
             .header("content-type", "application/merge-patch+json")
             .body(patch.to_string().into_bytes())
             .unwrap();
-        self.cluster.env.client().request::<Value>(request).await.unwrap();
+        self.cluster.env.client().request::<Value>(request).await
     }
 }
 

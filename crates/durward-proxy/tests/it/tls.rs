@@ -3,7 +3,7 @@
 mod acme;
 mod client_certificates;
 mod junk;
-mod resumption;
+pub(crate) mod resumption;
 mod rotation;
 
 use std::net::SocketAddr;

@@ -75,12 +75,10 @@ impl TestEnv {
                 // Starting blocks; other tests go on meanwhile.
                 let plane = tokio::task::spawn_blocking(move || control_plane::shared(&assets));
                 let plane = plane.await.expect("the control plane starts");
-                let user = json!({
-                    "client-certificate-data": BASE64_STANDARD.encode(&plane.admin.chain_pem),
-                    "client-key-data": BASE64_STANDARD.encode(&plane.admin.key_pem),
-                });
-                let kubeconfig = kubeconfig(&plane.url, Some(&plane.authority), &user);
-                Self::with(Backend::Assets, None, kubeconfig, plane.has_controllers).await
+                let authority = plane.authority().pem();
+                let kubeconfig = kubeconfig(&plane.url(), Some(&authority), &plane.admin());
+                let has_controllers = plane.has_controllers();
+                Self::with(Backend::Assets, None, kubeconfig, has_controllers).await
             }
             Backend::Cluster => {
                 let read = Kubeconfig::read().expect("a kubeconfig can be read");

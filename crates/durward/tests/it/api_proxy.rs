@@ -3,6 +3,7 @@
 mod carried;
 mod kubectl;
 mod names;
+mod real;
 mod streams;
 
 use std::net::SocketAddr;

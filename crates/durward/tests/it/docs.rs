@@ -23,6 +23,7 @@ pub(crate) const GUIDES: &[&str] = &[
     "docs/guide/operations.md",
     "docs/guide/records.md",
     "docs/guide/hosted-api.md",
+    "docs/guide/hosted-api-reach.md",
     "deploy/README.md",
 ];
 

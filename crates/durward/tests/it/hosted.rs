@@ -350,7 +350,7 @@ async fn with_an_address_of_its_own_an_api_server_needs_no_name() {
     gateway.stop();
 }
 
-// S4.47+
+// S4.47
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn agents_reach_the_konnectivity_server_by_its_own_name_at_the_same_port() {
     let gateway_authority = Authority::new("gateway");
@@ -365,7 +365,7 @@ async fn agents_reach_the_konnectivity_server_by_its_own_name_at_the_same_port()
         "  konnectivity: {{name: {konnectivity}, endpoints: [\"{}\"]}}\n",
         server.address()
     );
-    let gateway = preparation.start(&(documents + &more));
+    let mut gateway = preparation.start(&[&*documents, &more].concat());
     let agent = acme.client("konnectivity-agent");
 
     let reached = acme.whoami(at, konnectivity, &agent).await.unwrap();
@@ -373,6 +373,14 @@ async fn agents_reach_the_konnectivity_server_by_its_own_name_at_the_same_port()
 
     assert_eq!((reached.local, api.local), (server.address(), acme.servers[0].address()));
     assert_eq!(reached.tls_client_subject.as_deref(), Some("CN=konnectivity-agent"));
+    // A stream is silent for an hour, of a limit of five minutes: here for the same share of another limit.
+    let short = "spec: {limits: {timeouts: {streamIdle: 100ms}}, egress:";
+    gateway.reload(&(documents + &more).replacen("spec: {egress:", short, 1));
+    let config = client_config(&acme.authority, Some(&agent));
+    let mut stream = RawHttp::connect_tls(at, None, config, Some(konnectivity)).await.unwrap();
+    assert_eq!(stream.get(konnectivity, "/").await.unwrap().status, 200);
+    tokio::time::sleep(12 * Duration::from_millis(100)).await;
+    assert_eq!(stream.get(konnectivity, "/").await.unwrap().status, 200);
     // API proxies are for the API server: its certificate opens nothing else.
     let by_proxy = Cluster { host: konnectivity, ..Cluster::new("acme", "t1.api.example", 0) };
     let inside = by_proxy.proxy(at, &gateway_authority, &acme).await;

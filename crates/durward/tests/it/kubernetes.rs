@@ -2,12 +2,14 @@
 //!
 //! The API server is the one that the environment asks for, by default the double of the test kit.
 
+mod careless;
 mod cases;
 mod cold;
 mod commands;
 mod hosted;
 mod hostile;
 mod ingresses;
+mod live;
 mod policies;
 mod programmed;
 mod restarts;
@@ -251,6 +253,7 @@ async fn a_broken_object_is_served_as_it_was_also_by_a_process_that_starts_later
     .await;
 }
 
+// S1.68+
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn what_was_read_is_served_while_the_api_server_is_away() {
     cases::what_was_read_is_served_while_the_api_server_is_away(Form::OneProcess).await;

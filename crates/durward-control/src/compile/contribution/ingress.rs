@@ -5,7 +5,7 @@ use std::sync::Arc;
 
 use durward_model::{Certificate, Kind, Origin, ResourceId, Upstream};
 
-use super::Contribution;
+use super::{Contribution, hosted_api};
 use crate::change::ServiceEndpoints;
 use crate::compile::certificates::{Files, Purpose};
 use crate::compile::report::{Field, Report};
@@ -105,7 +105,9 @@ impl Reading<'_, '_, '_, '_> {
         let field = &Field::root(field);
         let made = upstream::at_field(self.report, self.files, (&written, &spec), around, field)?;
         let (name, origin) = self.identity(backend);
-        Some(Upstream { name, origin, ..made })
+        // Behind names that are passed through are API servers and their konnectivity servers, whose streams are silent for an hour.
+        let stream_idle = settings.passthrough.then_some(hosted_api::IDLE);
+        Some(Upstream { name, origin, stream_idle, ..made })
     }
 
     /// Returns what the Service says is spoken.

@@ -1,5 +1,7 @@
 //! Routes that are written for controllers of others, read back as objects of these controllers: they lead where the `HostedApi` leads.
 
+use std::time::Duration;
+
 use durward_control::document::Content;
 use durward_control::spec::publish;
 use durward_model::verdict::Outcome;
@@ -8,6 +10,7 @@ use serde_json::Value;
 
 use super::{World, document, object, tenant_object, text};
 
+const HOUR: Duration = Duration::from_secs(3_600);
 const ENTRY: &str = "{egress: {addresses: [203.0.113.1]}, ingress: [{address: 198.51.100.10, protocol: TLS, shared: true, \
                      names: ['*.k8s.acme.example', '*.konnectivity.acme.example'], acceptHostedApis: true, allowedRoutes: {kinds: [Ingress]}}]}";
 
@@ -53,6 +56,11 @@ fn routes(world: &World) -> Vec<(String, String)> {
     shown
 }
 
+/// Time for which a stream to each upstream of the tenant may be silent.
+fn idles(world: &World) -> Vec<Option<Duration>> {
+    world.tenant("acme").unwrap().upstreams.iter().map(|upstream| upstream.stream_idle).collect()
+}
+
 fn read_back(objects: &[Value]) -> World {
     let mut world = world();
     for value in objects {
@@ -73,7 +81,7 @@ fn read_back(objects: &[Value]) -> World {
     world
 }
 
-// S4.14 S4.15 S4.16 S4.18 S4.25 S4.47
+// S4.14 S4.15 S4.16 S4.18+ S4.25 S4.47+
 #[test]
 fn what_is_written_for_each_controller_leads_where_the_hosted_api_leads() {
     let mut own = world();
@@ -103,6 +111,9 @@ fn what_is_written_for_each_controller_leads_where_the_hosted_api_leads() {
             assert!(!value.to_string().contains("HostSNI(`kubernetes"), "{value}");
         }
         assert_eq!(routes(&world), expected, "{controller}");
+        // Konnectivity agents say nothing for an hour.
+        let is_long = |idle: &Option<Duration>| idle.is_some_and(|idle| idle > HOUR);
+        assert!(idles(&world).iter().all(is_long), "{controller}: {:?}", idles(&world));
     }
 }
 

@@ -15,6 +15,7 @@ use super::super::{Condition, READY, Truth, with_times};
 use super::{Due, Shared};
 use crate::backoff::Backoff;
 use crate::events::{Event, Events};
+use crate::lease::{MayWrite, Tenure};
 use crate::object::Head;
 use crate::request::{self, ApiError};
 use crate::resource_type::ResourceType;
@@ -26,28 +27,35 @@ const AT_ONCE: usize = 8;
 const FAULTY_IN_A_ROW: u32 = 3;
 const PAUSE: Duration = Duration::from_secs(1);
 
-/// A write that is over, and why it failed.
-type Written = (Due, Option<ApiError>);
+/// End of a write.
+enum End {
+    Written,
+    Failed(ApiError),
+    /// This process may not write any more. The status waits until it may again.
+    NotOurs,
+}
+
+type Written = (Due, End);
 
 /// Writes for ever, while this process may.
 pub(super) async fn run(
     shared: Arc<Shared>,
-    mut may_write: watch::Receiver<bool>,
-    _kept: watch::Sender<bool>,
+    mut may_write: MayWrite,
+    _kept: watch::Sender<Tenure>,
 ) {
     let events = Arc::new(Mutex::new(Events::new(shared.client.clone(), &shared.options)));
     let mut pace = interval(Duration::from_secs(1) / shared.options.rate.max(1));
     pace.set_missed_tick_behavior(MissedTickBehavior::Delay);
     let (mut writing, mut failures) = (JoinSet::new(), Failures::new());
     loop {
-        // The sender lives as long as this task.
-        drop(may_write.wait_for(|may| *may).await);
+        may_write.granted().await;
         let arrived = shared.arrived.notified();
         let next = if writing.len() < AT_ONCE { shared.next() } else { Err(None) };
         let over = match next {
             Ok(due) => {
                 pace.tick().await;
-                writing.spawn(write_one(Arc::clone(&shared), Arc::clone(&events), due));
+                let (shared, events) = (Arc::clone(&shared), Arc::clone(&events));
+                writing.spawn(write_one(shared, events, may_write.clone(), due));
                 writing.try_join_next()
             }
             Err(until) => tokio::select! {
@@ -56,8 +64,8 @@ pub(super) async fn run(
                 () = until_then(until) => None,
             },
         };
-        if let Some(Ok((due, error))) = over {
-            let pause = failures.note(&shared, &due, error);
+        if let Some(Ok((due, end))) = over {
+            let pause = failures.note(&shared, &due, end);
             shared.finish(&due);
             sleep(pause).await;
         }
@@ -71,17 +79,29 @@ async fn until_then(until: Option<Instant>) {
     }
 }
 
-async fn write_one(shared: Arc<Shared>, events: Arc<Mutex<Events>>, due: Due) -> Written {
+async fn write_one(
+    shared: Arc<Shared>,
+    events: Arc<Mutex<Events>>,
+    mut may_write: MayWrite,
+    due: Due,
+) -> Written {
     let Some(resource) = ResourceType::of(due.id.kind) else {
         shared.postpone(&due);
-        return (due, None);
+        return (due, End::Written);
     };
-    match write(&shared, &due, resource).await {
+    let written = tokio::select! {
+        // Looked at first: nothing is sent once another may be the writer. A request that is under way is withdrawn; one that the server has already
+        // read carries the version that it is about.
+        biased;
+        () = may_write.lost() => return (due, End::NotOurs),
+        written = write(&shared, &due, resource) => written,
+    };
+    match written {
         Ok(conditions) => {
             tell(&shared, &events, &due, &conditions, resource).await;
-            (due, None)
+            (due, End::Written)
         }
-        Err(error) => (due, Some(error)),
+        Err(error) => (due, End::Failed(error)),
     }
 }
 
@@ -98,13 +118,18 @@ impl Failures {
     }
 
     /// Notes the end of a write, and returns the time for which none is begun.
-    fn note(&mut self, shared: &Shared, due: &Due, error: Option<ApiError>) -> Duration {
-        let Some(error) = error else {
-            *self = Self::new();
-            return Duration::ZERO;
-        };
-        shared.note_failure(&error);
-        self.react(shared, due, &error)
+    fn note(&mut self, shared: &Shared, due: &Due, end: End) -> Duration {
+        match end {
+            End::Written => {
+                *self = Self::new();
+                Duration::ZERO
+            }
+            End::Failed(error) => {
+                shared.note_failure(&error);
+                self.react(shared, due, &error)
+            }
+            End::NotOurs => Duration::ZERO,
+        }
     }
 
     /// Decides when the status is tried again, and returns the time for which none is.

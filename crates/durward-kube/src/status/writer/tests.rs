@@ -168,3 +168,75 @@ async fn a_status_that_was_refused_is_counted_and_written_once_the_right_is_gran
     let after = writer.report();
     assert_eq!((after.refused, after.pending, after.last_error), (0, 0, None));
 }
+
+/// Requests for statuses, none of which is ever answered.
+#[derive(Default)]
+struct Hanging {
+    begun: AtomicUsize,
+    withdrawn: AtomicUsize,
+    is_lease_lost: std::sync::atomic::AtomicBool,
+}
+
+/// A request under way.
+struct Guard(Arc<Hanging>);
+
+impl Drop for Guard {
+    fn drop(&mut self) {
+        self.0.withdrawn.fetch_add(1, Relaxed);
+    }
+}
+
+impl Hanging {
+    /// A client of a server that grants a Lease until it is lost, and answers neither statuses nor then a word about the Lease.
+    fn client(self: &Arc<Self>) -> kube::Client {
+        let shared = Arc::clone(self);
+        let service = service_fn(move |request: Request<Body>| {
+            let shared = Arc::clone(&shared);
+            async move {
+                if request.uri().path().ends_with("/status") {
+                    shared.begun.fetch_add(1, Relaxed);
+                    let _guard = Guard(shared);
+                    return std::future::pending().await;
+                }
+                let is_lease = request.uri().path().contains("/leases");
+                if is_lease && shared.is_lease_lost.load(Relaxed) {
+                    std::future::pending::<()>().await;
+                }
+                let status = if request.method() == Method::GET { 404 } else { 201 };
+                let body = json!({"metadata": {"resourceVersion": "9"}}).to_string();
+                let body = Full::new(Bytes::from(body));
+                Ok::<_, Infallible>(Response::builder().status(status).body(body).unwrap())
+            }
+        });
+        kube::Client::new(service, "default")
+    }
+
+    fn counts(&self) -> (usize, usize) {
+        (self.begun.load(Relaxed), self.withdrawn.load(Relaxed))
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn once_the_lease_is_over_statuses_under_way_are_withdrawn_and_none_is_sent() {
+    let server = Arc::new(Hanging::default());
+    let duration = Duration::from_secs(3);
+    let lease =
+        LeaseOptions { name: "l".into(), namespace: "n".into(), identity: "me".into(), duration };
+    let options = WriterOptions { lease: Some(lease), ..WriterOptions::default() };
+    let writer = Writer::start(server.client(), options);
+    for number in 0..20 {
+        let object = object(&format!("t{number}"), &[]);
+        writer.observe(&object);
+        writer.want(&object.id, desired(&object));
+    }
+    sleep(duration * 5).await;
+    let held = server.counts();
+
+    server.is_lease_lost.store(true, Relaxed);
+    sleep(duration * 5).await;
+    let lost = server.counts();
+
+    assert!(held.0 > 0 && held.1 == 0, "while it is held they are sent: {held:?}");
+    assert_eq!(lost, (held.0, held.0));
+    assert_eq!(writer.report().pending, 20, "they wait until the Lease is held again");
+}

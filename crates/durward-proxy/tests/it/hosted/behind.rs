@@ -205,3 +205,79 @@ async fn an_api_proxys_header_behind_a_balancers_does_not_lose_the_balancers_des
     assert_eq!(of_first["client"], "192.0.2.7:40000");
     assert_eq!(of_first["inner_source"], "10.244.0.9:40000");
 }
+
+/// Begins an outer connection after the balancer's header; returns the API server whose certificate is shown inside.
+async fn asked_inside(
+    bind: SocketAddr,
+    of_balancer: &ProxyHeader,
+    (gateway, api): (&Authority, &Api),
+) -> Option<SocketAddr> {
+    let mut config = client_config(gateway, Some(&api.credential));
+    config.alpn_protocols = vec![API_PROXY.to_vec()];
+    let mut stream = tcp_connect(bind, None).await.unwrap();
+    stream.write_all(&of_balancer.encode()).await.unwrap();
+    let connector = TlsConnector::from(Arc::new(config));
+    let mut stream = connector.connect(api.host.try_into().unwrap(), stream).await.ok()?;
+    stream.write_all(&of_pod(api.host).encode()).await.ok()?;
+    let inside = TlsConnector::from(Arc::new(client_config_insecure(None)));
+    let stream = inside.connect("kubernetes".try_into().unwrap(), stream).await.ok()?;
+    let shown = &stream.get_ref().1.peer_certificates()?[0];
+    (**shown == *api.identity.chain_der[0]).then(|| api.server.address())
+}
+
+// S4.67+ S4.72+
+#[tokio::test]
+async fn source_ranges_judge_the_real_client_on_every_way_in() {
+    let (gateway, clients) = (Authority::new("gateway"), Authority::new("clients"));
+    let (client, shared, own) =
+        (at("192.0.2.7:40000"), at("198.51.100.2:443"), at("198.51.100.3:443"));
+    // The client's network; the balancer's, whose socket it is; that of the pods, which headers inside name; that of what was dialled.
+    let ranges = [
+        ("192.0.2.0/24", true),
+        ("127.0.0.0/8", false),
+        ("10.244.0.0/16", false),
+        ("198.51.100.0/24", false),
+    ];
+    let mut seen = 0;
+    for (range, is_admitted) in ranges {
+        let only = SourceSet::new([range.parse().unwrap()]);
+        let admitting = |api: &mut HostedApi| api.allowed_sources = Some(only.clone());
+        let api = Api::new(&gateway, &clients, "a", "api.a.example");
+        let alone = Api::new(&gateway, &clients, "b", "api.b.example");
+        let bind = address();
+        let mut unnamed = hosting_through(bind, own, &[&alone], admitting);
+        unnamed.unname();
+        let wanted = [hosting_through(bind, shared, &[&api], admitting), unnamed];
+        let trusted = SourceSet::new(["127.0.0.1/32".parse().unwrap()]);
+        let mode = DestinationMode::ProxyProtocol { trusted, inner: true };
+        let proxy = Proxy::start(options()).unwrap();
+        assert_served(&proxy.apply(snapshot(1, &mode, &wanted)));
+        let (to_shared, to_own) = (ProxyHeader::v2(client, shared), ProxyHeader::v2(client, own));
+        let old = ProxyHeader::v1(client, shared);
+        let of_proxy = to_shared.clone().tlv(AUTHORITY, api.host.as_bytes());
+        let inner = of_pod(api.host);
+
+        let ways = [
+            ("by name", asked_after(bind, &[to_shared.clone()], api.host).await, &api),
+            ("by name, version 1", asked_after(bind, &[old], api.host).await, &api),
+            ("at its own address", asked_after(bind, &[to_own.clone()], alone.host).await, &alone),
+            ("trusted network", asked_after(bind, &[of_proxy], "kubernetes").await, &api),
+            (
+                "two headers",
+                asked_after(bind, &[to_shared.clone(), inner], "kubernetes").await,
+                &api,
+            ),
+            ("outer", asked_inside(bind, &to_shared, (&gateway, &api)).await, &api),
+            ("outer, own address", asked_inside(bind, &to_own, (&gateway, &alone)).await, &alone),
+        ];
+
+        for (way, found, api) in &ways {
+            let expected = is_admitted.then(|| api.server.address());
+            assert_eq!(*found, expected, "{way}, admitted are {range}");
+            seen += 1;
+        }
+        let refused = ["a", "b"].map(|tenant| refused(&proxy, Some(tenant), "source_not_allowed"));
+        assert_eq!(refused, if is_admitted { [0, 0] } else { [5, 2] }, "{range}");
+    }
+    assert_eq!(seen, 7 * ranges.len());
+}

@@ -1,16 +1,24 @@
 //! API proxies that are not admitted: how they are told, and how they are counted.
 
-use durward_testkit::certificates::{Authority, CertSpec, Identity};
+use std::sync::Arc;
+
+use durward_model::server_tls::API_PROXY;
+use durward_testkit::certificates::client_config_insecure;
+use durward_testkit::certificates::{Authority, CertSpec, Identity, client_config};
 use durward_testkit::client::ProxyHeader;
 use durward_testkit::client::client_hello::{ClientHello, Reaction, probe};
 use durward_testkit::client::tcp_connect;
 use durward_testkit::process::eventually;
+use rustls::client::Resumption;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio_rustls::TlsConnector;
 
 use super::{Api, UNRECOGNIZED_NAME, address, answer_to, at, hosting, of_pod, outer};
 use crate::edge::{
     SOON, await_lines, await_refusals, handshakes_failed, refused, serve, serve_with_log,
 };
+
+use crate::tls::resumption::Tickets;
 
 const NO_APPLICATION_PROTOCOL: u8 = 120;
 
@@ -114,4 +122,37 @@ async fn an_outer_connection_that_stays_silent_ends_at_the_deadline_of_a_handsha
     let mut rest = Vec::new();
     let _ = after_tls.read_to_end(&mut rest).await;
     assert_eq!(rest, b"");
+}
+
+// S4.10+
+#[tokio::test]
+async fn a_session_of_one_tenants_api_proxy_opens_no_other_tenants_api_server() {
+    let (gateway, clients) = (Authority::new("gateway"), Authority::new("clients"));
+    let api = |tenant, host| Api::new(&gateway, &clients, tenant, host);
+    let (a, b) = (api("a", "api.a.example"), api("b", "api.b.example"));
+    let address = address();
+    let _proxy = serve(&[hosting(address, &[&a], |_| {}), hosting(address, &[&b], |_| {})]);
+    // Whatever session there is, is offered to whomever is met.
+    let tickets = Arc::new(Tickets::default());
+    let mut config = client_config(&gateway, Some(&a.credential));
+    config.alpn_protocols = vec![API_PROXY.to_vec()];
+    config.resumption = Resumption::store(tickets.clone());
+    let config = Arc::new(config);
+    let shown = async |api: &Api| {
+        let stream = tcp_connect(address, None).await.ok()?;
+        let connector = TlsConnector::from(Arc::clone(&config));
+        let mut stream = connector.connect(api.host.try_into().unwrap(), stream).await.ok()?;
+        stream.write_all(&of_pod(api.host).encode()).await.ok()?;
+        let inside = TlsConnector::from(Arc::new(client_config_insecure(None)));
+        let stream = inside.connect("kubernetes".try_into().unwrap(), stream).await.ok()?;
+        Some(stream.get_ref().1.peer_certificates()?[0].to_vec())
+    };
+
+    for _ in 0..3 {
+        assert_eq!(shown(&a).await, Some(a.identity.chain_der[0].to_vec()));
+        assert!(tickets.any(), "the gateway gives sessions");
+        assert_eq!(shown(&b).await, None);
+    }
+
+    assert_eq!(b.server.connections(), 0);
 }

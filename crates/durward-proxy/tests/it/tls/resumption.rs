@@ -18,7 +18,7 @@ use crate::edge::{Wanted, assert_served, bound, http, https, idle, tenant, trust
 
 /// Offers whatever session it has to whomever it meets, as an attacker would.
 #[derive(Debug, Default)]
-struct Tickets(Mutex<Held>);
+pub(crate) struct Tickets(Mutex<Held>);
 
 #[derive(Debug, Default)]
 struct Held {
@@ -27,7 +27,7 @@ struct Held {
 }
 
 impl Tickets {
-    fn any(&self) -> bool {
+    pub(crate) fn any(&self) -> bool {
         let held = self.0.lock().unwrap();
         held.tls12.is_some() || !held.tls13.is_empty()
     }

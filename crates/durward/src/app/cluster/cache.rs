@@ -5,7 +5,7 @@
 
 use std::fs::{self, File, OpenOptions, Permissions};
 use std::io::{self, Write as _};
-use std::os::unix::fs::{OpenOptionsExt, PermissionsExt};
+use std::os::unix::fs::{MetadataExt as _, OpenOptionsExt, PermissionsExt};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
@@ -98,7 +98,9 @@ impl Cache {
         let mut unfinished = self.path.as_os_str().to_owned();
         unfinished.push(".new");
         let unfinished = PathBuf::from(unfinished);
-        let written = write(&unfinished, &bytes).and_then(|()| fs::rename(&unfinished, &self.path));
+        // Locked until it has its final name: a process that hands over and the one after it may save at once.
+        let mut file = locked(&unfinished)?;
+        let written = write(&mut file, &bytes).and_then(|()| fs::rename(&unfinished, &self.path));
         if written.is_err() {
             drop(fs::remove_file(&unfinished));
         }
@@ -152,13 +154,26 @@ impl Cache {
     }
 }
 
-fn write(path: &Path, bytes: &[u8]) -> io::Result<()> {
-    let mut file =
-        OpenOptions::new().create(true).truncate(true).write(true).mode(0o600).open(path)?;
+/// Opens a file that no other process writes, or makes it.
+fn locked(path: &Path) -> io::Result<File> {
+    loop {
+        let file =
+            OpenOptions::new().create(true).truncate(false).write(true).mode(0o600).open(path)?;
+        file.lock()?;
+        // Who held the lock before may have given the file its final name meanwhile.
+        let (opened, named) = (file.metadata()?, fs::metadata(path));
+        if named.is_ok_and(|named| (named.dev(), named.ino()) == (opened.dev(), opened.ino())) {
+            return Ok(file);
+        }
+    }
+}
+
+fn write(file: &mut File, bytes: &[u8]) -> io::Result<()> {
+    file.set_len(0)?;
     // A file that was left there may have another mode.
     file.set_permissions(Permissions::from_mode(0o600))?;
     file.write_all(bytes)?;
-    File::sync_all(&file)
+    File::sync_all(file)
 }
 
 /// Reads a key, or says in a phrase why it is none.
@@ -223,6 +238,39 @@ mod tests {
         let Item::Fact(name, fact) = secret() else { unreachable!() };
         assert_eq!(cached.change.facts, [(name, Some(fact))]);
         assert!(cached.written > 1_700_000_000);
+    }
+
+    #[test]
+    fn of_several_processes_with_one_cache_each_reads_what_one_of_them_saved() {
+        const SAVES: usize = 25;
+        let dir = tempfile::tempdir().unwrap();
+        let item = |by: usize| {
+            let name = Reference::Secret { namespace: Arc::from("acme"), name: Arc::from("shop") };
+            let key: Arc<[u8]> = Arc::from(vec![by as u8; 300_000 + by * 1_000]);
+            Item::Fact(name, Fact::Bytes(BTreeMap::from([(Arc::from("tls.key"), key)]).into()))
+        };
+        let caches = [1, 2, 3].map(|_| open(dir.path(), &[7; 32], "durward").unwrap());
+        caches[0].save(&[item(0)]).unwrap();
+
+        std::thread::scope(|scope| {
+            for (by, cache) in caches.iter().enumerate() {
+                scope.spawn(move || {
+                    for _ in 0..SAVES {
+                        cache.save(&[item(by)]).unwrap();
+                        let read = cache.read().expect("a whole one is there").change.facts;
+                        let known = (0..3).map(item).any(|one| {
+                            let Item::Fact(name, fact) = one else { unreachable!() };
+                            read == [(name, Some(fact))]
+                        });
+                        assert!(known, "it is none of those that were saved");
+                    }
+                });
+            }
+        });
+
+        let left: Vec<_> =
+            fs::read_dir(dir.path()).unwrap().map(|one| one.unwrap().file_name()).collect();
+        assert_eq!(left.len(), 2, "the cache and the key: {left:?}");
     }
 
     #[test]

@@ -210,6 +210,14 @@ impl Follower {
         if let (Kind::Ingress, Some(ingresses)) = (object.id.kind, &writers.ingresses) {
             return ingresses.note(object, report);
         }
+        if let (Kind::TlsRoute, Some(routes)) = (object.id.kind, &writers.tls_routes) {
+            // Routes in namespaces of nobody are for other gateways.
+            let document = self.store.document(&DocumentKey::Object(object.id.clone()));
+            return match document.and_then(Document::tenant) {
+                Some(_) => routes.note(object, report),
+                None => routes.leave(object),
+            };
+        }
         if object.is_ours() {
             writers.own.want(&report.id, Desired::new(object, &report.verdict(), &report.planes));
         }

@@ -1,4 +1,4 @@
-//! The writers of statuses: of our own kinds, of SmartNat's Mappings, of Ingresses and of Services.
+//! The writers of statuses: of our own kinds, of SmartNat's Mappings, of Ingresses, of TLSRoutes and of Services.
 
 use durward_kube::Clients;
 use durward_kube::ingresses::IngressWriter;
@@ -7,6 +7,7 @@ use durward_kube::load_balancers::LoadBalancerWriter;
 use durward_kube::object::Object;
 use durward_kube::smartnat::MappingWriter;
 use durward_kube::status::{Writer, WriterReport};
+use durward_kube::tls_routes::TlsRouteWriter;
 use durward_model::{Kind, ResourceId};
 
 use super::ApiOptions;
@@ -18,6 +19,8 @@ pub(super) struct Writers {
     pub(super) mappings: Option<MappingWriter>,
     /// Present if Ingresses are read.
     pub(super) ingresses: Option<IngressWriter>,
+    /// Present if objects of other controllers that name hosted API servers are read.
+    pub(super) tls_routes: Option<TlsRouteWriter>,
     /// Present if Services of type `LoadBalancer` are watched.
     pub(super) load_balancers: Option<LoadBalancerWriter>,
 }
@@ -31,6 +34,10 @@ impl Writers {
         let own = Writer::start(client(), writing.clone());
         let may_write = own.may_write();
         Some(Self {
+            tls_routes: options
+                .sources
+                .foreign_apis
+                .then(|| TlsRouteWriter::start(client(), writing, may_write.clone())),
             own,
             ingresses: options
                 .sources
@@ -51,18 +58,20 @@ impl Writers {
 
     /// Records an object as it is in the API server.
     pub(super) fn observe(&self, object: &Object) {
-        match (object.id.kind, &self.mappings, &self.ingresses) {
-            (Kind::Mapping, Some(mappings), _) => mappings.observe(object),
-            (Kind::Ingress, _, Some(ingresses)) => ingresses.observe(object),
+        match (object.id.kind, &self.mappings, &self.ingresses, &self.tls_routes) {
+            (Kind::Mapping, Some(mappings), ..) => mappings.observe(object),
+            (Kind::Ingress, _, Some(ingresses), _) => ingresses.observe(object),
+            (Kind::TlsRoute, .., Some(routes)) => routes.observe(object),
             _ => self.own.observe(object),
         }
     }
 
     /// Forgets an object that is gone.
     pub(super) fn forget(&self, id: &ResourceId) {
-        match (id.kind, &self.mappings, &self.ingresses) {
-            (Kind::Mapping, Some(mappings), _) => mappings.forget(id),
-            (Kind::Ingress, _, Some(ingresses)) => ingresses.forget(id),
+        match (id.kind, &self.mappings, &self.ingresses, &self.tls_routes) {
+            (Kind::Mapping, Some(mappings), ..) => mappings.forget(id),
+            (Kind::Ingress, _, Some(ingresses), _) => ingresses.forget(id),
+            (Kind::TlsRoute, .., Some(routes)) => routes.forget(id),
             _ => self.own.forget(id),
         }
     }

@@ -1,5 +1,7 @@
 //! Hosted API servers as objects: several at a shared address, one at an address of its own, and what their status says.
 
+mod tls_routes;
+
 use std::net::SocketAddr;
 use std::process::Command;
 

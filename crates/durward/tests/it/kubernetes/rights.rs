@@ -167,7 +167,7 @@ async fn bind(env: &TestEnv, role: &str, user: &str, namespace: Option<&str>) {
     env.create(&binding).await;
 }
 
-// S1.65+
+// S1.65+ S1.8+
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn every_role_may_do_what_it_is_for_and_nothing_else() {
     let env = TestEnv::start().await;

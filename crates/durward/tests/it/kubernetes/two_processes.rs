@@ -33,6 +33,7 @@ async fn a_broken_object_is_served_as_it_was_also_by_a_process_that_starts_later
     .await;
 }
 
+// S1.68+
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn what_was_read_is_served_while_the_api_server_is_away() {
     cases::what_was_read_is_served_while_the_api_server_is_away(Form::TwoProcesses).await;
