@@ -297,5 +297,8 @@ impl<'a> Reader<'a> {
 }
 
 #[cfg(test)]
+#[path = "client_hello_mutations.rs"]
+mod mutations;
+#[cfg(test)]
 #[path = "client_hello_tests.rs"]
 mod tests;

@@ -113,43 +113,6 @@ fn what_a_name_costs_among_many_is_measured_and_written_down() {
     }
 }
 
-const HOSTED: &[&str] = &["api-bulk", "api-new", "api-idle"];
-
-// S4.68
-#[test]
-fn the_bench_compares_hosted_api_servers_with_other_proxies_and_a_direct_connection() {
-    let listed = Command::new(root().join("bench/run")).arg("--list").output().unwrap();
-
-    let listed = String::from_utf8(listed.stdout).unwrap();
-    let names: Vec<&str> =
-        listed.lines().filter_map(|line| line.split_whitespace().next()).collect();
-    let figures = text("docs/performance.md");
-    let (_, section) = figures.split_once("\n## Hosted API servers\n").expect("a section");
-    let section = section.split("\n## ").next().unwrap();
-    let costs = rows(section, "| workload |");
-    for name in HOSTED {
-        assert!(names.contains(name), "{name} is not in {names:?}");
-        let row = costs.iter().find(|cells| cells[1] == format!("`{name}`"));
-        let row = row.unwrap_or_else(|| panic!("no row for {name}"));
-        // HAProxy as fast as it gets, HAProxy by its defaults, nginx.
-        for cell in &row[3..6] {
-            let ratio = cell.split(' ').next().unwrap();
-            assert!(ratio.parse::<f64>().is_ok_and(|ratio| ratio > 0.0), "{name}: {cell:?}");
-            assert!(cell.contains('[') && cell.contains(".."), "{name}: no range in {cell:?}");
-        }
-    }
-    let rates = rows(section, "| what a client sees |");
-    for way in ["direct", "Durward", "HAProxy", "HAProxy, its defaults", "nginx"] {
-        let row = rates.iter().find(|cells| cells[1] == way);
-        let row = row.unwrap_or_else(|| panic!("no row for {way}"));
-        // Gbit/s, connections a second, p50 and p99 of a connection.
-        for cell in &row[2..6] {
-            let figure = cell.replace(',', "");
-            assert!(figure.parse::<f64>().is_ok_and(|figure| figure > 0.0), "{way}: {cell:?}");
-        }
-    }
-}
-
 #[test]
 fn the_benchs_own_tests_pass() {
     let tests = Command::new("python3")

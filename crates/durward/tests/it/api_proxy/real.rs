@@ -357,10 +357,10 @@ impl Cluster {
     }
 
     /// Shows that a pod that connects to the Service `kubernetes` reaches this cluster's API server, in each mode of kube-proxy that the machine has.
-    async fn serves_pods(&self, stage: &Stage, test: &str, by_certificate: bool) {
+    async fn serves_pods(&self, stage: &Stage, by_certificate: bool) {
         for (mode, program) in [("nftables", "nft"), ("iptables", "iptables")] {
             if Command::new(program).arg("--version").output().is_err() {
-                eprintln!("SKIPPED {test} with kube-proxy in {mode} mode ({program} is missing)");
+                eprintln!("SKIPPED {TEST} with kube-proxy in {mode} mode ({program} is missing)");
                 continue;
             }
             let mut proxy = self.kube_proxy(stage, mode).await;
@@ -463,7 +463,7 @@ impl Stage {
 const ADVERTISED: Ipv4Addr = Ipv4Addr::new(172, 31, 255, 1);
 const TEST: &str = "api_proxy::real::kubectl_is_the_right_user_on_every_way_to_two_control_planes_behind_one_address";
 
-// S4.1 S4.8 S4.11+ S4.12+ S4.49+ S4.60 S4.63+ S4.71+
+// S4.1 S4.8 S4.11+ S4.12+ S4.49 S4.60 S4.63+ S4.71+
 #[test]
 fn kubectl_is_the_right_user_on_every_way_to_two_control_planes_behind_one_address() {
     let programs = ["kube-apiserver", "etcd", "kubectl", "kube-proxy"];
@@ -487,68 +487,99 @@ async fn every_way(assets: PathBuf, clusters: Vec<Cluster>) {
         assert!(refused.contains("certificate"), "{refused}");
     }
 
-    // a: the API server advertises the address of the proxy on each node, and writes it itself.
+    advertised(&stage, acme).await;
+    contested(&stage, acme).await;
+    sliced(&stage, globex).await;
+    reoriginated(&stage, globex).await;
+}
+
+/// 3a: the API server advertises the address that the proxy has on each node, and writes it into the slice itself.
+async fn advertised(stage: &Stage, acme: &Cluster) {
     let address = ADVERTISED.to_string();
-    let mut proxy =
-        acme.proxy(&stage, &["--advertise-address", &address, "--device", "durward-api"]).await;
+    let mode = ["--advertise-address", &address, "--device", "durward-api"];
+    let mut proxy = acme.proxy(stage, &mode).await;
+
     let url = format!("https://{ADVERTISED}:6443");
-    acme.serves(&stage, Way { url: &url, name: Some(INSIDE), by_certificate: true }).await;
-    let slice = [
-        "get",
-        "endpointslice",
-        "kubernetes",
-        "-o",
-        "jsonpath={.endpoints[*].addresses[*]}:{.ports[*].port}",
-    ];
-    let written = eventually(DEADLINE, async || {
-        acme.done(&stage, acme.by_name().way(), &slice, b"") == format!("{ADVERTISED}:6443")
-    });
-    assert!(written.await, "{}", acme.done(&stage, acme.by_name().way(), &slice, b""));
-    acme.serves_pods(&stage, TEST, true).await;
+    acme.serves(stage, Way { url: &url, name: Some(INSIDE), by_certificate: true }).await;
+    acme.has_slice(stage, ADVERTISED).await;
+    acme.serves_pods(stage, true).await;
+
     proxy.terminate();
     proxy.wait(DEADLINE).await;
+}
 
-    // b: the proxies write the slice.
-    let node = globex.node_ip.to_string();
-    globex.member(&stage, true);
-    let kubeconfig =
-        globex.plane.kubeconfig(&globex.by_name().url, Some(globex.host), &globex.user);
-    let kubeconfig = stage.dir.write("globex-slice", kubeconfig.to_string()).display().to_string();
-    let of_slice =
-        ["--node-ip", &node, "--service-cidr", "10.96.0.0/16", "--kubeconfig", &kubeconfig];
-    let mut proxy = globex.proxy(&stage, &[&["--mode", "slice"][..], &of_slice].concat()).await;
-    let url = format!("https://{node}:6443");
-    globex.serves(&stage, Way { url: &url, name: Some(INSIDE), by_certificate: true }).await;
-    let written = eventually(DEADLINE, async || {
-        globex.run(&stage, globex.by_name().way(), &slice, b"") == Ok(format!("{node}:6443"))
+/// A proxy that keeps the slice of an API server that writes it, too, says so.
+async fn contested(stage: &Stage, acme: &Cluster) {
+    acme.member(stage, true);
+    let proxy = acme.proxy(stage, &words(&acme.keeping(stage))).await;
+
+    let admin = ADMIN_OF_PROXY.parse().unwrap();
+    let verbose = || acme.node.run(|| get(admin, "/readyz?verbose")).map(|(_, text)| text);
+    let is_told = eventually(DEADLINE, async || {
+        verbose().is_some_and(|text| text.contains("SliceContested: kube-apiserver"))
     });
-    assert!(written.await, "{}", proxy.output());
-    globex.serves_pods(&stage, TEST, true).await;
-    globex.is_diagnosed(&stage, &proxy);
-    globex.member(&stage, false);
+    assert!(is_told.await, "{:?}: {}", verbose(), proxy.output());
+}
+
+/// 3b: the proxies write the slice.
+async fn sliced(stage: &Stage, globex: &Cluster) {
+    globex.member(stage, true);
+    let mut proxy = globex.proxy(stage, &words(&globex.keeping(stage))).await;
+
+    let url = format!("https://{}:6443", globex.node_ip);
+    globex.serves(stage, Way { url: &url, name: Some(INSIDE), by_certificate: true }).await;
+    globex.has_slice(stage, globex.node_ip).await;
+    globex.serves_pods(stage, true).await;
+    globex.is_diagnosed(stage, &proxy);
+
+    globex.member(stage, false);
     proxy.terminate();
     proxy.wait(DEADLINE).await;
+}
 
-    globex.member(&stage, true);
-    // c: TLS ends at the proxy. Tokens arrive, client certificates do not.
+/// 3c: TLS ends at the proxy. Tokens arrive, client certificates do not.
+async fn reoriginated(stage: &Stage, globex: &Cluster) {
+    globex.member(stage, true);
     let [certificate, key] = globex.plane.serving().map(|file| file.display().to_string());
-    let serving = ["--serving-cert", &certificate, "--serving-key", &key];
-    let _proxy = globex
-        .proxy(&stage, &[&["--mode", "re-originate"][..], &of_slice, &serving].concat())
-        .await;
+    let mut mode = globex.keeping(stage);
+    mode[1] = "re-originate".to_owned();
+    mode.extend(["--serving-cert".to_owned(), certificate, "--serving-key".to_owned(), key]);
+    let _proxy = globex.proxy(stage, &words(&mode)).await;
+
+    let url = format!("https://{}:6443", globex.node_ip);
     let by_token = Way { url: &url, name: Some(INSIDE), by_certificate: false };
-    globex.serves(&stage, by_token).await;
-    let lost = globex.run(
-        &stage,
-        Way { by_certificate: true, ..by_token },
-        &["auth", "whoami", "-o", "json"],
-        b"",
-    );
+    globex.serves(stage, by_token).await;
+    let by_certificate = Way { by_certificate: true, ..by_token };
+    let lost = globex.run(stage, by_certificate, &["auth", "whoami", "-o", "json"], b"");
     assert!(!lost.as_ref().is_ok_and(|user| user.contains("admin of globex")), "{lost:?}");
-    globex.serves_pods(&stage, TEST, false).await;
+    globex.serves_pods(stage, false).await;
+}
+
+fn words(arguments: &[String]) -> Vec<&str> {
+    arguments.iter().map(String::as_str).collect()
 }
 
 impl Cluster {
+    /// Returns the arguments of a proxy that keeps the slice on its node's address.
+    fn keeping(&self, stage: &Stage) -> Vec<String> {
+        let way = self.by_name();
+        let kubeconfig = self.plane.kubeconfig(&way.url, Some(self.host), &self.user).to_string();
+        let file = stage.dir.write(format!("{}-slice", self.tenant), kubeconfig);
+        let (node, file) = (self.node_ip.to_string(), file.display().to_string());
+        let arguments = ["--mode", "slice", "--node-ip", &node, "--kubeconfig", &file];
+        let arguments = [&arguments[..], &["--service-cidr", "10.96.0.0/16"]].concat();
+        arguments.into_iter().map(str::to_owned).collect()
+    }
+
+    /// Waits until the endpoints of `kubernetes` are this address alone.
+    async fn has_slice(&self, stage: &Stage, address: Ipv4Addr) {
+        let shown = "jsonpath={.endpoints[*].addresses[*]}:{.ports[*].port}";
+        let slice = ["get", "endpointslice", "kubernetes", "-o", shown];
+        let read = || self.run(stage, self.by_name().way(), &slice, b"");
+        let is_right = eventually(DEADLINE, async || read() == Ok(format!("{address}:6443"))).await;
+        assert!(is_right, "{:?}", read());
+    }
+
     /// Says whether the node's proxy is ready, as the controllers of Kubernetes do from its pod.
     fn member(&self, stage: &Stage, is_ready: bool) {
         let service = json!({
