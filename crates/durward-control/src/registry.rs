@@ -430,7 +430,18 @@ impl Registry {
         routes.filter(move |route| known.insert((&route.host, &route.path)))
     }
 
-    /// Takes note of the links that are in a document at this moment: the time for which the names of an absent one stay its own begins anew when it is absent again.
+    /// Takes note of absent links that are in a document again: the time for which the names of one stay its own begins anew when it is absent again. Cheap
+    /// enough for every change of the documents: the others are not looked at.
+    pub fn note_returns(&mut self, is_there: impl Fn(&LinkId) -> bool) {
+        let absent = self.links.iter_mut().filter(|(_, claims)| claims.absent.is_some());
+        for (id, claims) in absent {
+            if is_there(id) {
+                claims.absent = None;
+            }
+        }
+    }
+
+    /// Takes note of the links that are in a document at this moment, and of those that are in none.
     pub fn note_presence(&mut self, is_there: impl Fn(&LinkId) -> bool, now: Now) {
         for (id, claims) in &mut self.links {
             claims.absent = match is_there(id) {

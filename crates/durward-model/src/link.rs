@@ -87,10 +87,11 @@ impl LinkService {
     /// Returns the link whose agent may have a certificate for this token. All tokens are compared, each in constant time.
     #[must_use]
     pub fn link_of_join_token(&self, token: &TokenDigest) -> Option<&Link> {
-        let has_it = |link: &&Link| {
+        let has_it = |link: &Link| {
             link.join_tokens.iter().fold(false, |found, one| found | one.is_equal_to(token))
         };
-        self.links.iter().filter(has_it).last()
+        let links = self.links.iter();
+        links.fold(None, |found, link| if has_it(link) { Some(link) } else { found })
     }
 }
 

@@ -187,18 +187,13 @@ impl Workshop<'_, '_, '_, '_> {
                 "means nothing here: agents connect to this listener, and carry requests to it",
             );
         }
-        let links = spec.links.first().filter(|_| protocol != ProtocolSpec::Link);
-        refuse(
-            "links",
-            links.map(|at| at.place),
-            "means nothing here: only protocol LINK has links",
-        );
-        let authority = spec.agent_authority.as_ref().filter(|_| protocol != ProtocolSpec::Link);
-        refuse(
-            "agentAuthority",
-            authority.map(|at| at.place),
-            "means nothing here: only protocol LINK has agents",
-        );
+        let of_agents = [
+            ("links", spec.links.first().map(|at| at.place)),
+            ("agentAuthority", spec.agent_authority.as_ref().map(|at| at.place)),
+        ];
+        for (name, place) in of_agents.into_iter().filter(|_| protocol != ProtocolSpec::Link) {
+            refuse(name, place, "means nothing here: only protocol LINK has links");
+        }
         if protocol == ProtocolSpec::Https {
             let place = spec.redirect_to_https.filter(|redirect| redirect.value).map(|at| at.place);
             refuse("redirectToHttps", place, "means nothing here: this listener is https already");

@@ -294,7 +294,7 @@ fn a_second_absence_of_a_document_is_no_part_of_the_first() {
         call_with(registry, of_b, (register, &body), unknown, later(seconds)).status
     };
     let returns: [fn(&mut Registry, Caller<'_>); 3] = [
-        |registry, _| registry.note_presence(|_| true, later(100)),
+        |registry, _| registry.note_returns(|_| true),
         |registry, of_a| {
             let again = call_at(registry, of_a, Operation::Register, &with(&[]), later(100));
             assert_eq!(again.status, 200);

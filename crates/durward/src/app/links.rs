@@ -161,7 +161,8 @@ impl Links {
     /// Takes note of the links that are in a document of the configuration that is served now.
     pub(crate) fn note_presence(&self) {
         let mut state = self.state();
-        state.swept = None;
+        let documents = Served::new(&self.served);
+        state.claims.note_returns(|id| documents.has(id));
         self.sweep(&mut state);
     }
 
@@ -174,9 +175,7 @@ impl Links {
         }
         state.swept = Some(now.instant);
         let documents = Served::new(&self.served);
-        let is_there =
-            |id: &LinkId| documents.links(id).is_some_and(|mut links| links.next().is_some());
-        state.claims.note_presence(is_there, now);
+        state.claims.note_presence(|id| documents.has(id), now);
         let forgotten = state.claims.forget(now);
         for id in forgotten.links() {
             state.last.remove(id);
@@ -350,6 +349,11 @@ impl Served {
         let entries: Vec<&Link> = self.links(id)?.collect();
         let same = entries.iter().find(|entry| **entry == admitted);
         same.or_else(|| entries.first()).copied()
+    }
+
+    /// Returns true if a link is in a document.
+    fn has(&self, id: &LinkId) -> bool {
+        self.links(id).is_some_and(|mut links| links.next().is_some())
     }
 
     /// Returns the entries of a link in its tenant's document; `None` if the tenant is in none.
