@@ -14,11 +14,12 @@ use http::Method;
 use jiff::Timestamp;
 use serde::Deserialize;
 use serde_json::{Value, json};
-use tokio::sync::{Semaphore, watch};
+use tokio::sync::Semaphore;
 use tokio::task::JoinHandle;
 use tokio::time::{Interval, MissedTickBehavior, interval, sleep};
 
 use crate::backoff::Backoff;
+use crate::lease::MayWrite;
 use crate::object::Object;
 use crate::request::{self, ApiError};
 use crate::resource_type::TLS_ROUTES;
@@ -69,7 +70,7 @@ pub struct TlsRouteWriter {
 
 struct Shared {
     client: kube::Client,
-    may_write: watch::Receiver<bool>,
+    may_write: MayWrite,
     pace: tokio::sync::Mutex<Interval>,
     at_once: Semaphore,
 }
@@ -97,13 +98,9 @@ impl Drop for Said {
 }
 
 impl TlsRouteWriter {
-    /// Starts to write whenever `may_write` says so. Called within a runtime.
+    /// Starts to write, while this process has the right to. Called within a runtime.
     #[must_use]
-    pub fn start(
-        client: kube::Client,
-        options: &WriterOptions,
-        may_write: watch::Receiver<bool>,
-    ) -> Self {
+    pub fn start(client: kube::Client, options: &WriterOptions, may_write: MayWrite) -> Self {
         let mut pace = interval(Duration::from_secs(1) / options.rate.max(1));
         pace.set_missed_tick_behavior(MissedTickBehavior::Delay);
         let (pace, at_once) = (tokio::sync::Mutex::new(pace), Semaphore::new(AT_ONCE));
@@ -220,12 +217,16 @@ async fn write(shared: Arc<Shared>, id: ResourceId, wanted: Wanted) {
     let mut may_write = shared.may_write.clone();
     let mut backoff = Backoff::new(Duration::from_millis(250), Duration::from_secs(30));
     loop {
-        if may_write.wait_for(|may| *may).await.is_err() {
-            return;
-        }
+        may_write.granted().await;
         let Ok(permit) = shared.at_once.acquire().await else { return };
         shared.pace.lock().await.tick().await;
-        match shared.replace(&id, &wanted).await {
+        // A request is not sent, or is withdrawn, once this process may not write any more.
+        let replaced = tokio::select! {
+            biased;
+            () = may_write.lost() => continue,
+            replaced = shared.replace(&id, &wanted) => replaced,
+        };
+        match replaced {
             Ok(()) => return,
             // Another controller has written its own entry.
             Err(error) if error.is_passing() || matches!(error, ApiError::Conflict(_)) => {
