@@ -1,7 +1,11 @@
 //! The definitions of our kinds, as a golden file, and what every API server asks of them.
 
+use durward_control::document::Content;
 use durward_kube::crds;
-use serde_json::Value;
+use durward_kube::object::Object;
+use durward_model::Kind;
+use durward_testkit::kubernetes::TestEnv;
+use serde_json::{Value, json};
 
 /// `kubectl apply` without `--server-side` keeps the whole object in an annotation of at most this size.
 const ANNOTATION: usize = 256 << 10;
@@ -48,6 +52,41 @@ fn a_definition_fits_into_the_annotation_of_kubectl_apply() {
 
         assert!(length < ANNOTATION, "{}: {length}", definition["metadata"]["name"]);
     }
+}
+
+/// Guides that show objects of a cluster.
+const GUIDES: [&str; 2] = ["api-proxy.md", "hosted-api-reach.md"];
+
+#[tokio::test]
+async fn the_objects_of_the_guides_are_taken_and_read() {
+    let env = TestEnv::start().await;
+    for definition in crds::definitions() {
+        env.define(&definition).await;
+    }
+    let mut seen = 0;
+
+    for guide in GUIDES {
+        let path = format!("{}/../../docs/guide/{guide}", env!("CARGO_MANIFEST_DIR"));
+        let text = std::fs::read_to_string(path).unwrap();
+        for block in text.split("```yaml\n").skip(1) {
+            let block = block.split("```").next().unwrap();
+            let mut object: Value = serde_saphyr::from_str(block).unwrap();
+            object["metadata"]["namespace"] = json!(env.namespace());
+            assert_eq!(object["kind"], "HostedApi", "{guide}: name the plural of this kind here");
+            let of = format!("/apis/durward.dev/v1alpha1/namespaces/{}", env.namespace());
+            let path = format!("{of}/hostedapis?dryRun=All&fieldValidation=Strict");
+            let stored = env.raw("POST", &path, Some(&object)).await;
+            let stored = stored.unwrap_or_else(|error| panic!("{guide}: {error}\n{block}"));
+            // The definitions say the same fields, so nothing may be dropped.
+            assert_eq!(stored["spec"], object["spec"], "{guide}:\n{block}");
+            let read = Object::decode(Kind::HostedApi, "durward.dev/v1alpha1", &stored.to_string());
+            let content = read.unwrap().document().content;
+            assert!(matches!(content, Content::HostedApi(_)), "{guide}: {content:?}\n{block}");
+            seen += 1;
+        }
+    }
+
+    assert!(seen >= 2, "only {seen} objects");
 }
 
 fn check(path: &str, schema: &Value, counted: &mut usize) {

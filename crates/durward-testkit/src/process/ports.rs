@@ -21,15 +21,16 @@ pub fn free_udp_port(ip: impl Into<IpAddr>) -> u16 {
 /// A loopback address no other test of this process gets, and hardly any of another process: every port is free there.
 ///
 /// # Panics
-/// After 1,000 addresses.
+/// After 2,000 addresses.
 #[must_use]
 pub fn unique_loopback() -> Ipv4Addr {
     const PER_BLOCK: u32 = 250;
-    const PROCESSES: u32 = 16_000;
+    const BLOCKS: u32 = 8;
+    const PROCESSES: u32 = 8_000;
     static LAST: AtomicU32 = AtomicU32::new(0);
     let number = LAST.fetch_add(1, Ordering::Relaxed);
     let (block, host) = (number / PER_BLOCK, number % PER_BLOCK);
-    assert!(block < 4, "a process asks for at most 1,000 loopback addresses");
+    assert!(block < BLOCKS, "a process asks for at most 2,000 loopback addresses");
     // 127.0 is what everybody else uses.
     let [.., high, low] = (256 + block * PROCESSES + std::process::id() % PROCESSES).to_be_bytes();
     let host = u8::try_from(host + 1).expect("a block has 250 addresses");

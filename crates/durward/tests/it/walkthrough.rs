@@ -25,7 +25,8 @@ fn commands_and_flags_in_the_guides_exist() {
 
     for guide in GUIDES {
         for line in commands(guide).iter().filter(|line| line.starts_with("durward ")) {
-            let line = line.split(" #").next().unwrap();
+            // What comes behind is a comment, or another program's.
+            let line = line.split(" #").next().unwrap().split(" | ").next().unwrap();
             let words: Vec<&str> = line.split_whitespace().skip(1).collect();
             let depth = words
                 .iter()

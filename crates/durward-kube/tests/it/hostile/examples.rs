@@ -44,6 +44,8 @@ fn ours() -> Vec<Example> {
         example!("tenant-transparent", Tenant, "", None),
         example!("tenant-acme", Tenant, "", NO_ACME),
         example!("tenant-link", Tenant, "", None),
+        // The certificates at hand are no authorities.
+        example!("tenant-join", Tenant, "", Some("agentAuthority")),
         // The fields of a health check over HTTP are an upstream's.
         example!("mapping", PortMapping, "acme", Some("is for upstreams")),
         example!("mapping-in-own-namespace", PortMapping, "durward", None),
