@@ -130,6 +130,7 @@ fn entrant<'a>(
             let former: Vec<_> = former().filter(|used| !denied.contains_key(&used.key)).collect();
             files.deny(denied);
             files.ask_for(&entrant.id, body.spec);
+            namespace(&mut entrant.report, body);
             let upstreams = document(at, entrant, body, files, previous, listeners);
             let mut used = files.keys_used();
             if entrant.report.errors() > 0 {
@@ -179,7 +180,6 @@ fn document<'a>(
     previous: Option<&Compiled>,
     candidates: &mut Vec<Candidate>,
 ) -> UpstreamSet<'a> {
-    namespace(&mut entrant.report, body);
     let mut upstreams = upstreams(entrant, body, files);
     let first = candidates.len();
     let restoring = entrant.past.restoring.clone();

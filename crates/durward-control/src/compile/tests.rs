@@ -418,8 +418,8 @@ impl World {
 fn object_id(kind: Kind, at: usize) -> ResourceId {
     let namespaced = |namespace, name| ResourceId::namespaced(kind, namespace, name);
     match at {
-        ..TENANTS => ResourceId::new(kind, &format!("t{at}")),
-        ..MAPPINGS => namespaced("n", &format!("m{at}")),
+        0..TENANTS => ResourceId::new(kind, &format!("t{at}")),
+        TENANTS..MAPPINGS => namespaced("n", &format!("m{at}")),
         _ => namespaced(if at == 9 { "n" } else { "t1" }, &format!("p{at}")),
     }
 }

@@ -38,7 +38,7 @@ pub(super) fn operation(request: &Request) -> Option<&str> {
 
 /// What a request asks for, and who asks.
 enum Call {
-    Routes(Caller),
+    Routes(Box<Caller>),
     Join(Box<Joining>),
 }
 
@@ -174,7 +174,7 @@ fn judge(agent: &Agent<'_>, request: &Request, operation: &str) -> Result<Call, 
     if !media.eq_ignore_ascii_case("application/json") {
         return Err(failure(415, "bad_media", "Content-Type must be application/json"));
     }
-    Ok(Call::Routes(caller))
+    Ok(Call::Routes(Box::new(caller)))
 }
 
 /// Returns the link of a token to join, or of the certificate that is to be renewed.

@@ -51,7 +51,23 @@ struct World<'a> {
     restarts: u64,
 }
 
-impl World<'_> {
+impl<'a> World<'a> {
+    fn new(stage: &'a Stage, double: &'a ApiServer, proxies: [Proxy; 2], stopped: Stopped) -> Self {
+        Self {
+            stage,
+            double,
+            dice: Dice(0x9e37_79b9_7f4a_7c15),
+            proxies,
+            ready: [true; 2],
+            withdrawn: [None; 2],
+            stopped,
+            members_in: 0,
+            back_in: 0,
+            edits: 0,
+            restarts: 0,
+        }
+    }
+
     fn revision_of(object: &DynamicObject) -> u64 {
         object.metadata.resource_version.as_ref().map_or(0, |it| it.parse().unwrap())
     }
@@ -129,7 +145,7 @@ impl World<'_> {
             }
             (1, true) => json!({"ports": [{"name": "https", "port": 1, "protocol": "TCP"}]}),
             (2, true) => self.without_marks().await,
-            (1 | 2 | 3, false) => json!({"subsets": []}),
+            (1..=3, false) => json!({"subsets": []}),
             (3, true) => json!({"endpoints": []}),
             (_, true) => {
                 json!({"endpoints": [{"addresses": [other]}, {"addresses": [ADDRESSES[0]]}]})
@@ -277,19 +293,7 @@ async fn every_edit_is_mended_while_the_api_server_restarts_and_proxies_come_and
     let (stopped, faults) = (Stopped::default(), Arc::<Mutex<Vec<String>>>::default());
     let observer = observe(&stage, Arc::clone(&stopped), Arc::clone(&faults));
     double.clear_log();
-    let mut world = World {
-        stage: &stage,
-        double,
-        dice: Dice(0x9e37_79b9_7f4a_7c15),
-        proxies,
-        ready: [true; 2],
-        withdrawn: [None; 2],
-        stopped,
-        members_in: 0,
-        back_in: 0,
-        edits: 0,
-        restarts: 0,
-    };
+    let mut world = World::new(&stage, double, proxies, stopped);
     let started = Instant::now();
     let (mut steps, mut took, mut phases) = (0, Vec::new(), 0);
 

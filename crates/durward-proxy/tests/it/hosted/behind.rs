@@ -258,9 +258,13 @@ async fn source_ranges_judge_the_real_client_on_every_way_in() {
         let inner = of_pod(api.host);
 
         let ways = [
-            ("by name", asked_after(bind, &[to_shared.clone()], api.host).await, &api),
+            ("by name", asked_after(bind, std::slice::from_ref(&to_shared), api.host).await, &api),
             ("by name, version 1", asked_after(bind, &[old], api.host).await, &api),
-            ("at its own address", asked_after(bind, &[to_own.clone()], alone.host).await, &alone),
+            (
+                "at its own address",
+                asked_after(bind, std::slice::from_ref(&to_own), alone.host).await,
+                &alone,
+            ),
             ("trusted network", asked_after(bind, &[of_proxy], "kubernetes").await, &api),
             (
                 "two headers",
