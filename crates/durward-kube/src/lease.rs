@@ -34,7 +34,7 @@ pub struct LeaseOptions {
 pub(crate) enum Tenure {
     /// Another has it, or nobody knows.
     None,
-    /// It lasts until then, unless it is renewed: a process that was stopped meanwhile finds it over when it goes on.
+    /// The right ends at this moment, unless it is renewed: a process that was stopped meanwhile finds it over when it goes on.
     Until(Instant),
     /// There is no Lease to hold.
     Always,
@@ -61,8 +61,9 @@ impl MayWrite {
 
     /// Waits until this process may write.
     pub(crate) async fn granted(&mut self) {
-        if self.0.wait_for(|tenure| tenure.holds()).await.is_err() {
-            // Nobody grants it any more.
+        let granted = self.0.wait_for(|tenure| tenure.holds()).await.is_ok();
+        // A right that held when its giver ended is lost at once, so it must not be granted again.
+        if !granted || self.0.has_changed().is_err() {
             std::future::pending().await
         }
     }
@@ -192,7 +193,7 @@ impl Lease {
             let begun = Instant::now();
             match self.attempt(&mut election).await {
                 Ok(true) => {
-                    // It ends before another counts this process as gone.
+                    // The right ends before another process counts this one as gone.
                     says.send_replace(Tenure::Until(begun + options.duration * 2 / 3));
                 }
                 Ok(false) => {
@@ -207,7 +208,7 @@ impl Lease {
                     }
                     says.send_replace(Tenure::Always);
                 }
-                // What is held ends by itself.
+                // A right that is held ends by itself.
                 Err(error) => tracing::debug!(%error, "the Lease was not renewed"),
             }
             sleep(options.duration / 3).await;

@@ -134,7 +134,7 @@ impl TlsRouteWriter {
     pub fn forget(&self, id: &ResourceId) {
         let Some(said) = self.said().remove(id) else { return };
         let wanted = Wanted { judgements: Vec::new(), ..said.wanted.clone() };
-        // What is on its way is about the route as it was.
+        // A write that is under way is about the route as it was.
         drop(said);
         tokio::spawn(write(Arc::clone(&self.shared), id.clone(), wanted));
     }

@@ -213,7 +213,7 @@ pub(crate) struct Restoring {
     kept: BTreeSet<ListenerKey>,
     /// The names of all upstreams that were served; `None` if the document was served as it says, or not at all.
     upstreams: Option<BTreeSet<Arc<str>>>,
-    /// What those leave from that do not leave from all of the tenant's egress addresses.
+    /// Egress addresses of those upstreams that use fewer than the tenant has.
     sources: BTreeMap<Arc<str>, Vec<EgressAddress>>,
     /// True if no later document of the tenant is made again.
     pub(crate) is_last: bool,

@@ -439,7 +439,7 @@ fn the_document_that_has_a_name_has_it_in_the_next_process_while_it_is_rejected(
     assert_eq!(outcomes(&after), outcomes(&before));
 }
 
-/// It is there for what a hosted API adds to it alone; then that goes while its own file cannot be read.
+/// The tenant is served only for what a hosted API adds; then that is removed while the tenant's own file cannot be read.
 #[test]
 fn a_tenant_whose_document_makes_no_listener_holds_its_address_in_the_next_process_too() {
     let root = tempfile::tempdir().unwrap();

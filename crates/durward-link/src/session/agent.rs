@@ -188,7 +188,7 @@ where
     let talk = converse(control, setup, host, leave.clone());
     let ended = tokio::select! {
         biased;
-        ended = drive((&mut connection, &windows), (found, hand_in), host, leave) => ended,
+        ended = drive(&mut connection, &windows, (found, hand_in), host, leave) => ended,
         () = poll_fn(|cx| pumps.poll_run(cx)) => Ok(()),
         () = liveness::lost(pings, signs, Rhythm::CARRIER, |bytes| windows.round(bytes)) => Err(SessionError::Dead),
         error = talk => Err(error),
@@ -202,7 +202,8 @@ type Asked = (Request<RecvStream>, SendResponse<Frame>);
 
 /// Drives the connection and hands its streams on.
 async fn drive<I, H>(
-    (connection, windows): (&mut Connection<I, Frame>, &Windows),
+    connection: &mut Connection<I, Frame>,
+    windows: &Windows,
     (found, pumps): (oneshot::Sender<Asked>, mpsc::UnboundedSender<Pump>),
     host: &H,
     leave: CancellationToken,

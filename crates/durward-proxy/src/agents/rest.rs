@@ -36,7 +36,7 @@ pub(super) fn operation(request: &Request) -> Option<&str> {
     if target == JOIN { Some(JOIN) } else { target.strip_prefix(PATH) }
 }
 
-/// What a request asks for, and who asks.
+/// Operation that a request asks for, and its caller.
 enum Call {
     Routes(Box<Caller>),
     Join(Box<Joining>),

@@ -31,7 +31,7 @@ const PAUSE: Duration = Duration::from_secs(1);
 enum End {
     Written,
     Failed(ApiError),
-    /// This process may not write any more. The status waits until it may again.
+    /// The right to write is over; the status waits for the next one.
     NotOurs,
 }
 
