@@ -53,6 +53,7 @@ pub(crate) fn causes(state: &State, definition: &Value) -> Vec<Cause> {
         let detail = "must be spec.names.plural+\".\"+spec.group";
         causes.push(Cause::invalid("metadata.name", &definition["metadata"]["name"], detail));
     }
+    causes.extend(unapproved(definition));
     match spec["scope"].as_str() {
         Some("Namespaced" | "Cluster") => {}
         None => causes.push(Cause::required("spec.scope", "")),
@@ -81,6 +82,41 @@ pub(crate) fn causes(state: &State, definition: &Value) -> Vec<Cause> {
         check_node(state, schema, &path, &mut causes);
     }
     causes
+}
+
+/// Annotation without which a definition in one of the community's groups is refused.
+const APPROVAL: &str = "api-approved.kubernetes.io";
+
+/// Returns why a definition in a group of the community is refused: it has no annotation that says who approved it, or that nobody did.
+fn unapproved(definition: &Value) -> Option<Cause> {
+    let group = definition["spec"]["group"].as_str().unwrap_or_default();
+    let is_within = |domain: &str| {
+        group.strip_suffix(domain).is_some_and(|rest| rest.is_empty() || rest.ends_with('.'))
+    };
+    if !is_within("k8s.io") && !is_within("kubernetes.io") {
+        return None;
+    }
+    let path = format!("metadata.annotations[{APPROVAL}]");
+    let annotation = &definition["metadata"]["annotations"][APPROVAL];
+    let text = annotation.as_str().unwrap_or_default();
+    let reference = "see https://github.com/kubernetes/enhancements/pull/1111";
+    let is_url =
+        text.parse::<http::Uri>().is_ok_and(|uri| uri.scheme().is_some() && uri.host().is_some());
+    match text {
+        "" => {
+            let detail = format!(
+                "protected groups must have approval annotation \"{APPROVAL}\", {reference}"
+            );
+            Some(Cause::required(path, &detail))
+        }
+        reason if reason.starts_with("unapproved") || is_url => None,
+        _ => {
+            let detail = format!(
+                "protected groups must have approval annotation \"{APPROVAL}\" with either a URL or a reason starting with \"unapproved\", {reference}"
+            );
+            Some(Cause::invalid(path, annotation, &detail))
+        }
+    }
 }
 
 fn unsupported(field: &str, value: &Value, known: &[&str]) -> Cause {

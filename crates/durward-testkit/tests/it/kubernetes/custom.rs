@@ -249,3 +249,33 @@ async fn a_finalizer_of_a_custom_kind_needs_no_domain() {
     let expected = "metadata.finalizers: Invalid value: \"not a name\": name part must consist of";
     assert!(status.message.contains(expected), "{}", status.message);
 }
+
+#[tokio::test]
+async fn a_definition_in_a_group_of_the_community_says_who_approved_it() {
+    let env = TestEnv::start().await;
+    let post = async |approval: Option<&str>| {
+        let group = format!("{}.k8s.io", env.namespace());
+        let mut definition = widget_definition(&env, &plain_spec());
+        definition["metadata"]["name"] = json!(format!("widgets.{group}"));
+        definition["spec"]["group"] = json!(group);
+        if let Some(approval) = approval {
+            definition["metadata"]["annotations"] = json!({"api-approved.kubernetes.io": approval});
+        }
+        let path = "/apis/apiextensions.k8s.io/v1/customresourcedefinitions?dryRun=All";
+        env.raw("POST", path, Some(&definition)).await
+    };
+    let field = "metadata.annotations[api-approved.kubernetes.io]";
+
+    for (approval, reason) in [(None, "FieldValueRequired"), (Some("yes"), "FieldValueInvalid")] {
+        let status = refused(post(approval).await);
+
+        let causes = status.details.expect("details").causes;
+        let found: Vec<_> =
+            causes.iter().map(|cause| (cause.reason.as_str(), cause.field.as_str())).collect();
+        assert_eq!(found, [(reason, field)], "{}", status.message);
+        assert!(status.message.contains("protected groups must have approval annotation"));
+    }
+    for approval in ["unapproved, for a test", "https://example.com/proposals/1"] {
+        post(Some(approval)).await.expect("it is accepted");
+    }
+}
