@@ -57,6 +57,21 @@ pub fn in_namespace(test_name: &str, work: impl FnOnce()) {
     }
 }
 
+/// Runs the work on a thread that is on a host of this name, and waits for its result. Processes that it starts are on that host.
+///
+/// # Panics
+/// Outside of [`in_namespace`].
+pub fn on_host<T: Send>(name: &str, work: impl FnOnce() -> T + Send) -> T {
+    std::thread::scope(|scope| {
+        let running = scope.spawn(|| {
+            unshare::host_name().expect("root of its user namespace may name a host");
+            rustix::system::sethostname(name.as_bytes()).expect("a host takes a name");
+            work()
+        });
+        running.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic))
+    })
+}
+
 /// Like `in_namespace`, with a runtime of one thread for the work.
 ///
 /// # Panics

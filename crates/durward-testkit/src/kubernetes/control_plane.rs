@@ -19,6 +19,8 @@ use crate::process::{Child, free_port};
 /// Time that a control plane is given to be ready, on a loaded machine.
 const READY: Duration = Duration::from_secs(180);
 
+const API_SERVER: &str = "kube-apiserver";
+
 /// Begin of the names of the directories of control planes; the process id follows.
 const PREFIX: &str = "durward-control-plane-";
 
@@ -42,6 +44,9 @@ pub struct ControlPlane {
     admin: Identity,
     dir: PathBuf,
     has_controllers: bool,
+    assets: PathBuf,
+    /// Arguments of kube-apiserver.
+    server: Vec<String>,
     children: Vec<(&'static str, Child)>,
 }
 
@@ -81,6 +86,32 @@ impl ControlPlane {
     #[must_use]
     pub fn authority(&self) -> &Authority {
         &self.authority
+    }
+
+    /// Kills kube-apiserver; etcd keeps what was stored.
+    ///
+    /// # Panics
+    /// If it does not run.
+    pub fn kill_server(&mut self) {
+        let position = self.position(API_SERVER).expect("kube-apiserver runs");
+        self.children.remove(position).1.kill();
+    }
+
+    /// Starts kube-apiserver again after [`Self::kill_server`], and waits until it is ready.
+    ///
+    /// # Panics
+    /// If it does not become ready.
+    pub fn start_server_again(&mut self) {
+        let mut command = command(&self.assets, API_SERVER, &self.dir);
+        command.args(&self.server);
+        // After etcd, which it needs, and before what needs it.
+        let after = self.position("etcd").map_or(0, |etcd| etcd + 1);
+        self.children.insert(after, (API_SERVER, Child::spawn(command)));
+        wait_for_server(self.settings.address, &self.authority, &mut self.children);
+    }
+
+    fn position(&self, program: &str) -> Option<usize> {
+        self.children.iter().position(|(name, _)| *name == program)
     }
 
     /// Returns whether kube-controller-manager runs.
@@ -204,12 +235,21 @@ impl Starting {
         self.authority.issue(&CertSpec::new()).write(&self.dir, "accounts");
         let is_there = self.assets.join("kube-controller-manager").exists();
         let has_controllers = self.settings.controllers && is_there;
-        self.start_server(&etcd, has_controllers);
-        self.wait_for_server();
+        let server = self.start_server(&etcd, has_controllers);
+        wait_for_server(self.settings.address, &self.authority, &mut self.children);
         let Self { settings, dir, authority, children, assets } = self;
-        let mut plane = ControlPlane { settings, authority, admin, dir, has_controllers, children };
+        let mut plane = ControlPlane {
+            settings,
+            authority,
+            admin,
+            dir,
+            has_controllers,
+            assets,
+            server,
+            children,
+        };
         if has_controllers {
-            plane.start_controllers(&assets, &manager);
+            plane.start_controllers(&manager);
         }
         plane
     }
@@ -238,10 +278,11 @@ impl Starting {
         client
     }
 
-    fn start_server(&mut self, etcd: &str, has_controllers: bool) {
+    /// Starts kube-apiserver and returns its arguments.
+    fn start_server(&mut self, etcd: &str, has_controllers: bool) -> Vec<String> {
         let PlaneSettings { address, advertise, .. } = &self.settings;
         let (ip, port) = (address.ip().to_string(), address.port().to_string());
-        let mut command = self.command("kube-apiserver");
+        let mut command = self.command(API_SERVER);
         match advertise {
             Some(advertised) => command.args(["--advertise-address", &advertised.to_string()]),
             // With a loopback address the server would write endpoints that it refuses itself.
@@ -266,29 +307,36 @@ impl Starting {
             // Nobody would make the service account that pods need.
             command.args(["--disable-admission-plugins", "ServiceAccount"]);
         }
-        self.children.push(("kube-apiserver", Child::spawn(command)));
+        let arguments = command.get_args().map(|one| one.to_string_lossy().into_owned());
+        let arguments = arguments.skip(COMMAND_ARGUMENTS).collect();
+        self.children.push((API_SERVER, Child::spawn(command)));
+        arguments
     }
+}
 
-    /// Waits until the server says that it is ready.
-    fn wait_for_server(&mut self) {
-        let end = Instant::now() + READY;
-        while !is_ready(self.settings.address, &self.authority) {
-            for (name, child) in &mut self.children {
-                assert!(child.is_running(), "{name} ended; its output:\n{}", child.output());
-            }
-            assert!(Instant::now() < end, "the control plane is not ready after {READY:?}");
-            std::thread::sleep(Duration::from_millis(100));
+/// Waits until the server says that it is ready.
+fn wait_for_server(
+    server: SocketAddr,
+    authority: &Authority,
+    children: &mut [(&'static str, Child)],
+) {
+    let end = Instant::now() + READY;
+    while !is_ready(server, authority) {
+        for (name, child) in &mut *children {
+            assert!(child.is_running(), "{name} ended; its output:\n{}", child.output());
         }
+        assert!(Instant::now() < end, "the control plane is not ready after {READY:?}");
+        std::thread::sleep(Duration::from_millis(100));
     }
 }
 
 impl ControlPlane {
-    fn start_controllers(&mut self, assets: &Path, manager: &Identity) {
+    fn start_controllers(&mut self, manager: &Identity) {
         let file = self.dir.join("manager.kubeconfig");
         let kubeconfig = self.kubeconfig(&self.url(), None, manager).to_string();
         std::fs::write(&file, kubeconfig).expect("the temporary directory is writable");
         let path = |name: &str| self.dir.join(name).to_string_lossy().into_owned();
-        let mut command = command(assets, "kube-controller-manager", &self.dir);
+        let mut command = command(&self.assets, "kube-controller-manager", &self.dir);
         command
             .args(["--kubeconfig", &path("manager.kubeconfig"), "--secure-port", "0"])
             .args(["--leader-elect=false", "--use-service-account-credentials"])
@@ -297,6 +345,9 @@ impl ControlPlane {
         self.children.push(("kube-controller-manager", Child::spawn(command)));
     }
 }
+
+/// Number of arguments of [`command`] before the program's own.
+const COMMAND_ARGUMENTS: usize = 4;
 
 /// Prepares a command that ends with the thread that starts it.
 fn command(assets: &Path, program: &str, dir: &Path) -> Command {

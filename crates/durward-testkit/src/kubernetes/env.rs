@@ -8,13 +8,14 @@ use base64::Engine;
 use base64::prelude::BASE64_STANDARD;
 use http::{HeaderName, HeaderValue};
 use k8s_openapi::api::core::v1::Namespace;
-use kube::api::{Api, DynamicObject, Patch, PatchParams, PostParams};
+use kube::api::{Api, DynamicObject, Patch, PatchParams, PostParams, ValidationDirective};
 use kube::config::{KubeConfigOptions, Kubeconfig};
 use kube::core::{ApiResource, GroupVersionKind};
+use kube::discovery::Scope;
 use kube::{Client, Config};
 use serde_json::{Value, json};
 
-use super::control_plane;
+use super::control_plane::{self, ControlPlane};
 use super::server::{ApiServer, Settings};
 use crate::process::eventually;
 
@@ -74,11 +75,7 @@ impl TestEnv {
                 let assets = PathBuf::from(std::env::var_os(ASSETS).unwrap_or_default());
                 // Starting blocks; other tests go on meanwhile.
                 let plane = tokio::task::spawn_blocking(move || control_plane::shared(&assets));
-                let plane = plane.await.expect("the control plane starts");
-                let authority = plane.authority().pem();
-                let kubeconfig = kubeconfig(&plane.url(), Some(&authority), &plane.admin());
-                let has_controllers = plane.has_controllers();
-                Self::with(Backend::Assets, None, kubeconfig, has_controllers).await
+                Self::on_plane(plane.await.expect("the control plane starts")).await
             }
             Backend::Cluster => {
                 let read = Kubeconfig::read().expect("a kubeconfig can be read");
@@ -86,6 +83,13 @@ impl TestEnv {
                 Self::with(Backend::Cluster, None, kubeconfig, true).await
             }
         }
+    }
+
+    /// Starts on a control plane of the test's own.
+    pub async fn on_plane(plane: &ControlPlane) -> Self {
+        let authority = plane.authority().pem();
+        let kubeconfig = kubeconfig(&plane.url(), Some(&authority), &plane.admin());
+        Self::with(Backend::Assets, None, kubeconfig, plane.has_controllers()).await
     }
 
     /// Starts on a double with settings of its own, whatever the environment asks for.
@@ -274,6 +278,36 @@ impl TestEnv {
         let params = PatchParams::apply("test").force();
         let made = api.patch(name, &params, &Patch::Apply(object)).await;
         made.unwrap_or_else(|error| panic!("cannot apply {kind} {name}: {error}"))
+    }
+
+    /// Asks the server to apply an object, in this test's namespace where its kind is in one, strictly and without storing it.
+    ///
+    /// # Errors
+    /// If the server does not serve the kind, or refuses the object; the text says why.
+    pub async fn would_accept(&self, object: &Value) -> Result<(), String> {
+        let text = |value: &Value| value.as_str().unwrap_or_default().to_owned();
+        let (version, kind) = (text(&object["apiVersion"]), text(&object["kind"]));
+        let (group, plain) = version.split_once('/').unwrap_or(("", &version));
+        let wanted = GroupVersionKind::gvk(group, plain, &kind);
+        let found = kube::discovery::pinned_kind(&self.client, &wanted).await;
+        let (resource, capabilities) =
+            found.map_err(|error| format!("{version} {kind} is not served: {error}"))?;
+        let mut object = object.clone();
+        let api: Api<DynamicObject> = match capabilities.scope {
+            Scope::Cluster => Api::all_with(self.client(), &resource),
+            Scope::Namespaced => {
+                object["metadata"]["namespace"] = self.namespace.clone().into();
+                Api::namespaced_with(self.client(), &self.namespace, &resource)
+            }
+        };
+        let params = PatchParams {
+            dry_run: true,
+            field_validation: Some(ValidationDirective::Strict),
+            ..PatchParams::apply("dry-run").force()
+        };
+        let name = text(&object["metadata"]["name"]);
+        let answer = api.patch(&name, &params, &Patch::Apply(&object)).await;
+        answer.map(drop).map_err(|error| format!("{kind} {name}: {error}"))
     }
 
     /// Defines a custom kind and waits until it is served.

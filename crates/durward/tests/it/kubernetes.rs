@@ -12,6 +12,7 @@ mod ingresses;
 mod live;
 mod policies;
 mod programmed;
+mod real;
 mod restarts;
 mod rights;
 mod seed1;

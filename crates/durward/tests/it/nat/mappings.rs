@@ -1,7 +1,7 @@
 //! SmartNat's Mappings of a cluster: the kernel carries them straight to the pods, and each object says so until it is gone.
 
 use durward_testkit::kubernetes::TestEnv;
-use durward_testkit::netns::in_namespace;
+use durward_testkit::netns::{Namespace, in_namespace, on_host, veth};
 use durward_testkit::process::{Child, eventually_blocking};
 use serde_json::{Value, json};
 use tokio::runtime::Runtime;
@@ -9,6 +9,8 @@ use tokio::runtime::Runtime;
 use super::{ADMIN, HERE, Lab, OPTIONS, PARTNER, POD, greet, hear, said};
 use crate::support::{DEADLINE, durward, get};
 
+/// Address of a second gateway.
+const THERE: &str = "203.0.113.2";
 const FINALIZER: &str = "mapping.finalizers.aureacentral.com";
 
 /// Processes in which the API is read and the kernel written.
@@ -97,8 +99,8 @@ impl Cluster {
         self.runtime.block_on(self.env.raw("DELETE", &self.path(name), None)).unwrap();
     }
 
-    /// Starts a gateway, or `durward kube` and a gateway without any right; whoever reads the API has the rights of the manifests and no others.
-    fn start(&self, processes: Processes) -> Vec<Child> {
+    /// Makes a kubeconfig with the rights of the manifests and no others, and returns its path.
+    fn account(&self) -> String {
         let kubeconfig = self.runtime.block_on(self.env.service_account("durward"));
         for file in [
             "deploy/kubernetes/rbac.yaml",
@@ -110,7 +112,12 @@ impl Cluster {
         }
         let file = self.lab.dir.join("kubeconfig");
         std::fs::write(&file, kubeconfig).unwrap();
-        let (file, admin) = (file.to_str().unwrap().to_owned(), ADMIN.to_string());
+        file.to_str().unwrap().to_owned()
+    }
+
+    /// Starts a gateway, or `durward kube` and a gateway without any right.
+    fn start(&self, processes: Processes) -> Vec<Child> {
+        let (file, admin) = (self.account(), ADMIN.to_string());
         let reads = ["--smartnat-mappings", "--kubeconfig", &file];
         let serves = ["--admin", &admin, "--access-log", "off", "--workers", "1"];
         match processes {
@@ -286,5 +293,92 @@ fn invalid_and_deleted(name: &str, processes: Processes) {
         }
         cluster.until("second", |status| is_carried(status, &[POD]));
         assert_eq!(cluster.heard(8080), Ok("pod 10.244.0.1".to_owned()));
+    });
+}
+
+/// A second gateway at the same networks, in a namespace of its own: `durward kube` and a gateway without any right, on a host of another name.
+struct Second {
+    namespace: Namespace,
+    kubeconfig: String,
+}
+
+impl Second {
+    fn new(cluster: &Cluster) -> Self {
+        let namespace = Namespace::new();
+        namespace.veth("ext1", "wan2", &cluster.lab.partner);
+        namespace.add_address("ext1", &format!("{THERE}/24"));
+        cluster.lab.partner.link_up("wan2");
+        cluster.lab.partner.ip(&format!("route add {THERE}/32 dev wan2"));
+        veth("v2", "pods", &namespace);
+        durward_testkit::netns::ip("link set v2 master br0");
+        namespace.add_address("pods", "10.244.0.2/24");
+        namespace.add_route("default", PARTNER);
+        let kubeconfig = cluster.lab.dir.join("kubeconfig").to_str().unwrap().to_owned();
+        Self { namespace, kubeconfig }
+    }
+
+    fn start(&self, cluster: &Cluster) -> Vec<Child> {
+        let socket = cluster.lab.dir.join("second.sock");
+        let socket = socket.to_str().unwrap();
+        let admin = ADMIN.to_string();
+        let kube = [
+            "kube",
+            "--admin",
+            "off",
+            "--socket",
+            socket,
+            "--smartnat-mappings",
+            "--kubeconfig",
+            &self.kubeconfig,
+        ];
+        let serves = ["--admin", &admin, "--access-log", "off", "--workers", "1"];
+        let mut options = OPTIONS;
+        options[OPTIONS.len() - 1] = "--nat-cluster-address=10.244.0.2";
+        let gateway = [&["run", "--kube-socket", socket][..], &serves, &options].concat();
+        on_host("second", || {
+            let gateway = self.namespace.run(|| Child::spawn(durward(&gateway)));
+            vec![gateway, Child::spawn(durward(&kube))]
+        })
+    }
+}
+
+// S5.10+ S5.53+ S5.54 S5.56
+#[test]
+fn two_gateways_carry_a_mapping_and_a_dead_one_cleans_its_kernel_when_it_returns() {
+    let name = "nat::mappings::two_gateways_carry_a_mapping_and_a_dead_one_cleans_its_kernel_when_it_returns";
+    in_namespace(name, || {
+        let cluster = Cluster::new();
+        let _first = cluster.start(Processes::One);
+        let second = Second::new(&cluster);
+        let mut running = second.start(&cluster);
+        let mut both = spec(8080);
+        both["addresses"] = json!([HERE, THERE]);
+        let carried = json!({HERE: {"podIPs": [POD]}, THERE: {"podIPs": [POD]}});
+        let heard = |address: &str| said(hear(&cluster.lab.partner, (address, 8080)));
+        let by = |node: &str| Ok(format!("pod {node}"));
+
+        cluster.mapping("desk", &both);
+        cluster.until("desk", |status| status["configuredAddresses"] == carried);
+        assert_eq!((heard(HERE), heard(THERE)), (by("10.244.0.1"), by("10.244.0.2")));
+        cluster.delete("desk");
+        assert!(eventually_blocking(DEADLINE, || cluster.read("desk").is_none()));
+        assert!(heard(HERE).is_err() && heard(THERE).is_err(), "both kernels let go of it");
+
+        cluster.mapping("desk", &both);
+        cluster.until("desk", |status| status["configuredAddresses"] == carried);
+        running.iter_mut().for_each(Child::kill);
+        cluster.delete("desk");
+        cluster.until("desk", |status| {
+            status["configuredAddresses"] == json!({THERE: {"podIPs": [POD]}})
+        });
+        assert!(heard(HERE).is_err());
+        // The kernel goes on without its process, and the object with it.
+        assert_eq!(heard(THERE), by("10.244.0.2"));
+        assert_eq!(cluster.read("desk").unwrap()["metadata"]["finalizers"], json!([FINALIZER]));
+
+        let _again = second.start(&cluster);
+
+        assert!(eventually_blocking(DEADLINE, || cluster.read("desk").is_none()));
+        assert!(heard(THERE).is_err());
     });
 }
