@@ -61,6 +61,51 @@ fn a_damaged_state_file_is_set_aside_and_a_missing_directory_is_reported() {
 }
 
 #[test]
+fn of_two_processes_with_one_directory_the_second_writes_when_the_first_has_ended() {
+    let directory = tempfile::tempdir().unwrap();
+    let first = StateFile::start(directory.path()).unwrap();
+    first.save(&Arc::new(Compiled::default()));
+    let path = directory.path().join(NAME);
+    until(|| path.exists());
+    let written = fs::metadata(&path).unwrap().ino();
+    let second = StateFile::start(directory.path()).unwrap();
+
+    second.save(&Arc::new(Compiled::default()));
+
+    until(|| second.status().kept.is_err());
+    let fault = second.status().kept.unwrap_err();
+    assert!(fault.contains("another process keeps its state there"), "{fault}");
+    assert!(fault.contains("give each gateway a --state-dir of its own"), "{fault}");
+    assert_eq!(fs::metadata(&path).unwrap().ino(), written);
+    first.close();
+    until(|| second.status().kept.is_ok());
+    assert_ne!(fs::metadata(&path).unwrap().ino(), written);
+    second.close();
+}
+
+#[test]
+fn a_process_that_pauses_lets_the_younger_one_write_and_goes_on_when_that_has_ended() {
+    let directory = tempfile::tempdir().unwrap();
+    let path = directory.path().join(NAME);
+    let elder = StateFile::start(directory.path()).unwrap();
+    elder.save(&Arc::new(Compiled::default()));
+    until(|| path.exists());
+    elder.pause();
+    let younger = StateFile::start(directory.path()).unwrap();
+    fs::remove_file(&path).unwrap();
+
+    younger.save(&Arc::new(Compiled::default()));
+    until(|| path.exists());
+
+    assert!(younger.status().kept.is_ok());
+    younger.close();
+    fs::remove_file(&path).unwrap();
+    elder.resume();
+    elder.close();
+    assert!(elder.status().kept.is_ok());
+}
+
+#[test]
 fn a_state_file_that_cannot_be_read_keeps_the_process_from_starting() {
     let directory = tempfile::tempdir().unwrap();
     let path = directory.path().join(NAME);

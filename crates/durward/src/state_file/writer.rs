@@ -2,7 +2,7 @@
 //!
 //! The process has the state in memory, so a file that is damaged or removed during operation is replaced.
 
-use std::fs::{self, File, OpenOptions};
+use std::fs::{self, File, OpenOptions, TryLockError};
 use std::io::{self, ErrorKind, Write};
 use std::os::unix::fs::{MetadataExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
@@ -16,6 +16,9 @@ use super::{UNFINISHED, set_aside};
 
 /// Longest wait for a write under way; a file system that does not answer must not block a hand-over.
 const PATIENCE: Duration = Duration::from_secs(10);
+
+/// Interval of tries to lock the directory while another process has it, unless the usual one is shorter.
+const LOCKED: Duration = Duration::from_secs(1);
 
 /// Function that syncs a file or directory, so that it survives a crash of the host.
 pub(super) type Sync = Box<dyn Fn(&File) -> io::Result<()> + Send>;
@@ -34,6 +37,8 @@ struct Desk {
     duty: Duty,
     /// True while the thread reads or writes the file.
     busy: bool,
+    /// The locked directory, while this process may write there: of two processes with one directory each would overwrite the other's claims.
+    lock: Option<File>,
 }
 
 /// Task of the thread.
@@ -62,7 +67,7 @@ impl Shared {
         self.desk().fault.clone()
     }
 
-    /// Keeps the thread from writing; when this returns, no write is under way.
+    /// Keeps the thread from writing; when this returns, no write is under way, and another process may write.
     pub(super) fn pause(&self) {
         let mut desk = self.desk();
         desk.duty = Duty::Pause;
@@ -71,6 +76,7 @@ impl Shared {
             let Some(left) = until.checked_duration_since(Instant::now()) else { return };
             desk = self.wait(desk, left);
         }
+        desk.lock = None;
     }
 
     /// Lets the thread write again.
@@ -93,6 +99,25 @@ impl Shared {
         self.changed.notify_all();
     }
 
+    /// Locks the directory for this process, unless it has done so.
+    fn lock(&self, directory: &Path) -> io::Result<()> {
+        let mut desk = self.desk();
+        if desk.lock.is_some() {
+            return Ok(());
+        }
+        let opened = File::open(directory)?;
+        match opened.try_lock() {
+            Ok(()) => desk.lock = Some(opened),
+            Err(TryLockError::WouldBlock) => {
+                let sentence = "another process keeps its state there";
+                return Err(io::Error::new(ErrorKind::ResourceBusy, sentence));
+            }
+            // A file system without locks: the file is written as if nobody else did.
+            Err(TryLockError::Error(_)) => {}
+        }
+        Ok(())
+    }
+
     fn desk(&self) -> MutexGuard<'_, Desk> {
         self.desk.lock().unwrap_or_else(PoisonError::into_inner)
     }
@@ -112,6 +137,8 @@ pub(super) struct Writer {
     sync: Sync,
     /// File as this process last wrote it.
     on_disk: Option<OnDisk>,
+    /// True if another process had the directory at the last write.
+    is_locked_out: bool,
 }
 
 /// Written file.
@@ -160,11 +187,16 @@ enum Step {
 
 impl Writer {
     pub(super) fn new(path: PathBuf, shared: Arc<Shared>, again: Duration, sync: Sync) -> Self {
-        Self { path, shared, again, sync, on_disk: None }
+        Self { path, shared, again, sync, on_disk: None, is_locked_out: false }
     }
 
     /// Writes until the thread is asked to end.
     pub(super) fn run(mut self) {
+        self.write_all();
+        self.shared.desk().lock = None;
+    }
+
+    fn write_all(&mut self) {
         let mut newest: Option<Arc<Compiled>> = None;
         loop {
             let step = self.next();
@@ -192,7 +224,8 @@ impl Writer {
         let mut desk = self.shared.desk();
         desk.busy = false;
         self.shared.changed.notify_all();
-        let until = Instant::now() + self.again;
+        let until =
+            Instant::now() + if self.is_locked_out { LOCKED.min(self.again) } else { self.again };
         loop {
             let left = until.saturating_duration_since(Instant::now());
             let step = match desk.duty {
@@ -267,7 +300,11 @@ impl Writer {
         if self.on_disk.as_ref().is_some_and(|written| written.sum == sum) {
             return Ok(());
         }
-        let written = write(&self.path, bytes, &self.sync);
+        let directory = self.path.parent().unwrap_or_else(|| Path::new("."));
+        let locked = self.shared.lock(directory);
+        self.is_locked_out =
+            locked.as_ref().is_err_and(|error| error.kind() == ErrorKind::ResourceBusy);
+        let written = locked.and_then(|()| write(&self.path, bytes, &self.sync));
         let stamp = written.map_err(|error| Fault { error, replaced: false })?;
         // The new name is safe only once the directory is synced. Until then the same bytes are written again.
         sync_directory(&self.path, &self.sync).map_err(|error| Fault { error, replaced: true })?;
@@ -328,6 +365,7 @@ fn cure(error: &io::Error) -> &'static str {
         ErrorKind::ReadOnlyFilesystem => {
             "make the file system writable or name another --state-dir"
         }
+        ErrorKind::ResourceBusy => "give each gateway a --state-dir of its own",
         ErrorKind::NotFound => "make the directory or name another --state-dir",
         _ => "look at the disk (dmesg) or name another --state-dir",
     }
