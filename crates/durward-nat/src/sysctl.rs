@@ -30,9 +30,9 @@ pub struct Wrong {
     pub wanted: u32,
 }
 
-/// Paths under `/proc/sys/net`, `*` for the interface, and the wanted value. The set of former values refers to positions in this list, so new
+/// Paths under `/proc/sys/net`, `*` for an external interface, and the wanted value. The set of former values refers to positions in this list, so new
 /// entries go to the end.
-const WANTED: [(&str, u32); 7] = [
+pub const WANTED: [(&str, u32); 7] = [
     ("ipv4/ip_forward", 1),
     ("ipv6/conf/all/forwarding", 1),
     // Loose: packets may arrive by another interface than that of the host's route back.

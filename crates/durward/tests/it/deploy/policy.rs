@@ -22,12 +22,12 @@ const TOKEN: &str = "/var/run/secrets/kubernetes.io/serviceaccount";
 /// What is wrong with the objects.
 pub(super) fn complaints(objects: &[Value]) -> Vec<String> {
     let mut found = Vec::new();
-    let reads = of_kind(objects, "Deployment").any(reads_objects);
+    let reads = workloads(objects).any(reads_objects);
     for object in objects {
         found.extend(object_complaints(object, reads));
     }
-    for deployment in of_kind(objects, "Deployment") {
-        found.extend(deployment_complaints(objects, deployment));
+    for workload in workloads(objects) {
+        found.extend(workload_complaints(objects, workload));
     }
     found.extend(selector_complaints(objects));
     found
@@ -83,9 +83,14 @@ fn of_kind<'a>(objects: &'a [Value], kind: &str) -> impl Iterator<Item = &'a Val
     objects.iter().filter(move |object| object["kind"] == kind)
 }
 
+/// What runs pods of the gateway.
+fn workloads(objects: &[Value]) -> impl Iterator<Item = &Value> {
+    of_kind(objects, "Deployment").chain(of_kind(objects, "DaemonSet"))
+}
+
 /// Whether tenants are objects of the cluster.
-fn reads_objects(deployment: &Value) -> bool {
-    let containers = list(&deployment["spec"]["template"]["spec"]["containers"]);
+fn reads_objects(workload: &Value) -> bool {
+    let containers = list(&workload["spec"]["template"]["spec"]["containers"]);
     let mut arguments = containers.flat_map(|container| list(&container["args"]));
     arguments.any(|argument| argument == "--kube-socket" || argument == "--kubernetes")
 }
@@ -141,17 +146,18 @@ fn object_complaints(object: &Value, reads_objects: bool) -> Vec<String> {
     found
 }
 
-fn deployment_complaints(objects: &[Value], deployment: &Value) -> Vec<String> {
+fn workload_complaints(objects: &[Value], workload: &Value) -> Vec<String> {
     let mut found = Vec::new();
     let mut demand = |holds: bool, complaint: &str| {
         if !holds {
-            found.push(format!("Deployment {}: {complaint}", deployment["metadata"]["name"]));
+            let (kind, name) = (text(&workload["kind"]), &workload["metadata"]["name"]);
+            found.push(format!("{kind} {name}: {complaint}"));
         }
     };
-    let template = &deployment["spec"]["template"];
+    let template = &workload["spec"]["template"];
     let pod = &template["spec"];
     demand(
-        selects(&deployment["spec"]["selector"]["matchLabels"], &template["metadata"]["labels"]),
+        selects(&workload["spec"]["selector"]["matchLabels"], &template["metadata"]["labels"]),
         "its selector does not select its pods",
     );
     demand(pod["automountServiceAccountToken"] == false, "mounts a token");
@@ -263,7 +269,7 @@ fn volume_files(objects: &[Value], volume: &Value) -> Result<Vec<String>, String
 
 fn selector_complaints(objects: &[Value]) -> Vec<String> {
     let pods: Vec<&Value> =
-        of_kind(objects, "Deployment").map(|deployment| &deployment["spec"]["template"]).collect();
+        workloads(objects).map(|workload| &workload["spec"]["template"]).collect();
     let selected = |selector: &Value| {
         pods.iter().find(|pod| selects(selector, &pod["metadata"]["labels"])).copied()
     };
