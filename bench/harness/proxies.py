@@ -122,6 +122,9 @@ class Durward(Proxy):
     def __init__(self, *arguments):
         super().__init__(*arguments)
         self.version = says([self.program, "version"]) or str(self.program)
+        # A former binary may be from before hosted API servers.
+        if "HostedApi" not in output([self.program, "schema"]):
+            self.doors = [door for door in Durward.doors if door != API]
 
     def prepare(self):
         config = OUT / f"{self.name}.yaml"
@@ -146,7 +149,14 @@ spec:
     allow:
       - {{cidr: {ORIGIN_ADDRESS}/32, ports: [{self.setting.ports["http"]}, {self.setting.ports["raw"]}]}}
   limits: {{timeouts: {{idle: {IDLE_SECONDS}s}}}}
----
+""" + (self.hosted_api() if API in self.doors else ""))
+        return [
+            self.program, "run", "-c", config, "--workers", self.setting.workers, "--strict",
+            "--admin", "off", "--access-log", "off", "--decision-log", "off", "--drain-grace", "1s",
+        ]
+
+    def hosted_api(self):
+        return f"""---
 apiVersion: durward.dev/v1alpha1
 kind: HostedApi
 metadata: {{name: bench}}
@@ -157,11 +167,7 @@ spec:
   port: {self.setting.ports[API]}
   # The source speaks no TLS, so it is asked once and counts as healthy.
   upstream: {{endpoints: ["{self.setting.raw}"], healthCheck: {{interval: 1h, unhealthyAfter: 10}}}}
-""")
-        return [
-            self.program, "run", "-c", config, "--workers", self.setting.workers, "--strict",
-            "--admin", "off", "--access-log", "off", "--decision-log", "off", "--drain-grace", "1s",
-        ]
+"""
 
     def listener(self, door, protocol, more):
         head = [f"- address: {self.address}", f"  port: {self.setting.ports[door]}", f"  protocol: {protocol}"]
@@ -400,14 +406,19 @@ http {{
 
 def says(command):
     """The first line of what a program says about its version."""
+    lines = output(command).strip().splitlines()
+    return lines[0] if lines else None
+
+
+def output(command):
+    """What a program writes; nothing where it fails."""
     try:
         run = subprocess.run(
             [str(word) for word in command], capture_output=True, text=True, timeout=10, env=environment(command[0])
         )
     except OSError:
-        return None
-    lines = (run.stdout + run.stderr).strip().splitlines()
-    return lines[0] if lines and run.returncode == 0 else None
+        return ""
+    return run.stdout + run.stderr if run.returncode == 0 else ""
 
 
 def wait_until_served(proxy, patience=20):

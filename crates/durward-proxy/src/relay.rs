@@ -13,6 +13,7 @@ use std::rc::Rc;
 use std::time::Duration;
 
 use socket2::TcpKeepalive;
+use tokio::net::TcpStream;
 
 use crate::core::Core;
 use crate::io::Io;
@@ -38,9 +39,8 @@ thread_local! {
     static SCRATCH_BYTES: RefCell<Box<[u8]>> = RefCell::new(vec![0; SCRATCH].into_boxed_slice());
 }
 
-fn keep_alive(io: &Io) {
+fn keep_alive(socket: &TcpStream) {
     let how = TcpKeepalive::new().with_time(ALIVE.0).with_interval(ALIVE.1).with_retries(QUESTIONS);
-    let Some(socket) = io.socket() else { return };
     let _only_dead_peers_stay_longer = socket2::SockRef::from(socket).set_tcp_keepalive(&how);
 }
 
@@ -102,15 +102,18 @@ pub(crate) async fn relay(
     lease: &Lease,
 ) -> Relayed {
     let meter = Meter::new(core, view, watch, (to_upstream.len(), to_client.len()), lease);
-    if lease.upstream().upstream.stream_idle.is_some() {
-        [&client, &upstream].into_iter().for_each(keep_alive);
-    }
+    let may_be_idle = lease.upstream().upstream.stream_idle.is_some();
     watch.arm(Some(meter.patience()), false);
     let carried = match (&mut client, &mut upstream) {
         (Io::Tcp(client), Io::Tcp(upstream)) => {
-            watch.guard(splice::both(&meter, client, upstream, to_upstream, to_client)).await
+            let early = (to_upstream, to_client);
+            watch.guard(splice::both(&meter, client, upstream, early, may_be_idle)).await
         }
         (client, upstream) => {
+            if may_be_idle {
+                let sockets = [client.socket(), upstream.socket()];
+                sockets.into_iter().flatten().for_each(keep_alive);
+            }
             watch.guard(copy::both(&meter, client, upstream, to_upstream, to_client)).await
         }
     };

@@ -60,7 +60,8 @@ pub(crate) async fn carry(
     // Connecting has its own deadline; until then only the end of the configuration ends it.
     watch.arm(None, false);
     let connecting = async {
-        let (upstream, lease, retries) = connect(&core, &view, choice, &facts).await?;
+        let (upstream, lease, retries) =
+            connect(&core, &view, choice, (&facts, !early.is_empty())).await?;
         match opened(&core, passage, &lease).await {
             Ok(()) => Ok((upstream, lease, retries)),
             Err(refusal) => Err((refusal, retries)),
@@ -121,7 +122,7 @@ async fn connect(
     core: &Rc<Core>,
     view: &TenantView,
     choice: Option<&WeightedUpstream>,
-    facts: &crate::connection::ConnectionFacts,
+    (facts, speaks_first): (&crate::connection::ConnectionFacts, bool),
 ) -> Result<(Io, Lease, u32), (Refusal, u32)> {
     let Some(choice) = choice else { return Err((Refusal::NoRoute, 0)) };
     let Some(runtime) = view.tenant().upstreams.get(choice.upstream.0) else {
@@ -138,7 +139,7 @@ async fn connect(
             choice.upstream,
             client,
             destination,
-            &mut tried,
+            (&mut tried, speaks_first),
         )
         .await
         {

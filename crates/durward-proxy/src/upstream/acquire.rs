@@ -55,7 +55,8 @@ pub(crate) async fn acquire(
         Err(refusal) => return Err(load.unreachable(refusal)),
     };
     let tenant = load.access().tenant();
-    let attempt = Attempt { upstreams, tenant, runtime, endpoint, addresses: &addresses };
+    let attempt =
+        Attempt { upstreams, tenant, runtime, endpoint, addresses: &addresses, speaks_first: true };
     if !fresh && let Some(found) = pooled(&attempt)? {
         return Ok(found.lease(load));
     }
@@ -66,7 +67,7 @@ pub(crate) async fn acquire(
     }
 }
 
-/// Opens a connection that is never pooled, for a relay.
+/// Opens a connection that is never pooled, for a relay that `speaks_first` or waits for the upstream's first bytes.
 ///
 /// # Errors
 /// Returns why no endpoint could be reached.
@@ -76,7 +77,7 @@ pub(crate) async fn open(
     index: UpstreamIndex,
     client: ClientAddr,
     destination: Destination,
-    tried: &mut Tried,
+    (tried, speaks_first): (&mut Tried, bool),
 ) -> Result<(Io, Lease), Refusal> {
     let tenant = access.tenant();
     let runtime = &tenant.upstreams[index.0];
@@ -85,17 +86,23 @@ pub(crate) async fn open(
     tried.insert(at);
     let load = Load::new(upstreams, access, Some(index), at, pending);
     let header = proxy_header(load.access(), load.runtime(), client, Some(destination));
-    match Box::pin(connect_at(&load, header)).await {
+    match Box::pin(connect_at(&load, header, speaks_first)).await {
         Ok(connected) => Ok(load.opened(connected)),
         Err(refusal) => Err(load.unreachable(refusal)),
     }
 }
 
-async fn connect_at(load: &Load, header: Option<Vec<u8>>) -> Result<Connected, Refusal> {
+async fn connect_at(
+    load: &Load,
+    header: Option<Vec<u8>>,
+    speaks_first: bool,
+) -> Result<Connected, Refusal> {
     let (upstreams, tenant) = (load.upstreams(), load.access().tenant());
     let (runtime, endpoint) = (load.runtime(), load.endpoint());
     let addresses: Addresses = endpoint.addresses(&upstreams.resolver, &runtime.upstream).await?;
-    let attempt = Attempt { upstreams, tenant, runtime, endpoint, addresses: &addresses };
+    let speaks_first = speaks_first || header.is_some() || runtime.upstream.tls.is_some();
+    let attempt =
+        Attempt { upstreams, tenant, runtime, endpoint, addresses: &addresses, speaks_first };
     connect_counted(&attempt, header).await
 }
 

@@ -43,6 +43,8 @@ pub(crate) struct Attempt<'a> {
     pub(crate) runtime: &'a Arc<UpstreamRuntime>,
     pub(crate) endpoint: &'a EndpointRuntime,
     pub(crate) addresses: &'a [SocketAddr],
+    /// True if bytes are sent as soon as there is a connection, so that its first acknowledgement can travel with them.
+    pub(crate) speaks_first: bool,
 }
 
 /// TCP connection, its local address, and its place among the path's ports.
@@ -219,9 +221,10 @@ impl Attempt<'_> {
         let (peer, wanted) = (path.peer().0, path.source().0);
         let unusable =
             |detail: &str| Refusal::EgressAddress { peer, detail: format!("{wanted}: {detail}") };
-        let bound = bound(path).or_else(|error| {
+        let bind = || bound(path, self.speaks_first);
+        let bound = bind().or_else(|error| {
             let more = files::are_exhausted(&error) && self.upstreams.pools.make_room(None) > 0;
-            if more { bound(path) } else { Err(error) }
+            if more { bind() } else { Err(error) }
         });
         let socket = bound.map_err(|error| match error.kind() {
             io::ErrorKind::AddrNotAvailable => unusable("not on this host"),
@@ -277,7 +280,7 @@ impl Attempt<'_> {
 }
 
 /// Binds a socket to the path's source. Its port is chosen by `connect` (`IP_BIND_ADDRESS_NO_PORT`), so that one port serves many peers.
-fn bound(path: &Path) -> io::Result<TcpSocket> {
+fn bound(path: &Path, speaks_first: bool) -> io::Result<TcpSocket> {
     let source = SocketAddr::new(path.source().0, 0);
     let socket = Socket::new(
         Domain::for_address(source),
@@ -286,6 +289,10 @@ fn bound(path: &Path) -> io::Result<TcpSocket> {
     )?;
     let _kernel_may_lack_it = setsockopt(&socket, sockopt::IpBindAddressNoPort, &true);
     socket.set_tcp_nodelay(true)?;
+    if speaks_first {
+        // Off until the connection stands (tcp(7)): a segment less each, here and at the peer.
+        let _costs_a_segment = socket.set_tcp_quickack(false);
+    }
     socket.bind(&source.into())?;
     Ok(TcpSocket::from_std_stream(socket.into()))
 }

@@ -162,6 +162,7 @@ impl Attempt<'_> {
             runtime: outside,
             endpoint: &outside.endpoints[0],
             addresses: &endpoint.addresses,
+            speaks_first: false,
         };
         let Dialled { stream, source, port } = attempt.race(ours).await?;
         let io = match (&self.runtime.direct_tls, endpoint.tls) {
@@ -221,7 +222,14 @@ pub(crate) async fn prove_host(
     endpoint: &ProvenEndpoint,
 ) -> Result<(), String> {
     let behind = runtime.endpoints.first().ok_or("it has no endpoint")?;
-    let attempt = Attempt { upstreams, tenant, runtime, endpoint: behind, addresses: &[] };
+    let attempt = Attempt {
+        upstreams,
+        tenant,
+        runtime,
+        endpoint: behind,
+        addresses: &[],
+        speaks_first: false,
+    };
     match Box::pin(attempt.statuses(endpoint)).await? {
         (directly, by_link) if directly != by_link => {
             Err(format!("the endpoint answers {directly} where the link answers {by_link}"))

@@ -167,7 +167,14 @@ async fn ask(
     let said = |error: Refusal| sentence(&error);
     let addresses =
         endpoint.addresses(&upstreams.resolver, &runtime.upstream).await.map_err(said)?;
-    let attempt = Attempt { upstreams, tenant, runtime, endpoint, addresses: &addresses };
+    let attempt = Attempt {
+        upstreams,
+        tenant,
+        runtime,
+        endpoint,
+        addresses: &addresses,
+        speaks_first: false,
+    };
     let header = runtime.upstream.send_proxy.map(proxy_header::own);
     let mut connected = attempt.connect(None, header, check.timeout).await.map_err(said)?;
     if check.probe == Probe::ServerHello {

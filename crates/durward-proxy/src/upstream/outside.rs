@@ -74,7 +74,7 @@ pub(crate) async fn carry(
     tried: &mut Tried,
 ) -> Result<(Carrier, Lease), Refusal> {
     let load = load(upstreams, access)?;
-    let attempt = attempt(&load, addresses);
+    let attempt = Attempt { speaks_first: true, ..attempt(&load, addresses) };
     let fresh = tried.contains(0);
     tried.insert(0);
     if !fresh && let Some(found) = pooled(&attempt)? {
@@ -110,5 +110,12 @@ fn load(upstreams: &Rc<Upstreams>, access: Access) -> Result<Load, Refusal> {
 
 fn attempt<'a>(load: &'a Load, addresses: &'a [SocketAddr]) -> Attempt<'a> {
     let (upstreams, tenant) = (load.upstreams(), load.access().tenant());
-    Attempt { upstreams, tenant, runtime: load.runtime(), endpoint: load.endpoint(), addresses }
+    Attempt {
+        upstreams,
+        tenant,
+        runtime: load.runtime(),
+        endpoint: load.endpoint(),
+        addresses,
+        speaks_first: false,
+    }
 }

@@ -216,6 +216,48 @@ async fn a_server_that_speaks_first_is_heard() {
     assert_eq!(&greeting, b"220 ready\r\n");
 }
 
+// S1.39+
+#[tokio::test]
+async fn last_words_arrive_with_the_end_behind_them_and_the_other_direction_goes_on() {
+    let (told, mut hears) = tokio::sync::mpsc::unbounded_channel();
+    let ending = RawOrigin::start("127.0.0.1:0", move |mut connection| {
+        let told = told.clone();
+        async move {
+            let _ = connection.read_exactly(1).await;
+            let _ = connection.send(pattern(5_000)).await;
+            let _ = connection.half_close().await;
+            let _ = told.send(connection.read_to_end().await.unwrap());
+        }
+    });
+    let resetting = RawOrigin::start("127.0.0.1:0", |mut connection| async move {
+        let _ = connection.read_exactly(1).await;
+        let _ = connection.send(pattern(5_000)).await;
+        connection.reset();
+    });
+    let (ends, breaks) = (any(9000), any(9000));
+    let _proxy = serve(&[
+        tenant("ends").upstream(ending.address()).listen(ends, tcp(None)),
+        tenant("breaks").upstream(resetting.address()).listen(breaks, tcp(None)),
+    ]);
+
+    for _ in 0..50 {
+        let mut client = tcp_connect(ends, None).await.unwrap();
+        client.write_all(b"x").await.unwrap();
+        let mut heard = Vec::new();
+        tokio::time::timeout(SOON, client.read_to_end(&mut heard)).await.unwrap().unwrap();
+        assert!(heard == pattern(5_000), "{}", heard.len());
+        client.write_all(b"still here").await.unwrap();
+        client.shutdown().await.unwrap();
+        let late = tokio::time::timeout(SOON, hears.recv()).await.unwrap().unwrap();
+        assert_eq!(late, b"still here");
+
+        let mut client = tcp_connect(breaks, None).await.unwrap();
+        client.write_all(b"x").await.unwrap();
+        let end = tokio::time::timeout(SOON, client.read_to_end(&mut Vec::new())).await.unwrap();
+        assert_eq!(end.unwrap_err().kind(), io::ErrorKind::ConnectionReset);
+    }
+}
+
 #[tokio::test]
 async fn a_reset_is_passed_on_in_both_directions() {
     let authority = Authority::new("root");

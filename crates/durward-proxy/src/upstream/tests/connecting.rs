@@ -39,6 +39,7 @@ async fn a_connection_from_a_foreign_address_is_refused_before_its_first_byte() 
             runtime,
             endpoint,
             addresses: &[address],
+            speaks_first: false,
         };
         let socket = TcpSocket::new_v4().unwrap();
         socket.bind("127.0.0.9:0".parse().unwrap()).unwrap();
@@ -301,7 +302,8 @@ async fn bytes_are_carried_after_the_proxy_header_and_never_pooled() {
         let mut tried = Tried::default();
 
         let opened =
-            open(&core.upstreams, view.access(), FIRST, client(), destination, &mut tried).await;
+            open(&core.upstreams, view.access(), FIRST, client(), destination, (&mut tried, false))
+                .await;
         let (mut io, lease) = opened.unwrap();
         io.write_all(b"ISO8583").await.unwrap();
         let (mut accepted, from) = origin.accept().await.unwrap();
