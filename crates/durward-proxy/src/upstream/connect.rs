@@ -113,6 +113,9 @@ impl Attempt<'_> {
 
     /// Connects to the first of the endpoint's addresses that answers, IPv6 and IPv4 alternating, with a new attempt every [`STAGGER`].
     pub(super) async fn race(&self, ours: bool) -> Result<Dialled, Refusal> {
+        if let [only] = self.addresses {
+            return self.reach(*only, ours).await;
+        }
         let mut waiting = interleave(self.addresses).into_iter();
         let mut running = FuturesUnordered::new();
         running.extend(waiting.next().map(|peer| self.reach(peer, ours)));
