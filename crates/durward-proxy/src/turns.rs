@@ -38,6 +38,8 @@ const LOOK: Duration = Duration::from_micros(200);
 /// Length of a turn while one owner has the core to itself. In a shorter one, an HTTP/2 connection with 16 busy streams could not answer all of them with
 /// one write.
 const TIME_ALONE: Duration = Duration::from_millis(1);
+/// Questions whether such a turn is over for each look at the clock: the work between two of them takes microseconds.
+const ASKED_ALONE: u8 = 8;
 /// Length of a round while one owner has the core to itself. More rounds are more looks at the sockets, each of which finds fewer frames.
 const ROUND_ALONE: Duration = Duration::from_millis(4);
 /// Waiting connections, beyond those that turns are kept for, that try again in such a round.
@@ -59,10 +61,14 @@ thread_local! {
 /// Turn that runs now.
 #[derive(Clone, Copy)]
 struct Present {
-    /// End of its time.
-    until: Instant,
+    /// End of its time; `None` once that was seen to be over.
+    until: Option<Instant>,
     /// Bytes moved.
     moved: usize,
+    /// True if one owner has the core to itself.
+    alone: bool,
+    /// Questions since the clock was read.
+    asked: u8,
 }
 
 /// Takes bytes out of those of the present turn. If they are more than a turn has, the connection's owner has fewer turns left in this round.
@@ -76,9 +82,18 @@ pub(crate) fn has_moved() -> bool {
     PRESENT.get().is_some_and(|turn| turn.moved > 0)
 }
 
-/// Returns true if the present turn has spent its bytes or its time: other ready work waits for the next.
+/// Returns true if the present turn has spent its bytes or its time: other ready work waits for the next. While one owner has the core to itself most
+/// questions are answered without a look at the clock.
 pub(crate) fn is_over() -> bool {
-    PRESENT.get().is_some_and(|turn| turn.moved >= BYTES || Instant::now() >= turn.until)
+    let Some(mut turn) = PRESENT.get() else { return false };
+    let Some(until) = turn.until.filter(|_| turn.moved < BYTES) else { return true };
+    turn.asked += 1;
+    if !turn.alone || turn.asked >= ASKED_ALONE {
+        turn.asked = 0;
+        turn.until = Some(until).filter(|until| Instant::now() < *until);
+    }
+    PRESENT.set(Some(turn));
+    turn.until.is_none()
 }
 
 pin_project! {
@@ -390,8 +405,7 @@ impl<F: Future> Future for TakingTurns<F> {
         let Some((kept, alone)) = this.entry.begin_turn(cx, now) else {
             return Poll::Pending;
         };
-        let until = now + if alone { TIME_ALONE } else { TIME };
-        let (polled, moved) = poll(this.future, cx, until);
+        let (polled, moved) = poll(this.future, cx, now, alone);
         let bytes = u32::try_from(moved / SHARE_BYTES).unwrap_or(LONGEST);
         let time = if alone { 0 } else { shares_of(now.elapsed()) };
         this.entry.queue.borrow().settle(kept, bytes.max(time).max(1));
@@ -418,13 +432,15 @@ async fn behind_ready_tasks() {
     .await;
 }
 
-/// Polls the future, and returns the bytes it moved as well.
+/// Polls the future in a turn that begins `now`, and returns the bytes it moved as well.
 fn poll<F: Future>(
     future: Pin<&mut F>,
     cx: &mut Context<'_>,
-    until: Instant,
+    now: Instant,
+    alone: bool,
 ) -> (Poll<F::Output>, usize) {
-    PRESENT.set(Some(Present { until, moved: 0 }));
+    let until = Some(now + if alone { TIME_ALONE } else { TIME });
+    PRESENT.set(Some(Present { until, moved: 0, alone, asked: 0 }));
     RAN.set(false);
     let polled = future.poll(cx);
     (polled, PRESENT.take().map_or(0, |turn| turn.moved))

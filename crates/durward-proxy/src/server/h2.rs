@@ -2,6 +2,7 @@
 //!
 //! There is no task per stream: dropping the connection drops its streams, and their upstream work with them.
 
+mod gather;
 mod waking;
 
 use std::future::{Future, poll_fn};
@@ -34,6 +35,7 @@ use crate::server::requests;
 use crate::syntax::Fault;
 use crate::turns;
 use crate::watch::{Expired, Watch};
+use gather::Gather;
 use waking::Waking;
 
 /// Stream windows that make up the connection's window.
@@ -86,6 +88,7 @@ pub(crate) async fn serve(http: &Rc<Http>, watch: &Watch, io: Io, early: &[u8]) 
         wire,
         findings,
         waking: Waking::default(),
+        gather: Gather::default(),
         leaving,
         incomplete: None,
         fresh,
@@ -125,6 +128,7 @@ struct Session<'a> {
     wire: Wire,
     findings: Rc<Findings>,
     waking: Waking,
+    gather: Gather,
     /// True once GOAWAY was sent.
     leaving: bool,
     /// True until the first stream begins; a connection that was just made does not count as idle.
@@ -235,7 +239,9 @@ impl Session<'_> {
             }
             once_more = !moved;
         }
-        if let Poll::Ready(Err(_)) = self.wire.poll_send(cx) {
+        if !self.gather.keeps(self.wire.unsent(), self.streams.len(), cx)
+            && let Poll::Ready(Err(_)) = self.wire.poll_send(cx)
+        {
             return Poll::Ready(Event::Ended);
         }
         if let Err(refusal) = self.accounts.settle() {

@@ -84,6 +84,12 @@ impl Wire {
         std::mem::take(&mut self.0.borrow_mut().held_back)
     }
 
+    /// Returns how many gathered bytes the kernel has not got.
+    pub(crate) fn unsent(&self) -> usize {
+        let state = self.0.borrow();
+        state.out.len() - state.start
+    }
+
     /// Hands all gathered bytes to the kernel.
     pub(crate) fn poll_send(&self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
         let mut state = self.0.borrow_mut();
