@@ -1,7 +1,7 @@
 //! The state file as one process leaves it and the next one finds it.
 
 use std::os::unix::fs::MetadataExt;
-use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering::Relaxed};
 
 use super::*;
 
@@ -152,16 +152,20 @@ fn what_a_process_left_half_written_is_removed_at_the_next_start() {
 struct Disk {
     files_fail: Arc<AtomicBool>,
     directories_fail: Arc<AtomicBool>,
+    /// Milliseconds that each sync takes.
+    delay: Arc<AtomicU64>,
+    /// Files that were written.
+    files: Arc<AtomicU64>,
 }
 
 impl Disk {
     fn sync(&self) -> writer::Sync {
         let disk = self.clone();
         Box::new(move |file| {
-            let fails = match file.metadata()?.is_dir() {
-                true => &disk.directories_fail,
-                false => &disk.files_fail,
-            };
+            let is_file = !file.metadata()?.is_dir();
+            let fails = if is_file { &disk.files_fail } else { &disk.directories_fail };
+            disk.files.fetch_add(u64::from(is_file), Relaxed);
+            std::thread::sleep(Duration::from_millis(disk.delay.load(Relaxed)));
             let eio = io::Error::from_raw_os_error(rustix::io::Errno::IO.raw_os_error());
             if fails.load(Relaxed) { Err(eio) } else { Ok(()) }
         })
@@ -243,6 +247,23 @@ fn a_disk_that_fails_leaves_the_old_file_whole_and_is_tried_again() {
     assert!(stage.holds(&new));
     stage.file.close();
     assert_eq!(fs::read_dir(stage.directory.path()).unwrap().count(), 1);
+}
+
+#[test]
+fn changes_that_follow_one_another_are_written_together() {
+    let states = ["a", "b", "c", "d", "e"].map(compiled);
+    let stage = Stage::new(NEVER);
+    stage.disk.delay.store(100, Relaxed);
+    stage.save(&states[0]);
+
+    states[1..].iter().for_each(|state| stage.file.save(state));
+    until(|| stage.holds(&states[4]));
+
+    assert_eq!(
+        stage.disk.files.load(Relaxed),
+        2,
+        "the first, and the last of those that came soon after"
+    );
 }
 
 #[test]

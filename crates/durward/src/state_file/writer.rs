@@ -17,6 +17,10 @@ use super::{UNFINISHED, set_aside};
 /// Longest wait for a write under way; a file system that does not answer must not block a hand-over.
 const PATIENCE: Duration = Duration::from_secs(10);
 
+/// Pause after a write, in units of the time that it took, and its longest length. The file holds everybody's claims: with many, writing it for each
+/// of many changes would cost more than the changes themselves. So it takes a twentieth of a core at most.
+const REST: u32 = 19;
+const LONGEST_REST: Duration = Duration::from_secs(2);
 /// Interval of tries to lock the directory while another process has it, unless the usual one is shorter.
 const LOCKED: Duration = Duration::from_secs(1);
 
@@ -137,6 +141,8 @@ pub(super) struct Writer {
     sync: Sync,
     /// File as this process last wrote it.
     on_disk: Option<OnDisk>,
+    /// Time before which no newer state is written, unless it is the last.
+    rests_until: Option<Instant>,
     /// True if another process had the directory at the last write.
     is_locked_out: bool,
 }
@@ -187,7 +193,8 @@ enum Step {
 
 impl Writer {
     pub(super) fn new(path: PathBuf, shared: Arc<Shared>, again: Duration, sync: Sync) -> Self {
-        Self { path, shared, again, sync, on_disk: None, is_locked_out: false }
+        let (on_disk, rests_until, is_locked_out) = (None, None, false);
+        Self { path, shared, again, sync, on_disk, rests_until, is_locked_out }
     }
 
     /// Writes until the thread is asked to end.
@@ -212,7 +219,10 @@ impl Writer {
             if let Some(compiled) = &newest
                 && (self.was_changed() || is_newer || self.shared.fault().is_some())
             {
+                let began = Instant::now();
                 self.keep(compiled);
+                let rest = began.elapsed().saturating_mul(REST).min(LONGEST_REST);
+                self.rests_until = Some(Instant::now() + rest);
             }
             if is_last {
                 return;
@@ -227,22 +237,28 @@ impl Writer {
         let until =
             Instant::now() + if self.is_locked_out { LOCKED.min(self.again) } else { self.again };
         loop {
-            let left = until.saturating_duration_since(Instant::now());
+            let now = Instant::now();
+            let left = until.saturating_duration_since(now);
+            let rest =
+                self.rests_until.map_or(Duration::ZERO, |end| end.saturating_duration_since(now));
             let step = match desk.duty {
                 Duty::Leave => Some(Step::End),
                 Duty::Finish => Some(Step::Finish(desk.latest.take())),
                 Duty::Pause => None,
-                Duty::Write => desk
-                    .latest
-                    .take()
-                    .map(Step::Write)
-                    .or_else(|| left.is_zero().then_some(Step::Look)),
+                Duty::Write if desk.latest.is_some() && rest.is_zero() => {
+                    desk.latest.take().map(Step::Write)
+                }
+                Duty::Write => left.is_zero().then_some(Step::Look),
             };
             if let Some(step) = step {
                 desk.busy = true;
                 return step;
             }
-            let most = if desk.duty == Duty::Pause { self.again } else { left };
+            let most = match desk.duty {
+                Duty::Pause => self.again,
+                _ if desk.latest.is_some() => left.min(rest),
+                _ => left,
+            };
             desk = self.shared.wait(desk, most);
         }
     }
