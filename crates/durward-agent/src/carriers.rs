@@ -20,7 +20,7 @@ use tokio::sync::{mpsc, watch};
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
-use crate::backend;
+use crate::backend::{self, Around, Asked};
 use crate::lookup::Lookups;
 use crate::status::{Counted, Status};
 use crate::{Settings, TokenSource};
@@ -284,6 +284,15 @@ enum Carried {
 }
 
 impl Shared {
+    fn around(&self) -> Around {
+        Around {
+            settings: Arc::clone(&self.settings),
+            lookups: Arc::clone(&self.lookups),
+            status: Arc::clone(&self.status),
+            stopped: self.stopped.clone(),
+        }
+    }
+
     fn failed(&self, url: &GatewayUrl, error: &DialError) {
         let why = chain(error);
         // In the words of the original, by which people look for it.
@@ -377,7 +386,7 @@ struct Host {
 
 impl agent::Host for Host {
     fn stream(&self, opening: Opening) {
-        let Shared { settings, routes, status, lookups, tasks, .. } = &*self.shared;
+        let Shared { settings, routes, tasks, .. } = &*self.shared;
         if opening.kind() == Kind::Out {
             match &settings.exits {
                 Some(exits) => exits.keep(opening),
@@ -387,8 +396,8 @@ impl agent::Host for Host {
             }
             return;
         }
-        let shared = (Arc::clone(lookups), Arc::clone(status));
-        tasks.spawn(backend::serve(opening, Arc::clone(settings), routes.clone(), shared));
+        let asked = Asked::new(&opening, routes.clone(), settings.services.clone());
+        tasks.spawn(backend::serve(opening, asked, self.shared.around()));
     }
 
     fn account(&self) -> Option<Box<dyn Account>> {

@@ -11,7 +11,7 @@ use durward_link::carrier::{Dialler, GatewayUrl, HttpProxy};
 use durward_link::control::Token;
 use durward_link::control::fit::fitting;
 use durward_link::route::{PATH, ROUTES};
-use durward_link::{Bounds, Route, RouteSet, Target};
+use durward_link::{Bounds, Kind, Route, RouteSet, Target};
 use ipnet::IpNet;
 use rustls::{ClientConfig, RootCertStore};
 use rustls_pki_types::CertificateDer;
@@ -21,8 +21,10 @@ use tokio::sync::watch;
 
 use crate::identity::Identity;
 use crate::policy::Policy;
-use crate::{Settings, TokenSource};
+use crate::{Services, Settings, TokenSource};
 
+/// Services of a file at most.
+const SERVICES: usize = 10_000;
 /// Data carriers at most where the file does not say.
 const CARRIERS: u32 = 8;
 
@@ -93,6 +95,9 @@ pub struct AgentFile {
     /// Routes.
     #[serde(default)]
     pub routes: Vec<RouteSpec>,
+    /// TCP and UDP services that the tenant's upstreams may name, beside the targets of `routes`.
+    #[serde(default)]
+    pub services: Vec<ServiceSpec>,
     /// Guarded places that may be connected to all the same: `ADDRESS:PORT`, an address, or a network.
     #[serde(default)]
     pub allow: Vec<String>,
@@ -178,6 +183,28 @@ pub struct RouteSpec {
     pub path: Option<String>,
     /// Backend: `HOST:PORT`.
     pub target: String,
+}
+
+/// One service of the file.
+#[derive(Clone, Debug, Deserialize)]
+#[serde(rename_all = "camelCase", deny_unknown_fields)]
+pub struct ServiceSpec {
+    /// Place of the service: `HOST:PORT`.
+    pub target: String,
+    /// `TCP` or `UDP`. Default: `TCP`.
+    #[serde(default)]
+    pub protocol: ServiceProtocol,
+}
+
+/// Protocol of a service.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Deserialize)]
+#[serde(rename_all = "UPPERCASE")]
+pub enum ServiceProtocol {
+    /// TCP.
+    #[default]
+    Tcp,
+    /// UDP.
+    Udp,
 }
 
 /// A file that cannot be used.
@@ -313,6 +340,28 @@ impl AgentFile {
         Ok(RouteSet::new(revision, routes))
     }
 
+    /// Returns the TCP and UDP services.
+    ///
+    /// # Errors
+    /// Fails on the first that cannot be used.
+    pub fn services(&self) -> Result<Services, ConfigError> {
+        if self.services.len() > SERVICES {
+            let fault = format!("is more than {SERVICES} services: split them among several links");
+            return Err(bad("services", &self.services.len().to_string(), &fault));
+        }
+        let service = |(at, service): (usize, &ServiceSpec)| {
+            let target = service.target.parse::<Target>().map_err(|_| {
+                bad(&format!("services[{at}].target"), &service.target, "is not HOST:PORT")
+            })?;
+            let kind = match service.protocol {
+                ServiceProtocol::Tcp => Kind::Tcp,
+                ServiceProtocol::Udp => Kind::Udp,
+            };
+            Ok((kind, target))
+        };
+        self.services.iter().enumerate().map(service).collect()
+    }
+
     /// Returns the settings of an agent. Names of files are relative to `directory`.
     ///
     /// # Errors
@@ -351,6 +400,7 @@ impl AgentFile {
             credentials: self.credential_files(directory),
             retry: Arc::default(),
             addresses: watch::channel(Arc::default()).1,
+            services: watch::channel(Arc::new(self.services()?)).1,
             cluster: watch::channel(None).1,
             proofs: Arc::default(),
             exits: self.egress_proxy.is_some().then(Arc::default),

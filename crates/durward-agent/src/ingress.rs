@@ -15,7 +15,9 @@ use durward_control::foreign::objects::{Ingress, Service};
 use durward_control::foreign::{Surroundings, extract};
 use durward_link::control::fit::fitting;
 use durward_link::route::ROUTES;
-use durward_link::{Route, Target};
+use durward_link::{Kind, Route, Target};
+
+use crate::Services;
 
 pub use hosts::{HostTls, IngressHosts, hosts};
 
@@ -38,6 +40,8 @@ pub struct Objects {
 pub struct Found {
     /// Routes; of several for one host and path that of the oldest Ingress.
     pub routes: Vec<Route>,
+    /// TCP and UDP ports of the Services that say so.
+    pub services: Services,
     /// Address to which a target is connected, if not the one that its name resolves to.
     pub addresses: BTreeMap<Target, SocketAddr>,
     /// Number of routes of each Ingress that has any, as `NAMESPACE/NAME`.
@@ -70,6 +74,7 @@ pub fn found(objects: &Objects, controller: Option<&(Target, SocketAddr)>) -> Fo
     if let Some(controller) = controller {
         reading.carried_through(&asked, controller);
     }
+    reading.services();
     let refused: Vec<(&Host, &PathRule)> = asked
         .iter()
         .flat_map(|asked| &asked.rules)
@@ -83,12 +88,18 @@ pub fn found(objects: &Objects, controller: Option<&(Target, SocketAddr)>) -> Fo
 /// Annotations by which one Ingress keeps its requests to the link: ours, and that of PipeOps' agent.
 const ROUTING_MODE: [&str; 2] = ["durward.dev/routing-mode", "pipeops.io/routing-mode"];
 
-/// Annotation by which one Ingress is no route of the link.
+/// Annotation by which one Ingress is no route of the link, and by which the ports of one Service are reached over it.
 const REGISTER: &str = "durward.dev/register";
 
 fn is_registered(ingress: &Ingress) -> bool {
     let written = ingress.metadata.annotations.get(REGISTER);
     written.is_none_or(|written| !written.eq_ignore_ascii_case("false"))
+}
+
+/// Returns true if the ports of a Service are reached over the link. A Service says so in so many words: none is reached otherwise.
+fn is_service(service: &Service) -> bool {
+    let written = service.metadata.annotations.get(REGISTER);
+    written.is_some_and(|written| written.eq_ignore_ascii_case("true"))
 }
 
 fn is_tunnelled(ingress: &Ingress) -> bool {
@@ -248,6 +259,46 @@ impl Reading<'_> {
         });
     }
 
+    /// Adds the TCP and UDP ports of Services whose annotation asks for that.
+    fn services(&mut self) {
+        for ((namespace, name), service) in &self.objects.services {
+            if !is_service(service) {
+                continue;
+            }
+            let id = format!("Service {namespace}/{name}");
+            if service.spec.r#type.as_deref() == Some("ExternalName") {
+                let sentence = "stands for a host elsewhere, which a link does not lead to";
+                self.found.left_out.push((id, sentence.to_owned()));
+                continue;
+            }
+            let host = format!("{name}.{namespace}.svc.cluster.local");
+            let address = service.spec.cluster_ip.as_deref().and_then(|ip| ip.parse().ok());
+            for port in &service.spec.ports {
+                let kind = match port.protocol.as_deref() {
+                    None | Some("TCP") => Kind::Tcp,
+                    Some("UDP") => Kind::Udp,
+                    Some(other) => {
+                        let sentence = format!("has a port of {other}: a link carries TCP and UDP");
+                        self.found.left_out.push((id.clone(), sentence));
+                        continue;
+                    }
+                };
+                let number = u16::try_from(port.port).unwrap_or_default();
+                let Ok(target) = Target::new(&host, number) else { continue };
+                if self.found.services.len() == ROUTES {
+                    let sentence = format!("has more ports than the {ROUTES} that an agent takes");
+                    self.found.left_out.push((id, sentence));
+                    return;
+                }
+                // Without an address of its own (a headless Service) its name is looked up.
+                if let Some(ip) = address {
+                    self.found.addresses.insert(target.clone(), SocketAddr::new(ip, number));
+                }
+                self.found.services.insert((kind, target));
+            }
+        }
+    }
+
     fn finish(mut self) -> Found {
         let (routes, rest) = fitting(std::mem::take(&mut self.found.routes));
         self.found.routes = routes;
@@ -256,7 +307,9 @@ impl Reading<'_> {
         for route in &self.found.routes {
             *self.found.ingresses.entry(route.ingress.clone()).or_default() += 1;
         }
-        let used: BTreeSet<&Target> = self.found.routes.iter().map(|route| &route.target).collect();
+        let services = self.found.services.iter().map(|(_, target)| target);
+        let used: BTreeSet<&Target> =
+            self.found.routes.iter().map(|route| &route.target).chain(services).collect();
         self.found.addresses.retain(|target, _| used.contains(target));
         self.found
     }

@@ -7,6 +7,7 @@ mod backend;
 mod carriers;
 pub mod cluster;
 pub mod config;
+mod datagrams;
 mod identity;
 pub mod ingress;
 mod lookup;
@@ -18,7 +19,7 @@ mod relay;
 pub mod status;
 pub mod way;
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::sync::Arc;
@@ -26,7 +27,7 @@ use std::time::Duration;
 
 use durward_link::carrier::{Dialler, GatewayUrl};
 use durward_link::control::{ClusterState, Token};
-use durward_link::{Bounds, RouteSet, Target};
+use durward_link::{Bounds, Kind, RouteSet, Target};
 use tokio::sync::{Notify, watch};
 use tokio_util::sync::CancellationToken;
 
@@ -53,6 +54,8 @@ pub struct Settings {
     pub retry: Arc<Notify>,
     /// Addresses of targets that are not looked up.
     pub addresses: watch::Receiver<Arc<Addresses>>,
+    /// Services that the gateway may ask for beside the targets of routes.
+    pub services: watch::Receiver<Arc<Services>>,
     /// State of the cluster that the gateway is told; `None` where none is known.
     pub cluster: watch::Receiver<Option<ClusterState>>,
     /// Keys of the proofs that gateways ask for.
@@ -75,6 +78,9 @@ pub struct Settings {
 
 /// Addresses of targets, where their names are not looked up.
 pub type Addresses = BTreeMap<Target, SocketAddr>;
+
+/// TCP and UDP services, each with the kind of streams that it takes.
+pub type Services = BTreeSet<(Kind, Target)>;
 
 /// Place of a token.
 #[derive(Clone, Debug)]

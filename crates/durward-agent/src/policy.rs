@@ -32,6 +32,9 @@ pub enum Denied {
     /// No route has this target.
     #[error("{0} is not registered")]
     NotRegistered(Target),
+    /// No UDP service has this target.
+    #[error("{0} is no UDP service of the agent")]
+    NoUdpService(Target),
     /// The API server of the agent's cluster.
     #[error("{0} is the API server")]
     ApiServer(String),

@@ -8,6 +8,7 @@ use std::sync::Arc;
 
 use durward_model::discriminator::told_apart;
 use durward_model::route::{Action, HostPattern, WeightedUpstream};
+use durward_model::transport::Transport;
 use durward_model::{AddressOwners, Destination, Listener, Service, Snapshot, Tenant, TenantId};
 use thiserror::Error;
 
@@ -95,7 +96,7 @@ pub fn crossings(snapshot: &Snapshot) -> Vec<Crossing> {
     let mut owners: BTreeMap<_, Place<'_>> = BTreeMap::new();
     for tenant in snapshot.tenants.values() {
         for listener in tenant.listeners.iter().chain(&tenant.transparent) {
-            let confused = owners.entry(listener.key()).or_default().add(listener);
+            let confused = owners.entry(listener.full_key()).or_default().add(listener);
             found.extend(confused.map(|first| Crossing::Address {
                 address: listener.to_string(),
                 first: first.clone(),
@@ -223,6 +224,7 @@ pub(crate) fn choices(service: &Service) -> Vec<&WeightedUpstream> {
             .collect(),
         Service::PassThrough(routes) => routes.iter().flat_map(|route| &route.upstreams).collect(),
         Service::Tcp(service) => service.upstreams.iter().collect(),
+        Service::Udp(service) => service.upstreams.iter().collect(),
         Service::Forward(_) | Service::Link(_) => Vec::new(),
     }
 }
@@ -247,21 +249,23 @@ fn sources(tenant: &Tenant, found: &mut Vec<Crossing>) {
 
 /// Every listener is reached through the socket it names, and no socket reaches anything else.
 fn binds(snapshot: &Snapshot, found: &mut Vec<Crossing>) {
-    let reached: BTreeSet<_> = snapshot
-        .binds
-        .iter()
-        .flat_map(|(address, bind)| {
-            let keyed = |listener: &Arc<Listener>| (listener.key(), listener.tenant.clone());
-            bind.listeners.iter().map(move |listener| (*address, keyed(listener)))
+    let keyed = |listener: &Arc<Listener>| (listener.full_key(), listener.tenant.clone());
+    let of_tcp = snapshot.binds.iter().map(|(address, bind)| (Transport::Tcp, *address, bind));
+    let of_udp = snapshot.udp.iter().map(|(address, bind)| (Transport::Udp, *address, bind));
+    let reached: BTreeSet<_> = of_tcp
+        .chain(of_udp)
+        .flat_map(|(transport, address, bind)| {
+            let listeners = bind.listeners.iter();
+            listeners.map(move |listener| ((transport, address), keyed(listener)))
         })
         .collect();
     let known: BTreeSet<_> = snapshot
         .tenants
         .values()
         .flat_map(|tenant| tenant.listeners.iter().chain(&tenant.transparent))
-        .map(|listener| (listener.bind, (listener.key(), listener.tenant.clone())))
+        .map(|listener| ((listener.transport(), listener.bind), keyed(listener)))
         .collect();
-    for (bind, ((address, port), _)) in reached.symmetric_difference(&known) {
+    for ((_, bind), ((address, port, _), _)) in reached.symmetric_difference(&known) {
         let listener = SocketAddr::new(*address, *port).to_string();
         found.push(Crossing::Bind { bind: bind.to_string(), listener });
     }

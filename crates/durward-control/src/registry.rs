@@ -8,6 +8,7 @@ mod fields;
 mod released;
 mod rest;
 mod stored;
+mod tunnels;
 
 use std::collections::{BTreeMap, BTreeSet, HashSet};
 use std::fmt;
@@ -23,6 +24,7 @@ use crate::words;
 use released::Released;
 pub use rest::{Answer, Body, Operation};
 pub use stored::{BadClaims, Image};
+pub use tunnels::{TunnelCall, answer as answer_tunnels};
 
 /// Time within which a second `sync` confirms one that withdraws more than half of the routes.
 const CONFIRM: Duration = Duration::from_secs(10);

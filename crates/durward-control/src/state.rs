@@ -6,7 +6,8 @@ use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::net::IpAddr;
 use std::sync::Arc;
 
-use durward_model::{Kind, ResourceId};
+use durward_model::transport::Transport;
+use durward_model::{Kind, ListenerKey, ResourceId};
 use ipnet::IpNet;
 use serde::{Deserialize, Serialize};
 use thiserror::Error;
@@ -81,6 +82,9 @@ pub(crate) struct TenantState {
     pub(crate) upstream_sources: Vec<(String, Vec<IpAddr>)>,
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub(crate) listeners: Vec<(IpAddr, u16)>,
+    /// Those for datagrams.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub(crate) udp_listeners: Vec<(IpAddr, u16)>,
     /// Names that its listeners have where they share address and port.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub(crate) names: Vec<(IpAddr, u16, String)>,
@@ -101,6 +105,37 @@ pub(crate) struct TenantState {
     pub(crate) keys: Vec<(String, bool)>,
 }
 
+impl TenantState {
+    /// Returns the keys of its listeners.
+    pub(crate) fn listener_keys(&self) -> impl Iterator<Item = ListenerKey> + '_ {
+        joined(&self.listeners, &self.udp_listeners)
+    }
+}
+
+impl EarlierState {
+    /// Returns the keys of its listeners.
+    pub(crate) fn listener_keys(&self) -> impl Iterator<Item = ListenerKey> + '_ {
+        joined(&self.listeners, &self.udp_listeners)
+    }
+}
+
+fn joined<'k>(
+    tcp: &'k [(IpAddr, u16)],
+    udp: &'k [(IpAddr, u16)],
+) -> impl Iterator<Item = ListenerKey> + 'k {
+    let of = |transport| move |(address, port): &(IpAddr, u16)| (*address, *port, transport);
+    tcp.iter().map(of(Transport::Tcp)).chain(udp.iter().map(of(Transport::Udp)))
+}
+
+/// Returns the address and port of the keys of one transport protocol.
+pub(crate) fn keys_of(
+    transport: Transport,
+    keys: impl Iterator<Item = ListenerKey>,
+) -> Vec<(IpAddr, u16)> {
+    let of = keys.filter(|(_, _, other)| *other == transport);
+    of.map(|(address, port, _)| (address, port)).collect()
+}
+
 /// Document that supplies parts which are broken in a later one.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub(crate) struct EarlierState {
@@ -109,6 +144,9 @@ pub(crate) struct EarlierState {
     /// The listeners that are served as it says.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub(crate) listeners: Vec<(IpAddr, u16)>,
+    /// Those for datagrams.
+    #[serde(default, skip_serializing_if = "Vec::is_empty", rename = "udpListeners")]
+    pub(crate) udp_listeners: Vec<(IpAddr, u16)>,
     /// True if it lacks more than listeners.
     #[serde(default, skip_serializing_if = "std::ops::Not::not")]
     pub(crate) leans: bool,
@@ -379,6 +417,7 @@ mod tests {
                 upstreams,
                 upstream_sources: Vec::new(),
                 listeners,
+                udp_listeners: Vec::new(),
                 names: Vec::new(),
                 addresses,
                 egress,

@@ -22,12 +22,14 @@ pub struct Target {
 }
 
 /// Kind of traffic on a stream, as far as the gateway knows.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub enum Kind {
     /// HTTP requests of the gateway's clients.
     Http,
     /// Bytes.
     Tcp,
+    /// Datagrams between one client and the backend, as [capsules](crate::datagram).
+    Udp,
     /// Connection of a program in the agent's cluster, which the gateway serves as a forward proxy. The agent answers once it has one.
     Out,
 }
@@ -39,6 +41,7 @@ impl Kind {
         match self {
             Self::Http => "HTTP",
             Self::Tcp => "TCP",
+            Self::Udp => "UDP",
             Self::Out => "OUT",
         }
     }
@@ -46,7 +49,7 @@ impl Kind {
     /// Returns the kind of a word on the wire.
     #[must_use]
     pub fn of(word: &str) -> Option<Self> {
-        [Self::Http, Self::Tcp, Self::Out].into_iter().find(|kind| kind.word() == word)
+        [Self::Http, Self::Tcp, Self::Udp, Self::Out].into_iter().find(|kind| kind.word() == word)
     }
 }
 

@@ -75,7 +75,7 @@ impl Listener {
             Service::PassThrough(_) => Some(Opening::ClientHello),
             _ if self.tls().is_some() => Some(Opening::ClientHello),
             Service::Http(_) => Some(Opening::Head),
-            Service::Tcp(_) | Service::Forward(_) | Service::Link(_) => None,
+            Service::Tcp(_) | Service::Udp(_) | Service::Forward(_) | Service::Link(_) => None,
         }
     }
 }

@@ -40,7 +40,7 @@ pub struct Question {
     pub client: Option<IpAddr>,
     /// The address and port it connects to.
     pub destination: SocketAddr,
-    /// By which protocol. Listeners know TCP only.
+    /// By which protocol.
     pub transport: Transport,
     /// The SNI it sends.
     pub sni: Option<String>,
@@ -89,6 +89,8 @@ pub enum Kind {
     Request,
     /// A TCP connection to a listener.
     Connection,
+    /// Datagrams of a client to a listener.
+    Datagrams,
     /// A TLS connection that is passed through a listener.
     PassThrough,
     /// A tunnel through a forward proxy.
@@ -193,7 +195,7 @@ impl Trail {
             Some(Ok(listener)) => return self.at_listener(snapshot, listener, question),
             None => {}
         }
-        let listener = door::find_listener(snapshot, question).filter(|_| tcp);
+        let listener = door::find_listener(snapshot, question);
         let Some(listener) = listener else {
             if let Some(ending) = self.mapped(snapshot, question) {
                 return ending;
@@ -267,6 +269,7 @@ impl Trail {
                 .challenge(listener, question)
                 .unwrap_or_else(|| self.http((snapshot, listener, tenant), service, question, sni)),
             Service::Tcp(service) => self.upstreams(tenant, &service.upstreams),
+            Service::Udp(service) => self.upstreams(tenant, &service.upstreams),
             Service::Forward(service) => self.outside(snapshot, tenant, service, question),
             Service::PassThrough(routes) => {
                 self.pass_through((tenant, listener), routes, (question, sni))
@@ -511,6 +514,7 @@ const fn kind_of(service: &Service) -> Kind {
     match service {
         Service::Http(_) => Kind::Request,
         Service::Tcp(_) => Kind::Connection,
+        Service::Udp(_) => Kind::Datagrams,
         Service::PassThrough(_) => Kind::PassThrough,
         Service::Forward(_) => Kind::Tunnel,
         Service::Link(_) => Kind::Connection,

@@ -44,7 +44,7 @@ pub use client_auth::{ClientAuth, ClientTrust};
 pub use discriminator::Discriminator;
 pub use egress::ForwardService;
 pub use hosted::HostedApi;
-pub use listener::{Bind, DestinationMode, Listener, Protocol, Service};
+pub use listener::{Bind, DestinationMode, Listener, ListenerKey, Protocol, Service};
 pub use mapping::{KernelEgress, NatModel, PortMapping};
 pub use names::{NameTable, ServerNames};
 pub use origin::Origin;

@@ -21,6 +21,10 @@ pub struct Limits {
     pub bandwidth_out: Option<u64>,
     /// Bytes per second from clients, over all connections.
     pub bandwidth_in: Option<u64>,
+    /// UDP sessions at once, over all its listeners.
+    pub udp_sessions: u32,
+    /// UDP sessions at once of one client address, or of one /64 of IPv6.
+    pub udp_sessions_per_client: u32,
     /// Connections to upstreams at once.
     pub upstream_connections: Option<u32>,
     /// Requests waiting for or using upstreams at once.
@@ -48,6 +52,8 @@ pub struct Timeouts {
     pub idle: Duration,
     /// Between two bytes of a body or a tunnel, in either direction.
     pub stream_idle: Duration,
+    /// Between two datagrams of a UDP session, in either direction.
+    pub udp_idle: Duration,
     /// To connect to an upstream endpoint, TLS included.
     pub connect: Duration,
     /// From the request's last byte to the response's head.
@@ -63,6 +69,7 @@ impl Default for Timeouts {
             header: Duration::from_secs(10),
             idle: Duration::from_secs(75),
             stream_idle: Duration::from_secs(300),
+            udp_idle: Duration::from_secs(300),
             connect: Duration::from_secs(5),
             response: Duration::from_secs(60),
             request: None,
@@ -79,6 +86,8 @@ impl Default for Limits {
             burst: None,
             bandwidth_out: None,
             bandwidth_in: None,
+            udp_sessions: 1000,
+            udp_sessions_per_client: 100,
             upstream_connections: None,
             pending_requests: None,
             header_bytes: 64 * 1024,

@@ -23,6 +23,7 @@ use crate::server_tls::ServerTls;
 use crate::sni::SniTable;
 use crate::source_set::SourceSet;
 use crate::tenant_id::TenantId;
+use crate::transport::Transport;
 
 /// A socket to accept connections on, and the listeners reached through it.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
@@ -91,6 +92,7 @@ impl Bind {
     pub fn clients_speak_first(&self) -> bool {
         let speaks = |service: &Service| match service {
             Service::Tcp(service) => service.tls.is_some(),
+            Service::Udp(_) => false,
             Service::Http(_) | Service::PassThrough(_) | Service::Forward(_) | Service::Link(_) => {
                 true
             }
@@ -230,6 +232,8 @@ pub enum Service {
     PassThrough(SniTable),
     /// Bytes, after TLS when there is a certificate.
     Tcp(TcpService),
+    /// Datagrams.
+    Udp(UdpService),
     /// A forward proxy: clients say where to.
     Forward(ForwardService),
     /// Agents of links.
@@ -273,6 +277,16 @@ pub struct TcpService {
     pub upstreams: Vec<WeightedUpstream>,
 }
 
+/// Datagrams served by a listener: a session for each client address and port, over a link.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+pub struct UdpService {
+    /// Upstreams, by weight; each session is with one of them.
+    pub upstreams: Vec<WeightedUpstream>,
+}
+
+/// Address, port and transport protocol by which clients know a listener. No two listeners of a tenant have one key.
+pub type ListenerKey = (IpAddr, u16, Transport);
+
 /// Protocol of a listener, in the words of documents.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize)]
 pub enum Protocol {
@@ -284,6 +298,8 @@ pub enum Protocol {
     Tls,
     /// Bytes, with or without TLS.
     Tcp,
+    /// Datagrams.
+    Udp,
     /// A forward proxy, with or without TLS.
     Forward,
     /// Agents of links, over TLS.
@@ -297,6 +313,7 @@ impl fmt::Display for Protocol {
             Self::Https => "HTTPS",
             Self::Tls => "TLS",
             Self::Tcp => "TCP",
+            Self::Udp => "UDP",
             Self::Forward => "forward proxy",
             Self::Link => "link",
         })
@@ -304,10 +321,29 @@ impl fmt::Display for Protocol {
 }
 
 impl Listener {
-    /// Returns the address and port, by which listeners are sorted and found.
+    /// Returns the address and port, by which the listeners of one bind are sorted and found.
     #[must_use]
     pub fn key(&self) -> (IpAddr, u16) {
         (self.address.0, self.port)
+    }
+
+    /// Returns address, port and transport protocol, by which the listeners of a tenant are sorted and found.
+    #[must_use]
+    pub fn full_key(&self) -> ListenerKey {
+        (self.address.0, self.port, self.transport())
+    }
+
+    /// Returns the transport protocol.
+    #[must_use]
+    pub fn transport(&self) -> Transport {
+        match self.service {
+            Service::Udp(_) => Transport::Udp,
+            Service::Http(_)
+            | Service::PassThrough(_)
+            | Service::Tcp(_)
+            | Service::Forward(_)
+            | Service::Link(_) => Transport::Tcp,
+        }
     }
 
     /// Returns true if `client` may connect.
@@ -324,7 +360,7 @@ impl Listener {
             Service::Tcp(service) => service.tls.as_ref(),
             Service::Forward(service) => service.tls.as_ref(),
             Service::Link(service) => Some(&service.tls),
-            Service::PassThrough(_) => None,
+            Service::PassThrough(_) | Service::Udp(_) => None,
         }
     }
 
@@ -350,6 +386,7 @@ impl Listener {
             Service::Http(_) => Protocol::Http,
             Service::PassThrough(_) => Protocol::Tls,
             Service::Tcp(_) => Protocol::Tcp,
+            Service::Udp(_) => Protocol::Udp,
             Service::Forward(_) => Protocol::Forward,
             Service::Link(_) => Protocol::Link,
         }

@@ -32,6 +32,9 @@ pub struct NatModel {
     pub egress: Vec<Arc<KernelEgress>>,
     /// Sockets of this host's own TCP listeners; `0.0.0.0` stands for all of IPv4, `::` for all.
     pub local: BTreeSet<SocketAddr>,
+    /// Sockets of this host's own UDP listeners.
+    #[serde(skip_serializing_if = "BTreeSet::is_empty")]
+    pub local_udp: BTreeSet<SocketAddr>,
     /// The number each external interface has in marks and routing tables, from 1; others get a free one.
     pub slots: BTreeMap<Arc<str>, u8>,
 }

@@ -17,6 +17,7 @@ use crate::mapping::NatModel;
 use crate::shared_map::SharedMap;
 use crate::tenant::Tenant;
 use crate::tenant_id::TenantId;
+use crate::transport::Transport;
 
 /// Complete served configuration. Built by `compile`, never changed afterwards.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize)]
@@ -27,6 +28,9 @@ pub struct Snapshot {
     pub tenants: SharedMap<TenantId, Arc<Tenant>>,
     /// The sockets to accept on, by local address.
     pub binds: SharedMap<SocketAddr, Arc<Bind>>,
+    /// The sockets to receive datagrams on, by local address; each is of one listener.
+    #[serde(skip_serializing_if = "SharedMap::is_empty")]
+    pub udp: SharedMap<SocketAddr, Arc<Bind>>,
     /// Mappings and egress rules of the kernel plane.
     pub nat: Arc<NatModel>,
 }
@@ -38,6 +42,20 @@ impl Snapshot {
     pub fn is_named(&self, listener: &Listener, host: &str) -> bool {
         let owner = || self.binds.get(&listener.bind)?.named(listener.key(), host);
         listener.names.is_none() || owner() == Some(&listener.tenant)
+    }
+
+    /// Returns the socket of a listener.
+    #[must_use]
+    pub fn bind_of(&self, listener: &Listener) -> Option<&Arc<Bind>> {
+        match listener.transport() {
+            Transport::Udp => self.udp.get(&listener.bind),
+            Transport::Tcp | Transport::Sctp => self.binds.get(&listener.bind),
+        }
+    }
+
+    /// Returns all sockets, those for connections first.
+    pub fn sockets(&self) -> impl Iterator<Item = &Arc<Bind>> {
+        self.binds.values().chain(self.udp.values())
     }
 
     /// The bind a connection to `local` arrives on: the exact address, or the unspecified one with the same port.

@@ -81,6 +81,8 @@ pub enum UpstreamProtocol {
     Http2,
     /// Bytes.
     Tcp,
+    /// Datagrams, over a link.
+    Udp,
 }
 
 /// Versions of the PROXY protocol we send.

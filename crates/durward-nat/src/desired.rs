@@ -198,8 +198,9 @@ impl Elements {
 /// Admits connections to sockets of this host at external addresses: its own listeners, and those that the options name.
 fn let_in(model: &NatModel, options: &Options, interfaces: &Interfaces, elements: &mut Elements) {
     let listeners = model.local.iter().map(|at| (at.ip(), Transport::Tcp, at.port()));
+    let receivers = model.local_udp.iter().map(|at| (at.ip(), Transport::Udp, at.port()));
     let named = options.local.iter().map(|one| (one.address, one.protocol, one.port));
-    for (address, protocol, port) in listeners.chain(named) {
+    for (address, protocol, port) in listeners.chain(receivers).chain(named) {
         // A socket at `::` accepts both families.
         let of_host = interfaces.addresses().filter(|own| address.is_ipv6() || own.is_ipv4());
         let all = if address.is_unspecified() { of_host.collect() } else { vec![address] };

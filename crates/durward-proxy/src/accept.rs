@@ -1,5 +1,7 @@
 //! Accepting connections on one core: a few in a row, with a pause while the host is out of file descriptors or memory.
 
+pub(crate) mod udp;
+
 use std::cell::Cell;
 use std::io;
 use std::net::{SocketAddr, TcpListener as StdListener};

@@ -4,6 +4,7 @@
 
 mod named;
 mod passing;
+pub(crate) mod sessions;
 mod shared_proxy;
 
 use std::net::SocketAddr;

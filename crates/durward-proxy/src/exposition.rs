@@ -147,6 +147,7 @@ pub fn write(text: &mut Text, metrics: &Metrics, state: &ExpositionState) {
         .collect::<Vec<_>>();
     process(text, state);
     connections(text, &rows, state);
+    datagrams(text, &rows);
     requests(text, &rows);
     handshakes(text, &rows);
     upstreams(text, &rows, state);
@@ -292,6 +293,27 @@ fn active(text: &mut Text, rows: &[Row<'_>], state: &ExpositionState) {
     let clients = state.files.iter().find(|(kind, ..)| *kind == CLIENTS);
     let all = clients.map_or(0, |(_, open, _)| *open as u64);
     family.row(&[("tenant", UNKNOWN)], all.saturating_sub(identified));
+}
+
+fn datagrams(text: &mut Text, rows: &[Row<'_>]) {
+    differences(
+        text,
+        ("durward_udp_sessions_active", "UDP sessions open."),
+        rows,
+        (Counter::UdpSessionsOpened, Counter::UdpSessionsClosed),
+    );
+    counters(text, "durward_udp_sessions", "UDP sessions begun.", rows, Counter::UdpSessionsOpened);
+    let mut family =
+        text.family("durward_udp_datagrams", Kind::Counter, "Datagrams of UDP sessions.");
+    for row in rows.iter().filter(|row| row.known()) {
+        for (counter, outcome) in [
+            (Counter::UdpDatagramsIn, "in"),
+            (Counter::UdpDatagramsOut, "out"),
+            (Counter::UdpDatagramsDropped, "dropped"),
+        ] {
+            family.row(&[("tenant", row.tenant), ("direction", outcome)], row.total(counter));
+        }
+    }
 }
 
 fn requests(text: &mut Text, rows: &[Row<'_>]) {

@@ -52,6 +52,7 @@ mod syntax;
 mod tcp;
 mod tls;
 mod turns;
+mod udp;
 mod unidentified;
 mod upstream;
 mod watch;

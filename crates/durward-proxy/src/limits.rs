@@ -27,6 +27,9 @@ pub(crate) struct Usage {
     connections: AtomicU32,
     clients: Clients,
     pending: AtomicU32,
+    sessions: AtomicU32,
+    /// UDP sessions by client.
+    session_clients: Clients,
     upstream_connections: AtomicU32,
     /// File descriptors open for the tenant, client connections aside.
     files: AtomicUsize,
@@ -65,6 +68,24 @@ impl Usage {
     /// Returns the number of open client connections.
     pub(crate) fn connections(&self) -> u32 {
         self.connections.load(Relaxed)
+    }
+
+    /// Counts a UDP session for as long as the guard lives. Clients of one /64 of IPv6 count as one: whoever has one address has all of them.
+    ///
+    /// # Errors
+    /// [`Refusal::SessionLimit`] if the tenant, or this client of it, has reached its limit.
+    pub(crate) fn session(
+        self: &Arc<Self>,
+        limits: &Limits,
+        client: IpAddr,
+    ) -> Result<SessionGuard, Refusal> {
+        enter(&self.sessions, Some(limits.udp_sessions)).ok_or(Refusal::SessionLimit)?;
+        let client = network_of(client);
+        if !self.session_clients.enter(client, limits.udp_sessions_per_client) {
+            self.sessions.fetch_sub(1, Relaxed);
+            return Err(Refusal::SessionLimit);
+        }
+        Ok(SessionGuard { usage: Arc::clone(self), client })
     }
 
     /// Admits a request by the generic cell rate algorithm. Without `burst`, a tenth of a second's requests may come at once.
@@ -203,6 +224,31 @@ impl Drop for ConnectionGuard {
     }
 }
 
+/// Guard of one open UDP session.
+#[derive(Debug)]
+pub(crate) struct SessionGuard {
+    usage: Arc<Usage>,
+    client: IpAddr,
+}
+
+impl Drop for SessionGuard {
+    fn drop(&mut self) {
+        self.usage.sessions.fetch_sub(1, Relaxed);
+        self.usage.session_clients.leave(self.client);
+    }
+}
+
+/// Returns what sessions of a client are counted by: its IPv4 address, or its /64 of IPv6.
+fn network_of(client: IpAddr) -> IpAddr {
+    match client.to_canonical() {
+        IpAddr::V4(address) => address.into(),
+        IpAddr::V6(address) => {
+            let [a, b, c, d, ..] = address.segments();
+            std::net::Ipv6Addr::new(a, b, c, d, 0, 0, 0, 0).into()
+        }
+    }
+}
+
 /// Guard of one request that uses an upstream; counts nothing if that is not limited.
 #[derive(Debug)]
 pub(crate) struct PendingGuard(Option<Arc<Usage>>);
@@ -245,7 +291,7 @@ fn enter(count: &AtomicU32, limit: Option<u32>) -> Option<()> {
     Some(())
 }
 
-/// Connections by client address; used only while `connections_per_client` is configured.
+/// Connections or sessions by client address; of connections only while `connections_per_client` is configured.
 #[derive(Debug, Default)]
 struct Clients([Mutex<HashMap<IpAddr, u32>>; SHARDS]);
 

@@ -3,6 +3,7 @@
 //! A duplicate of each socket is kept for a hand-over.
 
 mod socket;
+mod udp;
 
 use std::collections::BTreeMap;
 use std::io;
@@ -12,12 +13,14 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use durward_model::address::canonical;
+use durward_model::transport::Transport;
 use tracing::{info, warn};
 
 use crate::prepared::PreparedBind;
 use crate::present::{PresentAddresses, can_bind};
 use crate::status::{BindReport, BindState};
 use socket::Options;
+pub(crate) use udp::{Receivers, UdpOpened, divide};
 
 /// Backlog of a listening socket; the kernel's `net.core.somaxconn` bounds it too.
 pub(crate) const BACKLOG: i32 = 4096;
@@ -242,7 +245,8 @@ impl Listeners {
         let failed =
             self.failed.iter().map(|(address, why)| (*address, BindState::Failed(why.clone())));
         let all: BTreeMap<_, _> = open.chain(failed).collect();
-        all.into_iter().map(|(address, state)| BindReport { address, state }).collect()
+        let report = |(address, state)| BindReport { transport: Transport::Tcp, address, state };
+        all.into_iter().map(report).collect()
     }
 
     /// Duplicates all sockets for a successor.

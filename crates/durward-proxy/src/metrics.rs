@@ -79,6 +79,16 @@ pub enum Counter {
     IsolationChecks,
     /// Checks that found an address that is not the tenant's. Zero, always.
     IsolationViolations,
+    /// UDP sessions begun.
+    UdpSessionsOpened,
+    /// UDP sessions ended; opened minus closed are open.
+    UdpSessionsClosed,
+    /// Datagrams carried from clients to links.
+    UdpDatagramsIn,
+    /// Datagrams sent to clients.
+    UdpDatagramsOut,
+    /// Datagrams of clients or links that were dropped.
+    UdpDatagramsDropped,
     /// Refused connections and requests, whatever the reason.
     Refusals,
 }
@@ -89,8 +99,9 @@ impl Counter {
 
     /// Counters of which one is above zero once a client of the tenant has come. Health checks count in none of them, so that a gateway which only
     /// checks a tenant's endpoints does not show the tenant. A violation is shown whatever caused it.
-    const TRAFFIC: [Self; 7] = [
+    const TRAFFIC: [Self; 8] = [
         Self::ConnectionsOpened,
+        Self::UdpSessionsOpened,
         Self::Refusals,
         Self::EgressAllowed,
         Self::EgressReported,

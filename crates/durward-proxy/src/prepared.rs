@@ -16,6 +16,7 @@ use durward_model::egress::Neighbours;
 use durward_model::names::NameTable;
 use durward_model::server_name::server_name;
 use durward_model::sni::SniTable;
+use durward_model::transport::Transport;
 use durward_model::{
     Bind, Destination, DestinationMode, Discriminator, Listener, Service, Snapshot, TenantId, names,
 };
@@ -25,13 +26,18 @@ use crate::upstream::resolve::{Asking, Resolver};
 use crate::upstream::{Access, TenantRuntime};
 use crate::watch::Retirement;
 
+/// Binds of one transport protocol, by the local address of their sockets.
+pub(crate) type Binds = BTreeMap<SocketAddr, Arc<PreparedBind>>;
+
 /// Runtime form of the snapshot being served.
 #[derive(Default)]
 pub(crate) struct Prepared {
     /// Snapshot.
     pub(crate) snapshot: Arc<Snapshot>,
     /// Binds, by the local address of their listening sockets.
-    pub(crate) binds: BTreeMap<SocketAddr, Arc<PreparedBind>>,
+    pub(crate) binds: Binds,
+    /// Binds for datagrams, each of one listener.
+    pub(crate) udp: Binds,
     /// Tenants, by name.
     pub(crate) tenants: BTreeMap<TenantId, Arc<TenantRuntime>>,
     /// Addresses on this gateway that a forward proxy must not reach.
@@ -43,6 +49,20 @@ pub(crate) struct Prepared {
 }
 
 impl Prepared {
+    /// Returns the binds of a transport protocol.
+    pub(crate) fn at(&self, transport: Transport) -> &Binds {
+        match transport {
+            Transport::Udp => &self.udp,
+            Transport::Tcp | Transport::Sctp => &self.binds,
+        }
+    }
+
+    /// Returns the binds of the same transport protocol as `bind`.
+    pub(crate) fn of(&self, bind: &Bind) -> &Binds {
+        let first = bind.listeners.first();
+        self.at(first.map_or(Transport::Tcp, |listener| listener.transport()))
+    }
+
     /// Returns the tenants that have a listener here and an upstream with health checks.
     pub(crate) fn checked_tenants(&self) -> impl Iterator<Item = &Arc<TenantRuntime>> {
         let is_checked = |listener: &&Arc<PreparedListener>| {

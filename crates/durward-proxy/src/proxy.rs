@@ -19,7 +19,7 @@ use crate::core::Shared;
 use crate::exposition;
 use crate::exposition::ExpositionState;
 use crate::files::Files;
-use crate::listeners::{Listeners, Opened};
+use crate::listeners::{Listeners, Opened, Receivers, UdpOpened, divide};
 use crate::memory::{self, Memory, Trimmer};
 use crate::metrics::Metrics;
 use crate::metrics::openmetrics::Text;
@@ -43,7 +43,7 @@ pub struct Options {
     pub access_log: access_log::Sink,
     /// Sink of the forward proxy's decisions, one line at open and one at close.
     pub decisions: access_log::Sink,
-    /// Listening sockets that a predecessor or the service manager opened. Binds with their address use them.
+    /// Sockets that a predecessor or the service manager opened, those for datagrams included. Binds with their address use them.
     pub inherited: Vec<TcpListener>,
     /// True to listen at addresses where another process of the same user listens: the kernel spreads clients over both.
     pub shared: bool,
@@ -108,10 +108,26 @@ pub struct Drained {
 /// The running data plane.
 pub struct Proxy {
     shared: Arc<Shared>,
-    listeners: Mutex<Listeners>,
+    listeners: Mutex<Sockets>,
     workers: Vec<Worker>,
     drain_grace: Duration,
     _trimmer: Trimmer,
+}
+
+/// Sockets of both transport protocols.
+struct Sockets {
+    tcp: Listeners,
+    udp: Receivers,
+}
+
+impl Sockets {
+    fn reports(&self) -> Vec<BindReport> {
+        self.tcp.reports().into_iter().chain(self.udp.reports()).collect()
+    }
+
+    fn files(&self) -> usize {
+        self.tcp.files() + self.udp.files()
+    }
 }
 
 impl Proxy {
@@ -138,11 +154,15 @@ impl Proxy {
             direct_networks: options.direct_networks,
         });
         let sockets = (cores, shared.files.for_lanes());
+        let (streams, datagrams) = divide(options.inherited);
         let workers: io::Result<Vec<_>> =
             (0..cores).map(|id| Worker::start(id, Arc::clone(&shared))).collect();
         Ok(Self {
             shared,
-            listeners: Mutex::new(Listeners::new(sockets, options.inherited, options.shared)),
+            listeners: Mutex::new(Sockets {
+                tcp: Listeners::new(sockets, streams, options.shared),
+                udp: Receivers::new(cores, datagrams, options.shared),
+            }),
             workers: workers?,
             drain_grace: options.drain_grace,
             _trimmer: Trimmer::start(memory)?,
@@ -157,19 +177,28 @@ impl Proxy {
         let Built { prepared, problems, retiring } =
             build(snapshot, &previous, &self.shared.metrics);
         let prepared = Arc::new(Prepared { problems: problems.clone(), ..prepared });
-        let opened = listeners.open(&prepared.binds);
+        let opened = listeners.tcp.open(&prepared.binds);
+        let receiving = listeners.udp.open(&prepared.udp);
         self.shared.files.share_out(listeners.files(), prepared.tenants.len());
         // Connections without a tenant have a share like a tenant's.
         self.shared.memory.share_out(prepared.tenants.len() + 1);
         self.shared.prepared.store(Arc::clone(&prepared));
         retiring.retire();
         self.hand_out(opened);
-        for bind in listeners.close(&prepared.binds) {
+        self.hand_out_udp(receiving);
+        for bind in listeners.tcp.close(&prepared.binds) {
             self.tell(|| Command::Close(bind));
         }
+        for bind in listeners.udp.close(&prepared.udp) {
+            self.tell(|| Command::CloseUdp(bind));
+        }
         // A snapshot without binds does not tell which inherited sockets are wanted.
-        let unclaimed =
-            if prepared.binds.is_empty() { Vec::new() } else { listeners.close_unclaimed() };
+        let is_empty = prepared.binds.is_empty() && prepared.udp.is_empty();
+        let unclaimed = if is_empty {
+            Vec::new()
+        } else {
+            [listeners.tcp.close_unclaimed(), listeners.udp.close_unclaimed()].concat()
+        };
         for address in unclaimed {
             warn!(%address, "closed an inherited socket that no bind uses");
         }
@@ -183,11 +212,15 @@ impl Proxy {
     pub fn retry(&self) {
         let prepared = self.shared.prepared.load_full();
         let mut listeners = self.listeners();
-        if listeners.any_failed() {
-            let opened = listeners.open(&prepared.binds);
+        if listeners.tcp.any_failed() {
+            let opened = listeners.tcp.open(&prepared.binds);
             self.hand_out(opened);
         }
-        listeners.log_moves();
+        if listeners.udp.any_failed() {
+            let opened = listeners.udp.open(&prepared.udp);
+            self.hand_out_udp(opened);
+        }
+        listeners.tcp.log_moves();
     }
 
     /// Returns the state of the links of a tenant.
@@ -233,17 +266,27 @@ impl Proxy {
         }
     }
 
+    fn hand_out_udp(&self, opened: Vec<UdpOpened>) {
+        for UdpOpened { bind, sockets } in opened {
+            for (at, socket) in sockets.into_iter().enumerate() {
+                self.workers[at % self.workers.len()].tell(Command::OpenUdp(bind, socket));
+            }
+        }
+    }
+
     fn tell(&self, command: impl Fn() -> Command) {
         self.workers.iter().for_each(|worker| worker.tell(command()));
     }
 
-    fn listeners(&self) -> MutexGuard<'_, Listeners> {
+    fn listeners(&self) -> MutexGuard<'_, Sockets> {
         self.listeners.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// Duplicates all listening sockets.
     pub(crate) fn duplicates(&self) -> io::Result<Vec<(SocketAddr, OwnedFd)>> {
-        self.listeners().duplicates()
+        let mut listeners = self.listeners();
+        let tcp = listeners.tcp.duplicates()?;
+        Ok(tcp.into_iter().chain(listeners.udp.duplicates()?).collect())
     }
 
     /// Returns the default grace of a drain.
@@ -263,7 +306,10 @@ impl Proxy {
 
     /// Closes all listening sockets.
     pub(crate) fn close_sockets(&self, closing: Closing) {
-        self.listeners().close_all();
+        let mut listeners = self.listeners();
+        listeners.tcp.close_all();
+        listeners.udp.close_all();
+        drop(listeners);
         self.tell(|| Command::CloseAll(closing));
     }
 }

@@ -68,6 +68,9 @@ pub enum Refusal {
     /// The tenant's connection limit is reached.
     #[error("the tenant has its limit of connections open")]
     ConnectionLimit,
+    /// The tenant's limit of UDP sessions, or that of one client, is reached.
+    #[error("the tenant, or this client of it, has its limit of UDP sessions open")]
+    SessionLimit,
     /// The tenant's request rate is reached.
     #[error("the tenant's request rate is reached")]
     RateLimit {
@@ -374,6 +377,7 @@ words!(Refusal {
     Self::LinkDenied { .. } => 42 "link_denied",
     Self::NoLongerAdmitted => 43 "no_longer_admitted",
     Self::Socket(_) => 44 "socket",
+    Self::SessionLimit => 45 "session_limit",
 });
 
 impl Refusal {
@@ -411,6 +415,7 @@ impl Refusal {
             | Self::Memory
             | Self::Crowded
             | Self::ConnectionLimit
+            | Self::SessionLimit
             | Self::CircuitOpen => (503, Some("connection_limit_reached")),
             Self::NoEndpoint { .. } | Self::LinkAbsent { .. } => {
                 (503, Some("destination_unavailable"))
@@ -447,6 +452,7 @@ impl Refusal {
         match self {
             Self::RateLimit { retry_after_ms } => Some(retry_after_ms.div_ceil(1000).max(1)),
             Self::ConnectionLimit
+            | Self::SessionLimit
             | Self::PortsExhausted { .. }
             | Self::FairShare { .. }
             | Self::Memory

@@ -63,6 +63,19 @@ pub struct Answer {
     pub retry_after: Option<u32>,
 }
 
+/// Call for the tunnels of a cluster: its TCP and UDP services, and the ports at which clients reach them.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Tunnels {
+    /// Names all of them.
+    List,
+    /// Asks for the port of one.
+    Register,
+    /// Asks for the ports of many.
+    Sync,
+    /// Gives one up.
+    Withdraw,
+}
+
 /// An agent that wants a client certificate.
 #[derive(Clone, Debug)]
 pub struct Joining {
@@ -78,6 +91,9 @@ pub struct Joining {
 pub trait Registry: Send + Sync + fmt::Debug {
     /// Carries out the operation at the end of a REST path; `None` if there is none of this name. Blocks until what changed is stored.
     fn call(&self, caller: &Caller, operation: &str, body: &[u8]) -> Option<Answer>;
+
+    /// Answers a call for the tunnels of `cluster`. Changes nothing.
+    fn tunnels(&self, caller: &Caller, cluster: &str, call: Tunnels, body: &[u8]) -> Answer;
 
     /// Issues a certificate for the key of a request in PEM (RFC 2986). Blocks until the use of the token is stored.
     fn join(&self, joining: &Joining, request: &[u8]) -> Answer;

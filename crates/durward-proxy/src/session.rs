@@ -25,6 +25,8 @@ pub(crate) async fn serve(accepted: Accepted) {
         Protocol::Tcp => Box::pin(tcp::serve(admitted)).await,
         Protocol::Link => Box::pin(agents::serve(admitted)).await,
         Protocol::Tls => Box::pin(passthrough::serve(admitted)).await,
+        // Datagrams make no connections.
+        Protocol::Udp => {}
     }
 }
 

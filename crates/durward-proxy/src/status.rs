@@ -1,8 +1,11 @@
 //! States that the lower rooms report and `proxy` publishes: binds, sinks, and parts of a snapshot that are not served.
 
+use std::fmt;
 use std::net::SocketAddr;
+use std::sync::Arc;
 
-use durward_model::TenantId;
+use durward_model::transport::Transport;
+use durward_model::{Bind, Snapshot, TenantId};
 
 /// Part of a snapshot that cannot be served.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -18,10 +21,33 @@ pub struct Problem {
 /// Bind and its state.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct BindReport {
+    /// Transport protocol.
+    pub transport: Transport,
     /// Address of the bind.
     pub address: SocketAddr,
     /// State of the bind.
     pub state: BindState,
+}
+
+impl BindReport {
+    /// Returns the bind in the configuration; `None` if it has none any more.
+    #[must_use]
+    pub fn configured<'s>(&self, snapshot: &'s Snapshot) -> Option<&'s Arc<Bind>> {
+        match self.transport {
+            Transport::Udp => snapshot.udp.get(&self.address),
+            Transport::Tcp | Transport::Sctp => snapshot.binds.get(&self.address),
+        }
+    }
+}
+
+/// Writes the address, and the transport protocol unless that is TCP: `198.51.100.2:53/udp`.
+impl fmt::Display for BindReport {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self.transport {
+            Transport::Tcp => write!(f, "{}", self.address),
+            other => write!(f, "{}/{other}", self.address),
+        }
+    }
 }
 
 /// State of a bind.

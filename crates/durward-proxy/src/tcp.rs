@@ -118,7 +118,7 @@ pub(crate) fn choose(upstreams: &[WeightedUpstream], random: u32) -> Option<&Wei
 }
 
 /// Opens a connection, trying further endpoints where the upstream allows that. Nothing was sent, so a retry is always safe.
-async fn connect(
+pub(crate) async fn connect(
     core: &Rc<Core>,
     view: &TenantView,
     choice: Option<&WeightedUpstream>,

@@ -10,6 +10,7 @@ mod raw_connection;
 mod record;
 mod server;
 mod tcp_echo;
+mod udp_echo;
 mod upgrade;
 
 use std::collections::BTreeMap;
@@ -32,6 +33,7 @@ pub use raw_connection::RawConnection;
 pub use record::{SeenRequest, Uploaded};
 pub use server::Server;
 pub use tcp_echo::TcpEcho;
+pub use udp_echo::UdpEcho;
 
 /// An HTTP server whose paths do what a test of a proxy needs; README-like list in `paths.rs`.
 ///

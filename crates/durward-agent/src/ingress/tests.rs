@@ -335,3 +335,30 @@ fn an_ingress_that_is_no_route_of_the_link_is_left_out_in_silence() {
     let hosts: Vec<&str> = found.routes.iter().map(|route| route.host.as_str()).collect();
     assert_eq!((hosts, found.left_out), (vec!["a.example", "c.example"], Vec::new()));
 }
+
+// S3.79+
+#[test]
+fn ports_of_services_are_reached_where_the_service_says_so_and_nowhere_else() {
+    let of = |name: &str, annotations: &Value, spec: &Value| json!({"metadata": {"namespace": "net", "name": name, "annotations": annotations}, "spec": spec});
+    let ports =
+        json!([{"port": 53, "protocol": "UDP"}, {"port": 53}, {"port": 99, "protocol": "SCTP"}]);
+    let asked = json!({"durward.dev/register": "true"});
+    let services = [
+        of("dns", &asked, &json!({"clusterIP": "10.96.0.10", "ports": ports})),
+        of("headless", &asked, &json!({"clusterIP": "None", "ports": [{"port": 5432}]})),
+        of("silent", &json!({}), &json!({"clusterIP": "10.96.0.11", "ports": ports})),
+        of("refusing", &json!({"durward.dev/register": "false"}), &json!({"ports": ports})),
+        of("away", &asked, &json!({"type": "ExternalName", "ports": ports})),
+    ];
+
+    let found = found(&objects(&[], &services), None);
+
+    let target = |text: &str| text.parse::<Target>().unwrap();
+    let dns = target("dns.net.svc.cluster.local:53");
+    let headless = target("headless.net.svc.cluster.local:5432");
+    let expected = [(Kind::Tcp, dns.clone()), (Kind::Udp, dns.clone()), (Kind::Tcp, headless)];
+    assert_eq!(found.services, expected.into());
+    assert_eq!(found.addresses, [(dns, "10.96.0.10:53".parse().unwrap())].into());
+    let left_out: Vec<_> = found.left_out.iter().map(|(name, _)| name.as_str()).collect();
+    assert_eq!(left_out, ["Service net/away", "Service net/dns"]);
+}

@@ -36,7 +36,7 @@ impl Doors {
     pub(crate) fn of(entries: &[At<IngressSpec>]) -> Self {
         let mut doors = Self::default();
         for entry in entries {
-            let Some((address, port)) = listener::key(entry) else { continue };
+            let Some((address, port, _)) = listener::key(entry) else { continue };
             let door = (address, entry.allowed_sources.is_none());
             let ends_tls = match protocol(entry) {
                 ProtocolSpec::Https | ProtocolSpec::Link => true,
@@ -89,7 +89,7 @@ impl Workshop<'_, '_, '_, '_> {
         let wanted = issuance.wanted(self.tenant.as_str(), &entry.address, spec);
         let wanted = wanted.map_err(|fault| self.faulty(spec, fault, field)).ok()?;
         let challenge = spec.challenge.map(|challenge| issuance::challenge(challenge.value));
-        let is_https = listener::key(entry).is_some_and(|(_, port)| port == HTTPS);
+        let is_https = listener::key(entry).is_some_and(|(_, port, _)| port == HTTPS);
         let by_port = if is_https { Challenge::TlsAlpn01 } else { Challenge::Http01 };
         let challenge = challenge.unwrap_or(by_port);
         self.validated(&wanted, challenge, spec, field);

@@ -9,6 +9,7 @@ use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
 
 use durward_model::mapping::PortMapping;
+use durward_model::transport::Transport;
 use durward_model::verdict::{Outcome, Verdict};
 use durward_model::{
     AddressOwners, Bind, DestinationMode, Kind, Listener, NameTable, SharedMap, Snapshot, Tenant,
@@ -325,14 +326,16 @@ impl Decided {
         let mut binds = base.map(|base| base.binds.clone()).unwrap_or_default();
         let mut touched = BTreeSet::new();
         let mut same_binds = base.is_some();
-        for tenant in scope.tenants().filter_map(|tenant| tenants.remove(tenant)) {
-            for listener in doors(&tenant) {
+        let gone: Vec<_> = scope.tenants().filter_map(|tenant| tenants.remove(tenant)).collect();
+        for tenant in &gone {
+            for listener in doors(tenant) {
                 leave(&mut binds, listener.bind, scope);
                 touched.insert(listener.bind);
             }
         }
         let served = self.tenants.iter().filter_map(|(id, past)| Some((id, past.served.as_ref()?)));
         tenants.extend(served.clone().map(|(id, tenant)| (id.clone(), Arc::clone(tenant))));
+        let udp = udp_sockets(base, former, &gone, served.clone().map(|(_, tenant)| tenant));
         let mut come: BTreeMap<SocketAddr, Vec<Arc<Listener>>> = BTreeMap::new();
         for listener in served.flat_map(|(_, tenant)| doors(tenant)) {
             come.entry(listener.bind).or_default().push(Arc::clone(listener));
@@ -345,7 +348,8 @@ impl Decided {
             let mode = |binds: &SharedMap<_, Arc<Bind>>, at| {
                 binds.get(at).map(|bind: &Arc<Bind>| bind.mode.clone())
             };
-            same_binds = touched.iter().all(|at| mode(&base.binds, at) == mode(&binds, at));
+            same_binds = touched.iter().all(|at| mode(&base.binds, at) == mode(&binds, at))
+                && (base.udp.is_copy_of(&udp) || base.udp.keys().eq(udp.keys()));
         }
         note_elsewhere(elsewhere, &binds, &touched);
         if previous.is_some_and(|previous| !Arc::ptr_eq(owners, &previous.memory.owners)) {
@@ -361,19 +365,21 @@ impl Decided {
         gone.sort_by_key(|(seniority, _)| *seniority);
         let gone = gone.into_iter().map(|(_, mapping)| mapping).collect();
         let seniority = self.seniority(previous);
-        let around = Around { binds: &binds, touched: &touched, same_binds, gone, seniority };
+        let around =
+            Around { binds: &binds, udp: &udp, touched: &touched, same_binds, gone, seniority };
         let nat = nat::model(&self.rules, &around, former, scope);
         match former {
             Some(former)
                 if former.tenants.is_same_by(&tenants, Arc::ptr_eq)
                     && former.binds.is_same_by(&binds, Arc::ptr_eq)
+                    && former.udp.is_same_by(&udp, Arc::ptr_eq)
                     && Arc::ptr_eq(&former.nat, &nat) =>
             {
                 Arc::clone(former)
             }
             former => {
                 let generation = former.map_or(0, |former| former.generation) + 1;
-                Arc::new(Snapshot { generation, tenants, binds, nat })
+                Arc::new(Snapshot { generation, tenants, binds, udp, nat })
             }
         }
     }
@@ -452,9 +458,48 @@ fn owned<'a>(
     own.map(move |held| (held.address, tenant, held.shared))
 }
 
-/// Returns all through which the tenant's clients come in.
+/// Returns all through which the tenant's clients connect.
 fn doors(tenant: &Tenant) -> impl Iterator<Item = &Arc<Listener>> {
-    tenant.listeners.iter().chain(&tenant.transparent)
+    let listeners = tenant.listeners.iter().chain(&tenant.transparent);
+    listeners.filter(|listener| listener.transport() == Transport::Tcp)
+}
+
+/// Returns the listeners to which the tenant's clients send datagrams.
+fn receivers(tenant: &Tenant) -> impl Iterator<Item = &Arc<Listener>> {
+    tenant.listeners.iter().filter(|listener| listener.transport() == Transport::Udp)
+}
+
+/// Returns the sockets for datagrams: those of `base` without the tenants that are gone, and those of tenants that come.
+fn udp_sockets<'t>(
+    base: Option<&Arc<Snapshot>>,
+    former: Option<&Arc<Snapshot>>,
+    gone: &[Arc<Tenant>],
+    come: impl Iterator<Item = &'t Arc<Tenant>>,
+) -> SharedMap<SocketAddr, Arc<Bind>> {
+    let mut sockets = base.map(|base| base.udp.clone()).unwrap_or_default();
+    for listener in gone.iter().flat_map(|tenant| receivers(tenant)) {
+        sockets.remove(&listener.bind);
+    }
+    for listener in come.flat_map(|tenant| receivers(tenant)) {
+        sockets.insert(listener.bind, receiving(listener, former));
+    }
+    sockets
+}
+
+/// Returns the socket of a listener for datagrams, the former one if it is the same.
+fn receiving(listener: &Arc<Listener>, former: Option<&Arc<Snapshot>>) -> Arc<Bind> {
+    let known = former.and_then(|former| former.udp.get(&listener.bind));
+    let is_same =
+        |known: &&Arc<Bind>| known.listeners.first().is_some_and(|one| Arc::ptr_eq(one, listener));
+    known.filter(is_same).cloned().unwrap_or_else(|| {
+        Arc::new(Bind {
+            address: listener.bind,
+            mode: DestinationMode::Bound,
+            listeners: vec![Arc::clone(listener)],
+            names: BTreeMap::new(),
+            owners: Arc::default(),
+        })
+    })
 }
 
 /// Takes the listeners of these tenants from a socket.

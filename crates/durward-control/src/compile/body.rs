@@ -2,12 +2,12 @@
 //!
 //! Deliberately absent: other tenants; whether a listener may have its address is decided afterwards.
 
-use std::collections::BTreeSet;
-use std::net::IpAddr;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
 use durward_model::egress::Policy;
-use durward_model::{Acme, DestinationMode, EgressAddress, Listener, Tenant};
+use durward_model::upstream::UpstreamProtocol;
+use durward_model::{Acme, DestinationMode, EgressAddress, Listener, ListenerKey, Tenant};
 
 use super::acme::{self, Doors};
 use super::certificates::Files;
@@ -183,7 +183,7 @@ fn document<'a>(
     let mut upstreams = upstreams(entrant, body, files);
     let first = candidates.len();
     let restoring = entrant.past.restoring.clone();
-    let mut broken: Vec<Option<(IpAddr, u16)>> = Vec::new();
+    let mut broken: Vec<Option<ListenerKey>> = Vec::new();
     let egress = &body.spec.egress;
     let policy = policy(entrant, egress, links_let_out(body), files);
     let without_rules = files.was_denied();
@@ -232,7 +232,7 @@ fn document<'a>(
     }
     acme::share_answers(&mut candidates[first..]);
     let mut claimed: BTreeSet<_> =
-        candidates[first..].iter().map(|candidate| candidate.listener.key()).collect();
+        candidates[first..].iter().map(|candidate| candidate.listener.full_key()).collect();
     if let Some(part) = restoring {
         broken = part.kept().map(|key| Some(*key)).collect();
     }
@@ -322,10 +322,10 @@ fn upstreams<'a>(
     files: &mut Files<'_>,
 ) -> UpstreamSet<'a> {
     let wanted: Vec<EgressAddress> = body.egress.iter().map(|address| address.value).collect();
-    let bytes_only = bytes_only(body);
+    let implied = implied(body);
     let share = upstream::share(files, &body.spec.upstreams);
-    let (egress, wanted, bytes_only) = (&entrant.egress, &wanted, &bytes_only);
-    let around = Surroundings { egress, wanted, bytes_only, share };
+    let (egress, wanted, implied) = (&entrant.egress, &wanted, &implied);
+    let around = Surroundings { egress, wanted, implied, share };
     let mut upstreams = UpstreamSet::default();
     for named in &body.spec.upstreams {
         let made = upstream::upstream(&mut entrant.report, files, named, around);
@@ -356,22 +356,29 @@ fn upstreams<'a>(
     upstreams
 }
 
-/// The upstreams that only listeners carrying bytes refer to.
-fn bytes_only<'a>(body: &Body<'a>) -> BTreeSet<&'a str> {
-    let carries_bytes = |spec: &IngressSpec| {
-        matches!(listener::protocol(spec), ProtocolSpec::Tcp | ProtocolSpec::Tls)
+/// Returns the protocol of each upstream that only listeners of one kind refer to, where that is not HTTP.
+fn implied<'a>(body: &Body<'a>) -> BTreeMap<&'a str, UpstreamProtocol> {
+    let carried = |spec: &IngressSpec| match listener::protocol(spec) {
+        ProtocolSpec::Tcp | ProtocolSpec::Tls => UpstreamProtocol::Tcp,
+        ProtocolSpec::Udp => UpstreamProtocol::Udp,
+        ProtocolSpec::Http | ProtocolSpec::Https | ProtocolSpec::Link | ProtocolSpec::Proxy => {
+            UpstreamProtocol::Http1
+        }
     };
-    let names = |bytes: bool| {
-        let entries = body.spec.ingress.iter().filter(move |entry| carries_bytes(entry) == bytes);
-        entries.flat_map(|entry| {
-            let own =
-                entry.upstream.iter().chain(entry.upstreams.iter().map(|choice| &choice.name));
-            let routed = entry.routes.iter().flat_map(|route| {
-                route.upstream.iter().chain(route.upstreams.iter().map(|choice| &choice.name))
-            });
-            own.chain(routed).map(|name| name.value.as_str())
-        })
-    };
-    let for_requests: BTreeSet<&str> = names(false).collect();
-    names(true).filter(|name| !for_requests.contains(name)).collect()
+    let mut implied = BTreeMap::new();
+    for entry in &body.spec.ingress {
+        let protocol = carried(entry);
+        let own = entry.upstream.iter().chain(entry.upstreams.iter().map(|choice| &choice.name));
+        let routed = entry.routes.iter().flat_map(|route| {
+            route.upstream.iter().chain(route.upstreams.iter().map(|choice| &choice.name))
+        });
+        for name in own.chain(routed) {
+            let known = implied.entry(name.value.as_str()).or_insert(protocol);
+            // Where kinds differ it must be written, and is HTTP/1.1 where it is not.
+            if *known != protocol {
+                *known = UpstreamProtocol::Http1;
+            }
+        }
+    }
+    implied
 }

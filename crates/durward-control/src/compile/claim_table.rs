@@ -45,6 +45,7 @@ pub(crate) enum Claim {
 #[derive(Clone, Debug, PartialEq)]
 pub(crate) struct Door {
     key: (IpAddr, u16),
+    transport: Transport,
     bind: SocketAddr,
     mode: DestinationMode,
     /// The listener, if it lets others have its address and port.
@@ -57,7 +58,13 @@ type Way = (SocketAddr, Option<Opening>);
 impl Door {
     pub(crate) fn new(listener: &Arc<Listener>, mode: &DestinationMode) -> Self {
         let shared = super::claims::shares(listener).then(|| Arc::clone(listener));
-        Self { key: listener.key(), bind: listener.bind, mode: mode.clone(), shared }
+        Self {
+            key: listener.key(),
+            transport: listener.transport(),
+            bind: listener.bind,
+            mode: mode.clone(),
+            shared,
+        }
     }
 
     /// Returns whether both can be served at one address and port.
@@ -70,7 +77,18 @@ impl Door {
     fn shares_socket(&self, other: &Self) -> bool {
         let named = self.key == other.key && self.names().is_some() && other.names().is_some();
         let apart = self.key.0 != other.key.0;
-        self.mode == other.mode && self.mode != DestinationMode::Port && (named || apart)
+        self.transport == Transport::Tcp
+            && self.mode == other.mode
+            && self.mode != DestinationMode::Port
+            && (named || apart)
+    }
+
+    fn place(&self) -> (Transport, (IpAddr, u16)) {
+        (self.transport, self.key)
+    }
+
+    fn socket(&self) -> (Transport, SocketAddr) {
+        (self.transport, self.bind)
     }
 
     fn names(&self) -> Option<&ServerNames> {
@@ -175,11 +193,11 @@ struct Index {
     endpoints: Places<IpAddr, ()>,
     keys: HashMap<KeyId, Vec<(TenantId, bool)>>,
     /// Without those that have names.
-    doors: Places<(IpAddr, u16), Arc<Door>>,
+    doors: Places<(Transport, (IpAddr, u16)), Arc<Door>>,
     /// Those that have names, in the ways in which they tell them apart, and by each name.
     named: BTreeMap<(IpAddr, u16), BTreeMap<Way, BTreeSet<TenantId>>>,
     names: HashMap<((IpAddr, u16), HostPattern), BTreeSet<TenantId>>,
-    sockets: Places<SocketAddr, Arc<Door>>,
+    sockets: Places<(Transport, SocketAddr), Arc<Door>>,
     ports: Places<(IpAddr, Transport), PortRange>,
 }
 
@@ -206,9 +224,9 @@ impl Index {
                 Claim::Door(door) => {
                     match door.names() {
                         Some(names) => self.name(tenant, door, names),
-                        None => put(&mut self.doors, door.key, tenant, Arc::clone(door)),
+                        None => put(&mut self.doors, door.place(), tenant, Arc::clone(door)),
                     }
-                    put(&mut self.sockets, door.bind, tenant, Arc::clone(door));
+                    put(&mut self.sockets, door.socket(), tenant, Arc::clone(door));
                 }
                 Claim::Ports { address, transport, ports } => {
                     put(&mut self.ports, (*address, *transport), tenant, *ports);
@@ -245,9 +263,9 @@ impl Index {
                 Claim::Door(door) => {
                     match door.names() {
                         Some(names) => self.unname(tenant, door, names),
-                        None => take(&mut self.doors, &door.key, tenant),
+                        None => take(&mut self.doors, &door.place(), tenant),
                     }
-                    take(&mut self.sockets, &door.bind, tenant);
+                    take(&mut self.sockets, &door.socket(), tenant);
                 }
                 Claim::Ports { address, transport, .. } => {
                     take(&mut self.ports, &(*address, *transport), tenant);
@@ -285,9 +303,7 @@ impl Index {
                 let there = at(&self.ports, &(*address, *transport)).iter();
                 let others = there.filter(|(_, other)| other.overlaps(*ports));
                 others.for_each(|(tenant, _)| meet(tenant));
-                if *transport == Transport::Tcp {
-                    self.listening(*address, *ports, meet);
-                }
+                self.listening(*address, (*transport, *ports), meet);
             }
         }
     }
@@ -360,40 +376,49 @@ impl Index {
 
     fn door(&self, door: &Door, meet: &mut impl FnMut(&TenantId)) {
         self.named(door, meet);
-        let there = at(&self.doors, &door.key).iter();
+        let there = at(&self.doors, &door.place()).iter();
         there.filter(|(_, other)| !door.is_apart(other)).for_each(|(tenant, _)| meet(tenant));
-        let there = at(&self.sockets, &door.bind).iter();
+        let there = at(&self.sockets, &door.socket()).iter();
         there.filter(|(_, other)| !door.shares_socket(other)).for_each(|(tenant, _)| meet(tenant));
-        self.mapped(SocketAddr::new(door.key.0, door.key.1), meet);
+        let transport = door.transport;
+        self.mapped(SocketAddr::new(door.key.0, door.key.1), transport, meet);
         if door.bind.ip().is_unspecified() {
             let reached = self.ports.keys().filter(|(address, _)| covers(door.bind.ip(), *address));
             reached.for_each(|(address, _)| {
-                self.mapped(SocketAddr::new(*address, door.bind.port()), meet);
+                self.mapped(SocketAddr::new(*address, door.bind.port()), transport, meet);
             });
         } else {
-            self.mapped(door.bind, meet);
+            self.mapped(door.bind, transport, meet);
         }
     }
 
-    /// Notes whose mappings have a TCP port.
-    fn mapped(&self, socket: SocketAddr, meet: &mut impl FnMut(&TenantId)) {
-        let there = at(&self.ports, &(socket.ip(), Transport::Tcp)).iter();
+    /// Notes whose mappings have a port.
+    fn mapped(&self, socket: SocketAddr, transport: Transport, meet: &mut impl FnMut(&TenantId)) {
+        let there = at(&self.ports, &(socket.ip(), transport)).iter();
         let port = socket.port();
         let having = there.filter(|(_, ports)| (ports.first()..=ports.last()).contains(&port));
         having.for_each(|(tenant, _)| meet(tenant));
     }
 
-    /// Notes who listens at TCP ports of an address.
-    fn listening(&self, address: IpAddr, ports: PortRange, meet: &mut impl FnMut(&TenantId)) {
-        let keys = (address, ports.first())..=(address, ports.last());
-        self.doors.range(keys.clone()).for_each(|(_, there)| all(there, meet));
-        let named = self.named.range(keys).flat_map(|(_, ways)| ways.values().flatten());
-        named.for_each(&mut *meet);
+    /// Notes who listens at ports of an address.
+    fn listening(
+        &self,
+        address: IpAddr,
+        (transport, ports): (Transport, PortRange),
+        meet: &mut impl FnMut(&TenantId),
+    ) {
+        let (first, last) = ((address, ports.first()), (address, ports.last()));
+        let doors = self.doors.range((transport, first)..=(transport, last));
+        doors.for_each(|(_, there)| all(there, meet));
+        if transport == Transport::Tcp {
+            let named = self.named.range(first..=last);
+            named.flat_map(|(_, ways)| ways.values().flatten()).for_each(&mut *meet);
+        }
         let unspecified = [IpAddr::from([0; 4]), IpAddr::from([0; 16])];
         for bound in
             unspecified.into_iter().filter(|bound| covers(*bound, address)).chain([address])
         {
-            let socket = |port| SocketAddr::new(bound, port);
+            let socket = |port| (transport, SocketAddr::new(bound, port));
             let sockets = self.sockets.range(socket(ports.first())..=socket(ports.last()));
             sockets.for_each(|(_, there)| all(there, meet));
         }

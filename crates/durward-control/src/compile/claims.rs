@@ -11,7 +11,8 @@ use std::sync::Arc;
 
 use durward_model::discriminator::told_apart;
 use durward_model::mapping::PortMapping;
-use durward_model::{AddressOwners, DestinationMode, Listener, Origin, Service};
+use durward_model::transport::Transport;
+use durward_model::{AddressOwners, DestinationMode, Listener, ListenerKey, Origin, Service};
 
 use super::addresses::{Addresses, Role, Taken};
 use super::body::{Candidate, Candidates, List};
@@ -150,10 +151,10 @@ type Rank = (Precedence, usize);
 
 fn rank(roster: &Roster<'_>, candidate: &Candidate, previous: Option<&Compiled>) -> Rank {
     let entrant = &roster.entrants[candidate.entrant];
-    let key = candidate.listener.key();
+    let key = candidate.listener.full_key();
     let former = entrant
         .previous
-        .and_then(|former| former.listeners.iter().find(|listener| listener.key() == key));
+        .and_then(|former| former.listeners.iter().find(|listener| listener.full_key() == key));
     let held = match former {
         Some(former) => has(former, candidate, previous),
         // Of an earlier process only this much is known.
@@ -168,7 +169,7 @@ fn rank(roster: &Roster<'_>, candidate: &Candidate, previous: Option<&Compiled>)
 /// where others share them the clients it is for. Whoever asks for more than it had comes after those who have it.
 fn has(former: &Listener, candidate: &Candidate, previous: Option<&Compiled>) -> bool {
     let listener = &candidate.listener;
-    let bind = previous.and_then(|previous| previous.snapshot.binds.get(&former.bind));
+    let bind = previous.and_then(|previous| previous.snapshot.bind_of(former));
     former.bind == listener.bind
         && bind.is_some_and(|bind| bind.mode == candidate.mode)
         && former.names.is_some() == listener.names.is_some()
@@ -199,11 +200,12 @@ fn stand_in<'a>(
         return;
     }
     let accepted = register.accepted.iter().filter(|candidate| candidate.entrant == loser.entrant);
-    let mut claimed: BTreeSet<_> = accepted.map(|candidate| candidate.listener.key()).collect();
-    let key = loser.listener.key();
+    let mut claimed: BTreeSet<_> =
+        accepted.map(|candidate| candidate.listener.full_key()).collect();
+    let key = loser.listener.full_key();
     let mut former = entrant.former.iter().flat_map(|former| &former.listeners);
     // The former listener at this place, or else one that would be gone.
-    let broken = former.any(|former| former.key() == key).then_some(key);
+    let broken = former.any(|former| former.full_key() == key).then_some(key);
     if broken.is_none() {
         claimed.insert(key);
     }
@@ -213,7 +215,7 @@ fn stand_in<'a>(
         else {
             continue;
         };
-        let added = loser.added.as_ref().filter(|_| former.listener.key() == key);
+        let added = loser.added.as_ref().filter(|_| former.listener.full_key() == key);
         let former = match added {
             Some(added) => added.again(former),
             None => former,
@@ -234,8 +236,10 @@ fn stand_in<'a>(
 struct Register<'r> {
     addresses: &'r mut Addresses,
     accepted: Vec<Candidate>,
-    by_key: HashMap<(IpAddr, u16), Vec<usize>>,
+    by_key: HashMap<ListenerKey, Vec<usize>>,
     by_bind: HashMap<SocketAddr, usize>,
+    /// Holders of sockets for datagrams.
+    by_udp_bind: HashMap<SocketAddr, usize>,
     by_bind_and_address: HashMap<(SocketAddr, IpAddr), usize>,
     modes: HashMap<SocketAddr, DestinationMode>,
     names: Names,
@@ -249,6 +253,7 @@ impl<'r> Register<'r> {
             accepted: Vec::new(),
             by_key: HashMap::new(),
             by_bind: HashMap::new(),
+            by_udp_bind: HashMap::new(),
             by_bind_and_address: HashMap::new(),
             modes: HashMap::new(),
             names: Names::default(),
@@ -292,8 +297,13 @@ impl<'r> Register<'r> {
         for (address, role) in addresses_of(listener) {
             self.addresses.take(roster, candidate.entrant, address, role);
         }
-        self.by_key.entry(listener.key()).or_default().push(at);
+        self.by_key.entry(listener.full_key()).or_default().push(at);
         self.ports.listen(listener);
+        if listener.transport() == Transport::Udp {
+            self.by_udp_bind.insert(listener.bind, at);
+            self.accepted.push(candidate);
+            return;
+        }
         self.by_bind.entry(listener.bind).or_insert(at);
         self.by_bind_and_address.entry((listener.bind, listener.address.0)).or_insert(at);
         self.modes.entry(listener.bind).or_insert_with(|| candidate.mode.clone());
@@ -312,7 +322,7 @@ impl<'r> Register<'r> {
         if foreign.is_some() {
             return foreign;
         }
-        let there = self.by_key.get(&listener.key()).map_or(&[][..], Vec::as_slice);
+        let there = self.by_key.get(&listener.full_key()).map_or(&[][..], Vec::as_slice);
         let by_names =
             |at: &usize| listener.names.is_some() || self.accepted[*at].listener.names.is_some();
         if let Some(&first) = there.first().filter(|first| by_names(first)) {
@@ -328,6 +338,10 @@ impl<'r> Register<'r> {
         }
         if let Some(mapping) = self.ports.mapping_of(listener) {
             return Some(Objection::Mapped(mapping));
+        }
+        if listener.transport() == Transport::Udp {
+            // A datagram says nothing of the listener that it is for but the socket that it arrives on.
+            return self.by_udp_bind.get(&listener.bind).map(|&at| Objection::Port(holder(at)));
         }
         let (&at, mode) = self.by_bind.get(&listener.bind).zip(self.modes.get(&listener.bind))?;
         if *mode != candidate.mode {
@@ -401,7 +415,7 @@ enum Objection {
     Mapped(Arc<PortMapping>),
     /// The socket has another destination mode.
     Mode { holder: Holder, has: String },
-    /// Its socket's port belongs to one listener.
+    /// Its socket belongs to one listener.
     Port(Holder),
     /// Its socket could not tell it from another listener.
     Ambiguous(Holder),
@@ -465,7 +479,7 @@ impl Objection {
                 "listen",
                 holder,
                 format!(
-                    "asks for {bind} by port alone, so it can serve one listener only: use another listen.port; it serves"
+                    "asks for {bind}, which serves one listener only: use another listen.port; it serves"
                 ),
             ),
             Self::Ambiguous(holder) => (

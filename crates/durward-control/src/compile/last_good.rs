@@ -3,13 +3,12 @@
 //! Deliberately absent: any right to it; a kept listener or address is claimed like every other.
 
 use std::collections::BTreeSet;
-use std::net::IpAddr;
 use std::sync::Arc;
 
 use durward_model::listener::{HttpService, Service};
 use durward_model::route::{Action, WeightedUpstream};
 use durward_model::upstream::UpstreamIndex;
-use durward_model::{EgressAddress, Listener, Tenant, Upstream};
+use durward_model::{EgressAddress, Listener, ListenerKey, Tenant, Upstream};
 
 use super::Compiled;
 use super::body::Candidate;
@@ -30,23 +29,24 @@ pub(crate) fn upstream(former: &Arc<Upstream>, egress: &[EgressAddress]) -> Opti
 /// read those that would otherwise be gone. `claimed` says what the tenant has already.
 pub(crate) fn for_broken(
     former: Option<&Arc<Tenant>>,
-    broken: &[Option<(IpAddr, u16)>],
-    claimed: &mut BTreeSet<(IpAddr, u16)>,
+    broken: &[Option<ListenerKey>],
+    claimed: &mut BTreeSet<ListenerKey>,
 ) -> Vec<Arc<Listener>> {
     let Some(former) = former else { return Vec::new() };
-    let held = |key: (IpAddr, u16)| former.listeners.iter().any(|listener| listener.key() == key);
+    let held =
+        |key: ListenerKey| former.listeners.iter().any(|listener| listener.full_key() == key);
     // An entry whose place another entry of the document fills stands in for nothing.
     let nowhere =
-        |key: &&Option<(IpAddr, u16)>| key.is_none_or(|key| !held(key) && !claimed.contains(&key));
+        |key: &&Option<ListenerKey>| key.is_none_or(|key| !held(key) && !claimed.contains(&key));
     let strays = broken.iter().filter(nowhere).count();
     let mut kept = Vec::new();
     for key in broken.iter().flatten() {
-        let listener = former.listeners.iter().find(|listener| listener.key() == *key);
-        kept.extend(listener.filter(|listener| claimed.insert(listener.key())).cloned());
+        let listener = former.listeners.iter().find(|listener| listener.full_key() == *key);
+        kept.extend(listener.filter(|listener| claimed.insert(listener.full_key())).cloned());
     }
     for _ in 0..strays {
-        let gone = former.listeners.iter().find(|listener| !claimed.contains(&listener.key()));
-        kept.extend(gone.filter(|listener| claimed.insert(listener.key())).cloned());
+        let gone = former.listeners.iter().find(|listener| !claimed.contains(&listener.full_key()));
+        kept.extend(gone.filter(|listener| claimed.insert(listener.full_key())).cloned());
     }
     kept
 }
@@ -60,7 +60,7 @@ pub(crate) fn candidate(
     previous: Option<&Compiled>,
 ) -> Option<Candidate> {
     let former = entrant.former?;
-    let mode = previous?.snapshot.binds.get(&listener.bind)?.mode.clone();
+    let mode = previous?.snapshot.bind_of(listener)?.mode.clone();
     let mut moved = Vec::with_capacity(former.upstreams.len());
     for upstream in &former.upstreams {
         moved.push(
@@ -98,6 +98,11 @@ pub(crate) fn reindexed(
             let mut service = service.clone();
             moved(&mut service.upstreams).ok()?;
             Service::Tcp(service)
+        }
+        Service::Udp(service) => {
+            let mut service = service.clone();
+            moved(&mut service.upstreams).ok()?;
+            Service::Udp(service)
         }
         Service::Forward(service) => Service::Forward(service.clone()),
         Service::Link(service) => Service::Link(service.clone()),

@@ -38,6 +38,7 @@ pub(crate) fn limits(report: &mut Report<'_>, spec: &LimitsSpec) -> Option<Limit
         &field.name("bodyBytes"),
         words::size,
     );
+    let sessions = sessions(report, field, spec);
     let header = header_bytes(report, spec.header_bytes.as_ref(), &field.name("headerBytes"));
     if let (Some(burst), None) = (spec.burst, spec.requests_per_second) {
         report.error(
@@ -55,6 +56,8 @@ pub(crate) fn limits(report: &mut Report<'_>, spec: &LimitsSpec) -> Option<Limit
         connections_per_client: count(spec.connections_per_client, "connectionsPerClient"),
         requests_per_second: count(spec.requests_per_second, "requestsPerSecond"),
         burst: count(spec.burst, "burst"),
+        udp_sessions: sessions?.0,
+        udp_sessions_per_client: sessions?.1,
         upstream_connections: count(spec.upstream_connections, "upstreamConnections"),
         pending_requests: count(spec.pending_requests, "pendingRequests"),
         bandwidth_out: bandwidth_out?,
@@ -66,6 +69,21 @@ pub(crate) fn limits(report: &mut Report<'_>, spec: &LimitsSpec) -> Option<Limit
         timeouts: timeouts?,
     };
     (report.errors() == before).then_some(limits)
+}
+
+/// The UDP sessions of the tenant and of one client.
+fn sessions(report: &mut Report<'_>, field: &Field<'_>, spec: &LimitsSpec) -> Option<(u32, u32)> {
+    let defaults = Limits::default();
+    let mut number = |written, name: &str, default| {
+        report.number(written, &field.name(name), (1, 100_000), default)
+    };
+    let all = number(spec.udp_sessions, "udpSessions", defaults.udp_sessions);
+    let one = number(
+        spec.udp_sessions_per_client,
+        "udpSessionsPerClient",
+        defaults.udp_sessions_per_client,
+    );
+    all.zip(one)
 }
 
 fn rate(
@@ -104,6 +122,7 @@ fn timeouts(report: &mut Report<'_>, field: &Field<'_>, spec: &TimeoutsSpec) -> 
         idle: time(&spec.idle, "idle", times::IDLE).unwrap_or(defaults.idle),
         stream_idle: time(&spec.stream_idle, "streamIdle", times::IDLE)
             .unwrap_or(defaults.stream_idle),
+        udp_idle: time(&spec.udp_idle, "udpIdle", times::UDP_IDLE).unwrap_or(defaults.udp_idle),
         connect: time(&spec.connect, "connect", times::CONNECT).unwrap_or(defaults.connect),
         response: time(&spec.response, "response", times::RESPONSE).unwrap_or(defaults.response),
         request: time(&spec.request, "request", times::REQUEST),

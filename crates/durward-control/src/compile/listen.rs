@@ -7,9 +7,9 @@ use std::net::{IpAddr, SocketAddr};
 use durward_model::{DestinationMode, SourceSet};
 
 use super::report::{Field, Report};
-use super::{transparent, words};
+use super::{listener, transparent, words};
 use crate::place::{At, Place};
-use crate::spec::ingress::{DestinationSpec, IngressSpec, ListenSpec};
+use crate::spec::ingress::{DestinationSpec, IngressSpec, ListenSpec, ProtocolSpec};
 
 /// The socket's address and its mode, or `None` after an error.
 pub(crate) fn reached(
@@ -34,6 +34,11 @@ pub(crate) fn reached(
     let mode = mode(report, listen, field);
     let local = local?.unwrap_or(address);
     let (bind, mode) = (SocketAddr::new(local, local_port?), mode?);
+    if listener::protocol(spec) == ProtocolSpec::Udp
+        && !suits_datagrams(report, listen, (bind, &mode), field)
+    {
+        return None;
+    }
     if mode == DestinationMode::Bound && !arrives(local, address) {
         let sentence = format!(
             "is accepted on {local}, where connections to {address} never arrive: listen on {address} or on every address, or say \
@@ -44,6 +49,30 @@ pub(crate) fn reached(
         return None;
     }
     free(report, bind, listen.place, field).map(|bind| (bind, mode))
+}
+
+/// Returns true if datagrams can be received and answered by a socket, and says otherwise why not.
+fn suits_datagrams(
+    report: &mut Report<'_>,
+    listen: &At<ListenSpec>,
+    (bind, mode): (SocketAddr, &DestinationMode),
+    field: &Field<'_>,
+) -> bool {
+    if *mode != DestinationMode::Bound {
+        let sentence =
+            "means nothing here: UDP is received where it is sent to, by destination: Bound";
+        report.error("FieldUnfitting", listen.place, &field.name("destination"), sentence);
+        return false;
+    }
+    if bind.ip().is_unspecified() {
+        // The kernel would choose the source address of answers, which may be another tenant's.
+        let sentence =
+            format!("{} is every address, and answers must leave from one: name it", bind.ip());
+        let place = listen.address.as_ref().map_or(listen.place, |written| written.place);
+        report.error("BadListen", place, &field.name("address"), &sentence);
+        return false;
+    }
+    true
 }
 
 /// The socket, unless the kernel hands connections of transparent egress to it.

@@ -5,13 +5,15 @@
 use std::sync::Arc;
 
 use durward_model::egress::Policy;
-use durward_model::listener::{HttpService, IdentityHeaders, TcpService};
+use durward_model::listener::{HttpService, IdentityHeaders, TcpService, UdpService};
 use durward_model::route::table::RouteTable;
 use durward_model::route::{Action, HeaderRules, Redirect, RouteMatch, WeightedUpstream};
 use durward_model::server_tls::ServerTls;
 use durward_model::sni::SniRoute;
+use durward_model::transport::Transport;
 use durward_model::{
-    Acme, DestinationMode, IngressAddress, Listener, Route, Service, SourceSet, TenantId,
+    Acme, DestinationMode, IngressAddress, Listener, ListenerKey, Route, Service, SourceSet,
+    TenantId,
 };
 
 use super::acme::Doors;
@@ -51,11 +53,15 @@ pub(crate) struct Outward<'r> {
     pub(crate) policy: Option<&'r Arc<Policy>>,
 }
 
-/// Returns the address and port of an entry; `None` if they cannot be read.
-pub(crate) fn key(spec: &IngressSpec) -> Option<(std::net::IpAddr, u16)> {
+/// Returns the address, port and transport protocol of an entry; `None` if they cannot be read.
+pub(crate) fn key(spec: &IngressSpec) -> Option<ListenerKey> {
     let address = words::address(&spec.address).ok()?;
     let port = spec.port.map_or_else(|| default_port(spec), |port| Some(port.value))?;
-    Some((address, port)).filter(|(_, port)| *port > 0)
+    let transport = match protocol(spec) {
+        ProtocolSpec::Udp => Transport::Udp,
+        _ => Transport::Tcp,
+    };
+    Some((address, port, transport)).filter(|(_, port, _)| *port > 0)
 }
 
 /// Returns whether hosted API servers without an address may be served at an entry.
@@ -68,7 +74,7 @@ fn default_port(spec: &IngressSpec) -> Option<u16> {
         ProtocolSpec::Https | ProtocolSpec::Tls | ProtocolSpec::Link => Some(443),
         ProtocolSpec::Http => Some(80),
         ProtocolSpec::Proxy => Some(3128),
-        ProtocolSpec::Tcp => None,
+        ProtocolSpec::Tcp | ProtocolSpec::Udp => None,
     }
 }
 
@@ -131,7 +137,7 @@ impl Workshop<'_, '_, '_, '_> {
                 "PortMissing",
                 spec.address.place,
                 &field,
-                "is missing: TCP has no port of its own",
+                "is missing: TCP and UDP have no port of their own",
             );
         }
         port
@@ -144,10 +150,10 @@ impl Workshop<'_, '_, '_, '_> {
         let terminates = match protocol {
             ProtocolSpec::Https | ProtocolSpec::Link => true,
             ProtocolSpec::Tcp | ProtocolSpec::Proxy => has_certificate,
-            ProtocolSpec::Http | ProtocolSpec::Tls => false,
+            ProtocolSpec::Http | ProtocolSpec::Tls | ProtocolSpec::Udp => false,
         };
         let carries_http =
-            !matches!(protocol, ProtocolSpec::Tcp | ProtocolSpec::Tls | ProtocolSpec::Link);
+            matches!(protocol, ProtocolSpec::Http | ProtocolSpec::Https | ProtocolSpec::Proxy);
         let first = |at: &[At<String>]| at.first().map(|at| at.place);
         let tls_only = [
             ("certificate", spec.certificate.as_ref().map(|at| at.place)),
@@ -248,6 +254,10 @@ impl Workshop<'_, '_, '_, '_> {
                 let tls = tls.map_or(Some(None), |tls| tls.map(Some));
                 Some(Service::Tcp(TcpService { tls: tls?, upstreams: upstreams? }))
             }
+            ProtocolSpec::Udp => {
+                let upstreams = self.direct(spec, field)?;
+                Some(Service::Udp(UdpService { upstreams }))
+            }
             ProtocolSpec::Proxy => self.forward(spec, address, field).map(Service::Forward),
             ProtocolSpec::Link => self.link(spec, address, field).map(Service::Link),
         }
@@ -345,10 +355,10 @@ impl Workshop<'_, '_, '_, '_> {
         field: &Field<'_>,
     ) -> Option<Vec<WeightedUpstream>> {
         let protocol = protocol(spec);
-        if protocol == ProtocolSpec::Tcp
+        if matches!(protocol, ProtocolSpec::Tcp | ProtocolSpec::Udp)
             && let Some(route) = spec.routes.first()
         {
-            let sentence = "means nothing here: TCP has no hosts or paths, write upstream";
+            let sentence = "means nothing here: TCP and UDP have no hosts or paths, write upstream";
             self.report.error("FieldUnfitting", route.place, &field.name("routes"), sentence);
             return None;
         }
@@ -360,6 +370,7 @@ impl Workshop<'_, '_, '_, '_> {
             Targets { one: spec.upstream.as_ref(), many: &spec.upstreams, place: spec.place };
         let carrying = match protocol {
             ProtocolSpec::Http | ProtocolSpec::Https => Carrying::Requests,
+            ProtocolSpec::Udp => Carrying::Datagrams,
             _ => Carrying::Bytes,
         };
         route::weighted(self.report, self.upstreams, targets, field, carrying)

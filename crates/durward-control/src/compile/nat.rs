@@ -69,6 +69,8 @@ fn tenant_egress(entrant: &Entrant<'_>) -> Option<KernelEgress> {
 /// Everything that the model is made of beside the rules of the tenants that were compiled.
 pub(crate) struct Around<'a, F> {
     pub(crate) binds: &'a SharedMap<SocketAddr, Arc<Bind>>,
+    /// Sockets for datagrams.
+    pub(crate) udp: &'a SharedMap<SocketAddr, Arc<Bind>>,
     /// Sockets that may be others than before.
     pub(crate) touched: &'a BTreeSet<SocketAddr>,
     /// True if the host listens where it did.
@@ -120,6 +122,7 @@ pub(crate) fn model(
     if !model.mappings.is_empty() || !model.egress.is_empty() {
         model.tenants = numbers(rules, former, scope);
         model.local = local(base, around);
+        model.local_udp = around.udp.keys().copied().collect();
     }
     match former {
         Some(former) if *former.nat == model => Arc::clone(&former.nat),

@@ -9,8 +9,9 @@ mod served;
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::sync::Arc;
 
+use durward_model::transport::Transport;
 use durward_model::verdict::Outcome;
-use durward_model::{EgressAddress, Kind, PortMapping, Tenant, TenantId, Upstream};
+use durward_model::{EgressAddress, Kind, ListenerKey, PortMapping, Tenant, TenantId, Upstream};
 
 use super::addresses::{Held, Role};
 use super::contribution::Contribution;
@@ -18,7 +19,7 @@ use super::keys::HeldKey;
 use super::part::{self, PartId, Pasts};
 use super::roster::{KnownText, Past};
 use super::scope::Scope;
-use super::served_documents::{EarlierDocument, ListenerKey, ServedDocuments};
+use super::served_documents::{EarlierDocument, ServedDocuments};
 use super::transparent::Wish;
 use super::{Compiled, Memory, compile_scope, last_good, words};
 use crate::certificate::hex;
@@ -27,7 +28,9 @@ use crate::cluster::Cluster;
 use crate::document::{Content, Document, Source};
 use crate::reference::Reference;
 use crate::source::file::FileSource;
-use crate::state::{AddressState, EarlierState, PartState, RoleState, State, TenantState, Writer};
+use crate::state::{
+    AddressState, EarlierState, PartState, RoleState, State, TenantState, Writer, keys_of,
+};
 use crate::store::Store;
 pub use changed::changed_objects;
 pub use served::Served;
@@ -76,7 +79,8 @@ fn tenant_state(writer: &mut Writer, id: &TenantId, past: &Past) -> TenantState 
     let ServedDocuments { last, leans, earlier } = &past.documents;
     let earlier = earlier.iter().map(|document| EarlierState {
         document: text_of(writer, &document.source),
-        listeners: document.listeners.iter().copied().collect(),
+        listeners: keys_of(Transport::Tcp, document.listeners.iter().copied()),
+        udp_listeners: keys_of(Transport::Udp, document.listeners.iter().copied()),
         leans: document.leans,
     });
     let earlier = earlier.collect();
@@ -90,22 +94,11 @@ fn tenant_state(writer: &mut Writer, id: &TenantId, past: &Past) -> TenantState 
     let upstream_sources = upstreams
         .filter(|upstream| upstream.sources != past.egress)
         .map(|it| (it.name.to_string(), it.sources.iter().map(|source| source.0).collect()));
-    let role = |role| match role {
-        Role::Ingress => RoleState::Ingress,
-        Role::Egress => RoleState::Egress,
-        Role::Mapped => RoleState::Mapped,
-        Role::Listen => RoleState::Listen,
-    };
-    let addresses = past.addresses.iter().map(|held| AddressState {
-        address: held.address,
-        role: role(held.role),
-        shared: held.shared,
-        added: held.added,
-    });
     let listeners = past.served.iter().flat_map(|tenant| &tenant.listeners);
     let own = past.alone.iter().flat_map(|tenant| &tenant.listeners);
-    let own: BTreeSet<ListenerKey> = own.map(|listener| listener.key()).collect();
+    let own: BTreeSet<ListenerKey> = own.map(|listener| listener.full_key()).collect();
     let is_added = |key: &ListenerKey| !own.contains(key);
+    let keys = listeners.clone().map(|listener| listener.full_key());
     TenantState {
         name: id.to_string(),
         file: Arc::clone(&past.file),
@@ -125,14 +118,33 @@ fn tenant_state(writer: &mut Writer, id: &TenantId, past: &Past) -> TenantState 
         text: other_text(&past.text, last.as_deref()),
         upstreams: partly.map(names),
         upstream_sources: upstream_sources.collect(),
-        listeners: listeners.clone().map(|listener| listener.key()).collect(),
-        added_listeners: listeners.map(|listener| listener.key()).filter(is_added).collect(),
-        addresses: addresses.collect(),
+        listeners: keys_of(Transport::Tcp, keys.clone()),
+        udp_listeners: keys_of(Transport::Udp, keys.clone()),
+        // Objects add none for datagrams.
+        added_listeners: keys_of(Transport::Tcp, keys.filter(is_added)),
+        addresses: addresses(past),
         egress: past.egress.iter().map(|address| address.0).collect(),
         sources: past.sources.clone(),
         added_sources: past.added_sources.clone(),
         keys: past.keys.iter().map(|held| (hex(&held.key), held.shared)).collect(),
     }
+}
+
+/// Returns the addresses that a tenant holds.
+fn addresses(past: &Past) -> Vec<AddressState> {
+    let role = |role| match role {
+        Role::Ingress => RoleState::Ingress,
+        Role::Egress => RoleState::Egress,
+        Role::Mapped => RoleState::Mapped,
+        Role::Listen => RoleState::Listen,
+    };
+    let addresses = past.addresses.iter().map(|held| AddressState {
+        address: held.address,
+        role: role(held.role),
+        shared: held.shared,
+        added: held.added,
+    });
+    addresses.collect()
 }
 
 /// Compiles what an earlier process served, for the next compile to begin from. Performs blocking I/O: of the files that documents refer to only
@@ -352,8 +364,8 @@ fn stages<'d>(
         (Arc::from(name.as_str()), addresses.iter().copied().map(EgressAddress).collect())
     });
     let sources: BTreeMap<Arc<str>, Vec<EgressAddress>> = sources.collect();
-    let mut left: BTreeSet<ListenerKey> = state.listeners.iter().copied().collect();
-    left.retain(|key| !state.added_listeners.contains(key));
+    let mut left: BTreeSet<ListenerKey> = state.listener_keys().collect();
+    left.retain(|(address, port, _)| !state.added_listeners.contains(&(*address, *port)));
     let mut kept = BTreeSet::new();
     let mut stages = Vec::with_capacity(state.earlier.len() + 1);
     let mut stage = |document, own: BTreeSet<ListenerKey>, is_last| {
@@ -363,9 +375,9 @@ fn stages<'d>(
         stages.push(Stage { document, part: Arc::new(part) });
     };
     for earlier in &state.earlier {
-        let own: BTreeSet<_> = earlier.listeners.iter().filter(|key| left.remove(key)).collect();
+        let own: BTreeSet<_> = earlier.listener_keys().filter(|key| left.remove(key)).collect();
         if let Some(document) = document(earlier.document) {
-            stage(document, own.into_iter().copied().collect(), false);
+            stage(document, own, false);
         }
     }
     stage(last, left, true);
@@ -421,7 +433,7 @@ fn tenant_past<'d>(state: &TenantState, document: impl Fn(usize) -> Option<&'d D
     let source = |at| document(at).map(|document| Arc::clone(&document.source));
     let last = state.good.and_then(source);
     let earlier = state.earlier.iter().filter_map(|earlier| {
-        let listeners = earlier.listeners.iter().copied().collect();
+        let listeners = earlier.listener_keys().collect();
         Some(EarlierDocument { source: source(earlier.document)?, listeners, leans: earlier.leans })
     });
     Past {
@@ -433,7 +445,7 @@ fn tenant_past<'d>(state: &TenantState, document: impl Fn(usize) -> Option<&'d D
         outcome: Outcome::Rejected,
         documents: ServedDocuments { earlier: earlier.collect(), last, leans: state.leans },
         restoring: None,
-        listeners: state.listeners.clone(),
+        listeners: state.listener_keys().collect(),
         names: state
             .names
             .iter()

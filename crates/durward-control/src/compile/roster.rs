@@ -4,6 +4,7 @@
 
 use std::collections::{BTreeSet, HashMap, HashSet};
 use std::hash::{DefaultHasher, Hash, Hasher};
+use std::net::IpAddr;
 use std::path::Path;
 use std::sync::Arc;
 
@@ -11,7 +12,7 @@ use durward_model::egress::Rule;
 use durward_model::limits::Limits;
 use durward_model::route::HostPattern;
 use durward_model::verdict::Outcome;
-use durward_model::{EgressAddress, Origin, Revision, Snapshot, Tenant, TenantId};
+use durward_model::{EgressAddress, ListenerKey, Origin, Revision, Snapshot, Tenant, TenantId};
 use ipnet::IpNet;
 
 use super::addresses::Held;
@@ -24,7 +25,7 @@ use super::precedence::{Age, Precedence};
 use super::report::{Field, Report};
 use super::retained::Restoring;
 use super::scope::Scope;
-use super::served_documents::{ListenerKey, ServedDocuments};
+use super::served_documents::ServedDocuments;
 use super::transparent::Wish;
 use super::verdict::Draft;
 use super::{Compiled, Input};
@@ -51,7 +52,7 @@ pub(crate) struct Past {
     /// Listeners that it held in an earlier process.
     pub(crate) listeners: Vec<ListenerKey>,
     /// Names that it held in an earlier process, with the addresses and ports.
-    pub(crate) names: Vec<(ListenerKey, HostPattern)>,
+    pub(crate) names: Vec<((IpAddr, u16), HostPattern)>,
     /// The part of its documents that is made again, while what an earlier process served is restored.
     pub(crate) restoring: Option<Arc<Restoring>>,
     /// Place in the order of arrival.

@@ -25,6 +25,8 @@ pub(crate) enum Carrying {
     Requests,
     /// Bytes.
     Bytes,
+    /// UDP.
+    Datagrams,
 }
 
 /// The route, or `None` after an error.
@@ -289,11 +291,23 @@ fn resolve(
 ) -> Option<UpstreamIndex> {
     match upstreams.find(name) {
         Ok((index, protocol)) => {
-            if carrying == Carrying::Requests && protocol == UpstreamProtocol::Tcp {
-                let sentence = format!(
-                    "{:?} has protocol TCP, and this listener carries HTTP: give it HTTP1 or HTTP2",
-                    name.value
-                );
+            let unfitting = match (carrying, protocol) {
+                (Carrying::Requests, UpstreamProtocol::Tcp) => {
+                    Some("has protocol TCP, and this listener carries HTTP: give it HTTP1 or HTTP2")
+                }
+                (Carrying::Requests, UpstreamProtocol::Udp) => {
+                    Some("has protocol UDP, and this listener carries HTTP: give it HTTP1 or HTTP2")
+                }
+                (Carrying::Bytes, UpstreamProtocol::Udp) => {
+                    Some("has protocol UDP, and this listener carries TCP: give it TCP")
+                }
+                (Carrying::Datagrams, protocol) if protocol != UpstreamProtocol::Udp => Some(
+                    "has another protocol, and this listener carries UDP: give it UDP, and use it for UDP listeners alone",
+                ),
+                _ => None,
+            };
+            if let Some(unfitting) = unfitting {
+                let sentence = format!("{:?} {unfitting}", name.value);
                 report.error("UpstreamProtocol", name.place, field, &sentence);
                 return None;
             }

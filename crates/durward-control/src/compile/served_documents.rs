@@ -3,15 +3,13 @@
 //! Most tenants have one: that of their file. Where it has mistakes, parts of earlier ones stand in, and these are remembered as long as they do.
 
 use std::collections::BTreeSet;
-use std::net::IpAddr;
 use std::sync::Arc;
+
+use durward_model::ListenerKey;
 
 use super::body::Candidate;
 use super::roster::{Basis, Entrant, Verdict};
 use crate::document::{Document, Source};
-
-/// Address and port of a listener, which tell it from the others of its tenant.
-pub(crate) type ListenerKey = (IpAddr, u16);
 
 /// The most earlier documents that are remembered of a tenant. Of more, the oldest is forgotten: what it stands in for is then not served by
 /// the next process, though held.
@@ -98,13 +96,17 @@ pub(crate) fn remember(
     }
     let former = |candidate: &&Candidate| candidate.entry.is_none() && !candidate.is_added();
     let standing_in = listeners.iter().filter(former);
-    let standing_in = standing_in.map(|candidate| candidate.listener.key()).collect();
+    let standing_in = standing_in.map(|candidate| candidate.listener.full_key()).collect();
     let documents = entrant.past.documents.with(&document.source, &standing_in, entrant.leans);
     entrant.past.documents = documents;
 }
 
 #[cfg(test)]
 mod tests {
+    use std::net::IpAddr;
+
+    use durward_model::transport::Transport;
+
     use super::*;
 
     fn source(text: &str) -> Arc<Source> {
@@ -112,7 +114,7 @@ mod tests {
     }
 
     fn keys(ports: &[u16]) -> BTreeSet<ListenerKey> {
-        ports.iter().map(|port| (IpAddr::from([198, 51, 100, 1]), *port)).collect()
+        ports.iter().map(|port| (IpAddr::from([198, 51, 100, 1]), *port, Transport::Tcp)).collect()
     }
 
     fn texts(documents: &ServedDocuments) -> Vec<&str> {

@@ -46,7 +46,7 @@ impl Workshop<'_, '_, '_, '_> {
         let Some(first) = spec.names.first() else { return };
         let field = field.name("names");
         if listener.opening().is_none() {
-            let sentence = "means nothing here: TCP without a certificate has no names, write certificate or another port";
+            let sentence = "means nothing here: UDP, and TCP without a certificate, have no names: write certificate or another port";
             self.report.error("FieldUnfitting", first.place, &field, sentence);
         }
         let Some(tls) = listener.tls() else { return };

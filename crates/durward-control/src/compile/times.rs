@@ -29,6 +29,8 @@ pub(crate) const HANDSHAKE: Range = Range(100, MINUTE);
 pub(crate) const HEADER: Range = Range(100, 5 * MINUTE);
 /// `timeouts.idle` and `timeouts.streamIdle`
 pub(crate) const IDLE: Range = Range(100, 24 * HOUR);
+/// `timeouts.udpIdle`
+pub(crate) const UDP_IDLE: Range = Range(SECOND, HOUR);
 /// `timeouts.connect`
 pub(crate) const CONNECT: Range = Range(10, MINUTE);
 /// `timeouts.response`

@@ -2,7 +2,7 @@
 //!
 //! Deliberately absent: name resolution; a name is checked for being one, nothing more.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeMap;
 use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Duration;
@@ -38,8 +38,8 @@ pub(crate) struct Surroundings<'a> {
     pub(crate) egress: &'a [EgressAddress],
     /// Those it asked for, granted or not.
     pub(crate) wanted: &'a [EgressAddress],
-    /// The upstreams only TCP and TLS listeners use.
-    pub(crate) bytes_only: &'a BTreeSet<&'a str>,
+    /// Protocols of upstreams by the listeners that use them, for those whose own is not written.
+    pub(crate) implied: &'a BTreeMap<&'a str, UpstreamProtocol>,
     /// Endpoints that each Service may have.
     pub(crate) share: usize,
 }
@@ -85,7 +85,7 @@ pub(crate) fn at_field(
 ) -> Option<Upstream> {
     let before = report.errors();
     report.check("BadName", name, field, words::upstream_name);
-    let protocol = protocol(spec, around.bytes_only.contains(name.as_str()));
+    let protocol = protocol(spec, around.implied.get(name.as_str()).copied());
     let sources = sources(report, spec, field, around);
     let within = (&sources[..], around.share);
     let (endpoints, gone) = match &spec.service {
@@ -93,6 +93,7 @@ pub(crate) fn at_field(
         None => (endpoints(report, spec, field, protocol), None),
     };
     super::link::behind(report, spec, field);
+    datagrams(report, spec, field, protocol);
     if spec.service.is_none() && spec.link.is_none() {
         reachable(report, spec, field, &endpoints, &sources);
     }
@@ -169,13 +170,38 @@ pub(crate) fn plain(name: &str, protocol: UpstreamProtocol) -> Upstream {
     }
 }
 
-fn protocol(spec: &UpstreamSpec, bytes_only: bool) -> UpstreamProtocol {
+fn protocol(spec: &UpstreamSpec, implied: Option<UpstreamProtocol>) -> UpstreamProtocol {
     match spec.protocol.map(|protocol| protocol.value) {
         Some(UpstreamProtocolSpec::Http1) => UpstreamProtocol::Http1,
         Some(UpstreamProtocolSpec::Http2) => UpstreamProtocol::Http2,
         Some(UpstreamProtocolSpec::Tcp) => UpstreamProtocol::Tcp,
-        None if bytes_only => UpstreamProtocol::Tcp,
-        None => UpstreamProtocol::Http1,
+        Some(UpstreamProtocolSpec::Udp) => UpstreamProtocol::Udp,
+        None => implied.unwrap_or_default(),
+    }
+}
+
+/// Datagrams go over links only, as they are.
+fn datagrams(
+    report: &mut Report<'_>,
+    spec: &At<UpstreamSpec>,
+    field: &Field<'_>,
+    protocol: UpstreamProtocol,
+) {
+    if protocol != UpstreamProtocol::Udp {
+        return;
+    }
+    if spec.link.is_none() {
+        let sentence = "is missing: UDP is carried over links; write link, or lead the port to its endpoints with a PortMapping";
+        report.error("LinkMissing", spec.place, &field.name("link"), sentence);
+    }
+    let unfitting = [
+        ("tls", spec.tls.as_ref().map(|at| at.place)),
+        ("healthCheck", spec.health_check.as_ref().map(|at| at.place)),
+        ("sendProxyProtocol", spec.send_proxy_protocol.map(|at| at.place)),
+    ];
+    for (name, place) in unfitting.into_iter().filter_map(|(name, place)| Some((name, place?))) {
+        let sentence = "means nothing here: the upstream has protocol UDP";
+        report.error("FieldUnfitting", place, &field.name(name), sentence);
     }
 }
 
@@ -315,7 +341,7 @@ fn endpoints(
             return Vec::new();
         }
         (Some(port), _) => Some(port.value),
-        (None, UpstreamProtocol::Tcp) => None,
+        (None, UpstreamProtocol::Tcp | UpstreamProtocol::Udp) => None,
         (None, _) if spec.tls.is_some() => Some(443),
         (None, _) => Some(80),
     };

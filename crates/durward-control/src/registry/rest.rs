@@ -2,8 +2,10 @@
 //!
 //! Reading a body is separate from carrying it out, so that claims are not locked while a long one is read.
 
+use durward_model::egress::{Guarded, guard};
 use durward_model::link::{Link, LinkPath, LinkRoute};
 use durward_model::route::HostPattern;
+use durward_model::upstream::Target;
 use serde_json::{Value, json};
 
 use super::fields::{BadField, Object};
@@ -70,6 +72,11 @@ impl Answer {
         let body =
             json!({"success": false, "error": {"code": code, "field": field, "message": message}});
         Self { status, body, retry_after: None, changed: Changed::default() }
+    }
+
+    /// Builds the answer to a call for tunnels, which changes nothing.
+    pub(super) fn tunnels(body: Value) -> Self {
+        Self { status: 200, body, retry_after: None, changed: Changed::default() }
     }
 
     fn success(changed: Changed, routes: usize) -> Self {
@@ -305,7 +312,7 @@ fn unused(body: &Object<'_>) -> Result<(), BadField> {
 /// Checks `routing_mode` and `public_endpoint` against each other, and returns true if the route must not be direct. Nothing is ever dialled because of an endpoint that is
 /// said here: the agent says the one that is proven.
 fn mode(body: &Object<'_>) -> Result<bool, BadField> {
-    let endpoint = body.optional_text("public_endpoint")?;
+    let endpoint = public_endpoint(body)?;
     match (body.optional_text("routing_mode")?, endpoint) {
         (None, _) | (Some("direct"), Some(_)) => Ok(false),
         (Some("tunnel"), None) => Ok(true),
@@ -320,7 +327,28 @@ fn mode(body: &Object<'_>) -> Result<bool, BadField> {
     }
 }
 
-fn own_cluster(link: &Link, cluster: &str) -> Result<(), Answer> {
+/// Reads `public_endpoint`. It is refused where no cluster can be: at a guarded address, except that private ones may be what the operator has named.
+fn public_endpoint<'v>(body: &Object<'v>) -> Result<Option<&'v str>, BadField> {
+    let name = "public_endpoint";
+    let Some(text) = body.optional_text(name)? else { return Ok(None) };
+    let endpoint = words::endpoint(text, None).map_err(|_| {
+        body.bad(name, "is no address or host name with a port, like 203.0.113.45:443")
+    })?;
+    let class = match endpoint {
+        Target::Address(at) => guard::classify(at.ip()).map(|(class, _)| class),
+        Target::Name { .. } => None,
+    };
+    match class {
+        None | Some(Guarded::Private | Guarded::Shared) => Ok(Some(text)),
+        Some(class) => {
+            let sentence =
+                format!("is {}: write the address by which the cluster is reached", class.word());
+            Err(body.bad(name, sentence))
+        }
+    }
+}
+
+pub(super) fn own_cluster(link: &Link, cluster: &str) -> Result<(), Answer> {
     if link.cluster.as_deref().is_none_or(|own| own == cluster) {
         return Ok(());
     }
@@ -336,7 +364,7 @@ fn owner(body: &Object<'_>) -> Result<RouteOwner, BadField> {
     Ok(RouteOwner { namespace: label(body, "namespace")?.into(), name: name.into() })
 }
 
-fn label<'v>(body: &Object<'v>, name: &str) -> Result<&'v str, BadField> {
+pub(super) fn label<'v>(body: &Object<'v>, name: &str) -> Result<&'v str, BadField> {
     let label = body.text(name)?;
     let sentence = "is not 1 to 63 lower-case letters, digits or '-'";
     if is_namespace(label) { Ok(label) } else { Err(body.bad(name, sentence)) }

@@ -573,3 +573,38 @@ fn of_two_stored_claims_to_a_name_the_later_change_is_true_whichever_file_is_rea
         assert_eq!(call(&mut restored, of_a, register, &body).status, 409);
     }
 }
+
+// S3.32+ S3.87+
+#[test]
+fn a_public_endpoint_at_which_no_cluster_can_be_is_refused_by_its_field() {
+    let register = |endpoint: &str| {
+        let mut body: Value = serde_json::from_str(BODY).unwrap();
+        body["public_endpoint"] = json!(endpoint);
+        Body::read(Operation::Register, body.to_string().as_bytes())
+    };
+    for good in ["203.0.113.45:80", "[2001:4860::1]:443", "lb.example.com:443", "10.1.2.3:443"] {
+        assert!(register(good).is_ok(), "{good}");
+    }
+    let bad = [
+        "203.0.113.45",
+        "http://203.0.113.45:80",
+        "127.0.0.1:80",
+        "[::1]:80",
+        "[::ffff:127.0.0.1]:80",
+        "169.254.169.254:80",
+        "[fe80::1]:80",
+        "0.0.0.0:80",
+        "224.0.0.1:80",
+        "[64:ff9b::7f00:1]:80",
+        "203.0.113.45:0",
+        "a b:80",
+    ];
+    for bad in bad {
+        let answer = register(bad).unwrap_err();
+        assert_eq!(
+            (answer.status, &answer.body["error"]["field"]),
+            (400, &json!("public_endpoint")),
+            "{bad}"
+        );
+    }
+}

@@ -111,6 +111,8 @@ pub enum ProtocolSpec {
     Tls,
     /// Bytes; over TLS when there is a certificate.
     Tcp,
+    /// Datagrams, to upstreams that name a link.
+    Udp,
     /// Agents in private clusters, over TLS. They carry requests to upstreams that name their link.
     Link,
     /// An entry of `spec.egress.proxy`; never written.

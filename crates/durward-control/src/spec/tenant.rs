@@ -80,6 +80,12 @@ pub struct LimitsSpec {
     /// Open client connections at once from one client address.
     #[serde(default)]
     pub connections_per_client: Option<At<u32>>,
+    /// UDP sessions at once, 1 to 100,000. Default: 1000.
+    #[serde(default)]
+    pub udp_sessions: Option<At<u32>>,
+    /// UDP sessions at once of one client address, or of one /64 of IPv6. Default: 100.
+    #[serde(default)]
+    pub udp_sessions_per_client: Option<At<u32>>,
     /// Requests per second, sustained.
     #[serde(default)]
     pub requests_per_second: Option<At<u32>>,
@@ -131,6 +137,9 @@ pub struct TimeoutsSpec {
     /// Between two bytes of a body or tunnel. Default: `5m`.
     #[serde(default)]
     pub stream_idle: Option<At<String>>,
+    /// Between two datagrams of a UDP session, `1s` to `1h`. Default: `5m`.
+    #[serde(default)]
+    pub udp_idle: Option<At<String>>,
     /// To connect to an upstream, TLS included. Default: `5s`.
     #[serde(default)]
     pub connect: Option<At<String>>,

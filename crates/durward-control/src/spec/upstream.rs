@@ -137,6 +137,9 @@ pub enum UpstreamProtocolSpec {
     /// Bytes.
     #[serde(rename = "TCP")]
     Tcp,
+    /// Datagrams; needs `link`.
+    #[serde(rename = "UDP")]
+    Udp,
 }
 
 /// TLS towards an upstream. There is no way to turn verification off.

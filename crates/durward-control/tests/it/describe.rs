@@ -39,6 +39,11 @@ pub(crate) fn compiled(compiled: &Compiled) -> String {
             .collect();
         writeln!(out, "bind {address} {}: {}", bind.mode.name(), listeners.join(", ")).unwrap();
     }
+    for (address, bind) in compiled.snapshot.udp.iter() {
+        let listeners: Vec<_> =
+            bind.listeners.iter().map(|one| format!("{one} of {}", one.tenant)).collect();
+        writeln!(out, "bind {address} udp: {}", listeners.join(", ")).unwrap();
+    }
     for tenant in compiled.snapshot.tenants.values() {
         self::tenant(&mut out, tenant);
     }
@@ -94,6 +99,9 @@ fn nat(out: &mut String, nat: &NatModel) {
     if !nat.local.is_empty() {
         writeln!(out, "let in {:?}", nat.local).unwrap();
     }
+    if !nat.local_udp.is_empty() {
+        writeln!(out, "let in udp {:?}", nat.local_udp).unwrap();
+    }
 }
 
 fn tenant(out: &mut String, tenant: &Tenant) {
@@ -145,6 +153,9 @@ fn listener(out: &mut String, tenant: &Tenant, listener: &Listener) {
         }
         Service::Tcp(service) => {
             writeln!(out, "    bytes -> {}", targets(tenant, &service.upstreams)).unwrap()
+        }
+        Service::Udp(service) => {
+            writeln!(out, "    datagrams -> {}", targets(tenant, &service.upstreams)).unwrap()
         }
         Service::Forward(service) => forward(out, service),
         Service::Link(service) => {

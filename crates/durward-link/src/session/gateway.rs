@@ -147,7 +147,8 @@ impl Carrier {
                 let receive = answer.into_body();
                 Ok(LinkStream::new(send, receive, &self.pumps, account, Some(counted)))
             }
-            StatusCode::FORBIDDEN => Err(OpenError::Refused(reason())),
+            // An agent of an older version does not know every kind of stream; another may.
+            StatusCode::FORBIDDEN | StatusCode::BAD_REQUEST => Err(OpenError::Refused(reason())),
             StatusCode::SERVICE_UNAVAILABLE => Err(OpenError::Full(reason())),
             _ => Err(OpenError::Unreachable(reason())),
         }

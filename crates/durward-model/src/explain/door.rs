@@ -9,6 +9,7 @@ use crate::egress::ForwardService;
 use crate::explain::{Ending, Question, Shown, Trail, kind_of, list};
 use crate::listener::{Listener, Service};
 use crate::snapshot::Snapshot;
+use crate::transport::Transport;
 
 impl Trail {
     /// Says which tenants' proxies share an address and port, and how it ends for a client there; `None` if only one proxy may be meant.
@@ -17,7 +18,7 @@ impl Trail {
         snapshot: &Snapshot,
         question: &Question,
     ) -> Option<Ending> {
-        let known = known_at(snapshot, question.destination);
+        let known = known_at(snapshot, question.destination, question.transport);
         let admits = |listener: &&Arc<Listener>| {
             question.client.is_none_or(|client| listener.admits(client))
         };
@@ -184,15 +185,18 @@ pub(super) fn find_listener<'a>(
     question: &Question,
 ) -> Option<&'a Listener> {
     let destination = question.destination;
-    let known = known_at(snapshot, destination);
+    let known = known_at(snapshot, destination, question.transport);
     let admitted = || {
         let client = question.client?;
         known.iter().find(|listener| listener.admits(client))
     };
     let arrived = || {
-        snapshot
-            .bind_for(destination)
-            .and_then(|bind| bind.listener_at(Destination(destination), destination.ip()))
+        let bind = match question.transport {
+            Transport::Udp => snapshot.udp.get(&destination),
+            Transport::Tcp => snapshot.bind_for(destination),
+            Transport::Sctp => None,
+        };
+        bind.and_then(|bind| bind.listener_at(Destination(destination), destination.ip()))
             .map(|(_, listener)| listener)
     };
     let found = admitted().or_else(|| known.first());
@@ -200,9 +204,14 @@ pub(super) fn find_listener<'a>(
 }
 
 /// Returns the listeners that clients know by this address and port; several only where they share it.
-pub(super) fn known_at(snapshot: &Snapshot, destination: SocketAddr) -> Vec<&Arc<Listener>> {
+pub(super) fn known_at(
+    snapshot: &Snapshot,
+    destination: SocketAddr,
+    transport: Transport,
+) -> Vec<&Arc<Listener>> {
     let listeners = snapshot.tenants.values().flat_map(|tenant| &tenant.listeners);
-    listeners.filter(|listener| listener.key() == (destination.ip(), destination.port())).collect()
+    let key = (destination.ip(), destination.port(), transport);
+    listeners.filter(|listener| listener.full_key() == key).collect()
 }
 
 /// Says why no listener serves a destination.

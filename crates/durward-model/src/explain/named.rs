@@ -19,7 +19,7 @@ impl Trail {
         snapshot: &'a Snapshot,
         question: &Question,
     ) -> Option<Result<&'a Listener, Ending>> {
-        let mut known = known_at(snapshot, question.destination);
+        let mut known = known_at(snapshot, question.destination, question.transport);
         if known.is_empty() {
             known = arriving(snapshot, question.destination);
         }

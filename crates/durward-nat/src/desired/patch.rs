@@ -97,8 +97,12 @@ pub fn patch(known: &Known<'_>, model: &NatModel, ejected: &Ejected) -> Option<P
 
 /// Compares all other fields. Every field is named, so that the compiler rejects a new one that is not handled here.
 fn differ_in_mappings_only(old: &NatModel, new: &NatModel) -> bool {
-    let NatModel { tenants, mappings: _, egress, local, slots } = old;
-    *tenants == new.tenants && *egress == new.egress && *local == new.local && *slots == new.slots
+    let NatModel { tenants, mappings: _, egress, local, local_udp, slots } = old;
+    *tenants == new.tenants
+        && *egress == new.egress
+        && *local == new.local
+        && *local_udp == new.local_udp
+        && *slots == new.slots
 }
 
 /// Returns the ranges of both lists without their common beginning and end.

@@ -103,6 +103,7 @@ fn mappings_and_egress_are_elements() {
         vec![egress(&["10.244.0.0/25".to_owned()], &["203.0.113.1"])],
     ));
     local.local = ["0.0.0.0:443".parse().unwrap(), "198.51.100.1:80".parse().unwrap()].into();
+    local.local_udp = ["198.51.100.1:53".parse().unwrap()].into();
 
     assert_golden("rich", &text(&local));
 }

@@ -1,5 +1,5 @@
 //! Registrations over REST at a listener for agents: `POST /api/v1/gateway/routes/{register,sync,unregister}`, and certificates for agents that join:
-//! `POST /api/v1/gateway/join`. One request per connection.
+//! `POST /api/v1/gateway/join`, and ports of TCP and UDP services: `/api/v1/clusters/agent/CLUSTER/tunnels`. One request per connection.
 
 use std::io;
 use std::sync::Arc;
@@ -15,10 +15,12 @@ use super::credential::{self, AdmittedAgent, Shown};
 use super::{Agent, CARRIER};
 use crate::io::Io;
 use crate::refusal::Refusal;
-use crate::registry::{Answer, Caller, Joining};
+use crate::registry::{Answer, Caller, Joining, Tunnels};
 
 /// Path of all operations.
 const PATH: &str = "/api/v1/gateway/routes/";
+/// Path of the tunnels of clusters, and the beginning of the names of those operations.
+const CLUSTERS: &str = "/api/v1/clusters/agent/";
 /// Path of certificates, and the name of that operation.
 const JOIN: &str = "/api/v1/gateway/join";
 /// Bytes of a certificate request at most.
@@ -33,19 +35,47 @@ const LINGER: Duration = Duration::from_secs(2);
 /// Returns the operation that a request is for; `None` if it is no request of this interface.
 pub(super) fn operation(request: &Request) -> Option<&str> {
     let (_, target) = request.method_and_target()?;
-    if target == JOIN { Some(JOIN) } else { target.strip_prefix(PATH) }
+    let is_whole = target == JOIN || target.starts_with(CLUSTERS);
+    if is_whole { Some(target) } else { target.strip_prefix(PATH) }
+}
+
+/// Returns the cluster and the call that a path and method are for; an answer where there is no such call.
+fn tunnels(path: &str, method: &str) -> Result<(String, Tunnels), Answer> {
+    let unknown =
+        || failure(404, "unknown", "there is CLUSTER/tunnels, tunnels/sync and tunnels/ID");
+    let (cluster, rest) = path.split_once("/tunnels").ok_or_else(unknown)?;
+    let call = match (method, rest) {
+        ("GET", "") => Tunnels::List,
+        ("POST", "") => Tunnels::Register,
+        ("POST", "/sync") => Tunnels::Sync,
+        ("DELETE", id) if id.len() > 1 && !id[1..].contains('/') => Tunnels::Withdraw,
+        (_, "" | "/sync") => {
+            return Err(failure(
+                405,
+                "bad_method",
+                "the method must be POST, or GET for all tunnels",
+            ));
+        }
+        _ => return Err(unknown()),
+    };
+    let is_plain = |byte: u8| byte.is_ascii_alphanumeric() || b"-_.".contains(&byte);
+    if cluster.is_empty() || !cluster.bytes().all(is_plain) {
+        return Err(unknown());
+    }
+    Ok((cluster.to_owned(), call))
 }
 
 /// Operation that a request asks for, and its caller.
 enum Call {
     Routes(Box<Caller>),
+    Tunnels(Box<Caller>, String, Tunnels),
     Join(Box<Joining>),
 }
 
 impl Call {
     fn caller(&self) -> &Caller {
         match self {
-            Self::Routes(caller) => caller,
+            Self::Routes(caller) | Self::Tunnels(caller, ..) => caller,
             Self::Join(joining) => &joining.caller,
         }
     }
@@ -53,9 +83,14 @@ impl Call {
     /// Returns the length of its body at most.
     fn longest(&self) -> usize {
         match self {
-            Self::Routes(_) => BODY,
+            Self::Routes(_) | Self::Tunnels(..) => BODY,
             Self::Join(_) => REQUEST,
         }
+    }
+
+    /// Returns true if a request without a length has no body, as one by GET or DELETE.
+    fn may_lack_body(&self) -> bool {
+        matches!(self, Self::Tunnels(_, _, Tunnels::List | Tunnels::Withdraw))
     }
 }
 
@@ -96,7 +131,9 @@ async fn answer(
         Ok(asked) => asked,
         Err(answer) => return Ok(Err(answer)),
     };
+    let is_bare = !request.has("content-length") && !request.has("transfer-encoding");
     let length = match length(request, asked.longest()) {
+        _ if is_bare && asked.may_lack_body() => 0,
         Ok(length) => length,
         Err(answer) => return Ok(Err(answer)),
     };
@@ -132,6 +169,9 @@ async fn answer(
         let _until_it_ends = call;
         match asked {
             Call::Routes(caller) => registry.call(&caller, &operation, &body),
+            Call::Tunnels(caller, cluster, call) => {
+                Some(registry.tunnels(&caller, &cluster, call, &body))
+            }
             Call::Join(joining) => Some(registry.join(&joining, &body)),
         }
     });
@@ -159,6 +199,15 @@ fn parsed(body: &[u8]) -> usize {
 
 /// Judges the head: who calls, and whether the request is one of this interface.
 fn judge(agent: &Agent<'_>, request: &Request, operation: &str) -> Result<Call, Answer> {
+    if let Some(path) = operation.strip_prefix(CLUSTERS) {
+        let method = request.method_and_target().map_or("", |(method, _)| method);
+        let (cluster, call) = tunnels(path, method)?;
+        let caller = caller(agent, request)?;
+        if matches!(call, Tunnels::Register | Tunnels::Sync) {
+            is_json(request)?;
+        }
+        return Ok(Call::Tunnels(Box::new(caller), cluster, call));
+    }
     if !matches!(operation, "register" | "sync" | "unregister" | JOIN) {
         return Err(failure(404, "unknown", "there is register, sync and unregister"));
     }
@@ -169,12 +218,17 @@ fn judge(agent: &Agent<'_>, request: &Request, operation: &str) -> Result<Call, 
         return joining(agent, request).map(|joining| Call::Join(Box::new(joining)));
     }
     let caller = caller(agent, request)?;
+    is_json(request)?;
+    Ok(Call::Routes(Box::new(caller)))
+}
+
+fn is_json(request: &Request) -> Result<(), Answer> {
     let media = request.field("content-type").unwrap_or_default();
     let media = media.split(';').next().unwrap_or_default().trim();
-    if !media.eq_ignore_ascii_case("application/json") {
-        return Err(failure(415, "bad_media", "Content-Type must be application/json"));
+    if media.eq_ignore_ascii_case("application/json") {
+        return Ok(());
     }
-    Ok(Call::Routes(Box::new(caller)))
+    Err(failure(415, "bad_media", "Content-Type must be application/json"))
 }
 
 /// Returns the link of a token to join, or of the certificate that is to be renewed.

@@ -147,7 +147,7 @@ mod tests {
     use durward_model::route::HostPattern;
 
     use super::*;
-    use crate::registry::{Answer, Joining};
+    use crate::registry::{Answer, Joining, Tunnels};
     use crate::upstream::link::TenantLinks;
 
     /// Registry that rejects as many routes as it says.
@@ -157,6 +157,10 @@ mod tests {
     impl Registry for Rejecting {
         fn call(&self, _: &Caller, _: &str, _: &[u8]) -> Option<Answer> {
             None
+        }
+
+        fn tunnels(&self, _: &Caller, _: &str, _: Tunnels, _: &[u8]) -> Answer {
+            Answer { status: 503, body: String::new(), retry_after: None }
         }
 
         fn join(&self, _: &Joining, _: &[u8]) -> Answer {

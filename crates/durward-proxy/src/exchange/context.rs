@@ -49,9 +49,11 @@ impl Http {
     pub(crate) fn service(&self) -> Option<&HttpService> {
         match &self.view.listener().service {
             Service::Http(service) => Some(service),
-            Service::Forward(_) | Service::PassThrough(_) | Service::Tcp(_) | Service::Link(_) => {
-                None
-            }
+            Service::Forward(_)
+            | Service::PassThrough(_)
+            | Service::Tcp(_)
+            | Service::Udp(_)
+            | Service::Link(_) => None,
         }
     }
 
@@ -61,7 +63,7 @@ impl Http {
             Service::Forward(service) => Some(service),
             // Only connections out of a cluster are served as HTTP there.
             Service::Link(service) => service.out.as_ref(),
-            Service::Http(_) | Service::PassThrough(_) | Service::Tcp(_) => None,
+            Service::Http(_) | Service::PassThrough(_) | Service::Tcp(_) | Service::Udp(_) => None,
         }
     }
 

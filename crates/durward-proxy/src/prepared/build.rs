@@ -3,7 +3,6 @@
 //! Total like the compile step: a part that cannot be prepared is left out with a message, the rest is served.
 
 use std::collections::{BTreeMap, BTreeSet, HashMap};
-use std::net::SocketAddr;
 use std::sync::Arc;
 
 use durward_model::egress::Neighbours;
@@ -12,7 +11,7 @@ use durward_model::{Bind, DestinationMode, Listener, Service, Snapshot, Tenant, 
 use crate::metrics::Metrics;
 use crate::prepared::fate::{self, Fate};
 use crate::prepared::relays;
-use crate::prepared::{Prepared, PreparedBind, PreparedListener};
+use crate::prepared::{Binds, Prepared, PreparedBind, PreparedListener};
 use crate::status::Problem;
 use crate::tls::server_config::server_configs;
 use crate::upstream::TenantRuntime;
@@ -74,7 +73,9 @@ pub(crate) fn build(snapshot: Arc<Snapshot>, previous: &Prepared, metrics: &Metr
         snapshot.tenants.values().filter_map(|tenant| builder.tenant(tenant)).collect();
     let binds: BTreeMap<_, _> =
         snapshot.binds.values().map(|bind| (bind.address, builder.bind(bind, &tenants))).collect();
-    builder.retire_missing(&binds, &snapshot);
+    let udp: BTreeMap<_, _> =
+        snapshot.udp.values().map(|bind| (bind.address, builder.bind(bind, &tenants))).collect();
+    builder.retire_missing(&binds, &udp, &snapshot);
     let Builder { problems, retiring, resolvers, .. } = builder;
     let former = &previous.snapshot;
     let neighbours = if Neighbours::are_same(former, &snapshot) {
@@ -83,7 +84,7 @@ pub(crate) fn build(snapshot: Arc<Snapshot>, previous: &Prepared, metrics: &Metr
         Arc::new(Neighbours::of(&snapshot))
     };
     let prepared =
-        Prepared { snapshot, binds, tenants, neighbours, resolvers, problems: Vec::new() };
+        Prepared { snapshot, binds, udp, tenants, neighbours, resolvers, problems: Vec::new() };
     Built { prepared, problems, retiring }
 }
 
@@ -140,7 +141,7 @@ impl Builder<'_> {
         bind: &Arc<Bind>,
         tenants: &BTreeMap<TenantId, Arc<TenantRuntime>>,
     ) -> Arc<PreparedBind> {
-        let previous = self.previous.binds.get(&bind.address);
+        let previous = self.previous.of(bind).get(&bind.address);
         if let Some(same) = previous.filter(|previous| is_same(previous, bind, tenants)) {
             for prepared in same.listeners.iter().flatten() {
                 // Registers the resolver, so that the next configuration can reuse it.
@@ -171,9 +172,9 @@ impl Builder<'_> {
         tenant: &Arc<TenantRuntime>,
         mode: &DestinationMode,
     ) -> Option<Arc<PreparedListener>> {
-        let before = in_place_of(listener, &self.previous.binds, &self.previous.snapshot);
+        let before = in_place_of(listener, self.previous);
         let of_bind = before.map_or(Fate::Keep, |before| {
-            let bind = self.previous.snapshot.binds.get(&before.listener.bind);
+            let bind = self.previous.snapshot.bind_of(&before.listener);
             bind.map_or(Fate::Keep, |bind| fate::of_mode(&bind.mode, mode))
         });
         if let Some(before) = before
@@ -217,7 +218,9 @@ impl Builder<'_> {
         let service = match &listener.service {
             Service::Forward(service) => service,
             Service::Link(service) => service.out.as_ref()?,
-            Service::Http(_) | Service::PassThrough(_) | Service::Tcp(_) => return None,
+            Service::Http(_) | Service::PassThrough(_) | Service::Tcp(_) | Service::Udp(_) => {
+                return None;
+            }
         };
         let servers = &service.policy.resolvers;
         if servers.is_empty() {
@@ -268,14 +271,17 @@ impl Builder<'_> {
     }
 
     /// Retires listeners that are in no bind any more.
-    fn retire_missing(&mut self, binds: &Binds, snapshot: &Snapshot) {
-        for (address, before) in &self.previous.binds {
-            if binds.get(address).is_some_and(|bind| Arc::ptr_eq(bind, before)) {
-                continue;
-            }
-            for listener in before.listeners.iter().flatten() {
-                if in_place_of(&listener.listener, binds, snapshot).is_none() {
-                    self.retiring.listeners.push((Arc::clone(listener), Fate::Remove));
+    fn retire_missing(&mut self, binds: &Binds, udp: &Binds, snapshot: &Snapshot) {
+        let both = [(&self.previous.binds, binds), (&self.previous.udp, udp)];
+        for (previous, present) in both {
+            for (address, before) in previous {
+                if present.get(address).is_some_and(|bind| Arc::ptr_eq(bind, before)) {
+                    continue;
+                }
+                for listener in before.listeners.iter().flatten() {
+                    if among(&listener.listener, present, snapshot).is_none() {
+                        self.retiring.listeners.push((Arc::clone(listener), Fate::Remove));
+                    }
                 }
             }
         }
@@ -339,12 +345,17 @@ fn is_same(
     Arc::ptr_eq(&previous.bind, bind) && previous.listeners.iter().all(ready)
 }
 
-/// All binds, by address.
-type Binds = BTreeMap<SocketAddr, Arc<PreparedBind>>;
-
 /// Returns the tenant's listener in the place of `listener`: on the same bind, or on the one that replaced it. Wherever it is accepted, that is the
 /// listener with the address and port that clients know.
 pub(crate) fn in_place_of<'a>(
+    listener: &Listener,
+    prepared: &'a Prepared,
+) -> Option<&'a Arc<PreparedListener>> {
+    among(listener, prepared.at(listener.transport()), &prepared.snapshot)
+}
+
+/// Returns the tenant's listener in the place of `listener` among binds of its transport protocol.
+fn among<'a>(
     listener: &Listener,
     binds: &'a Binds,
     snapshot: &Snapshot,
@@ -352,7 +363,10 @@ pub(crate) fn in_place_of<'a>(
     let here = binds.get(&listener.bind).and_then(|bind| find(bind, listener));
     here.or_else(|| {
         let tenant = snapshot.tenants.get(&listener.tenant)?;
-        let at = tenant.listeners.binary_search_by_key(&listener.key(), |one| one.key()).ok()?;
+        let at = tenant
+            .listeners
+            .binary_search_by_key(&listener.full_key(), |one| one.full_key())
+            .ok()?;
         find(binds.get(&tenant.listeners[at].bind)?, listener)
     })
 }

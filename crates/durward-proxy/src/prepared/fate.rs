@@ -251,6 +251,7 @@ fn with_certificates_of(listener: &Listener, other: &Listener) -> Listener {
     let tls = match &mut listener.service {
         Service::Http(service) => service.tls.as_mut(),
         Service::Tcp(service) => service.tls.as_mut(),
+        Service::Udp(_) => None,
         Service::Forward(service) => service.tls.as_mut(),
         Service::Link(service) => Some(&mut service.tls),
         Service::PassThrough(_) => None,

@@ -13,7 +13,7 @@ use crate::watch::Retirement;
 impl PreparedListener {
     /// Returns the same tenant's listener in the same place, if there still is one and it admits the client.
     pub(crate) fn renewed(&self, prepared: &Prepared, client: IpAddr) -> Option<Arc<Self>> {
-        let now = build::in_place_of(&self.listener, &prepared.binds, &prepared.snapshot)?;
+        let now = build::in_place_of(&self.listener, prepared)?;
         now.listener.admits(client).then(|| Arc::clone(now))
     }
 }

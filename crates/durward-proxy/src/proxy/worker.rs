@@ -3,7 +3,7 @@
 use std::cell::Cell;
 use std::collections::BTreeMap;
 use std::io;
-use std::net::{SocketAddr, TcpListener};
+use std::net::{SocketAddr, TcpListener, UdpSocket};
 use std::rc::Rc;
 use std::sync::Arc;
 use std::thread::JoinHandle;
@@ -34,9 +34,13 @@ const LAST_MOMENT: Duration = Duration::from_secs(2);
 pub(super) enum Command {
     /// Accept on this socket too.
     Open(SocketAddr, TcpListener),
+    /// Receive datagrams on this socket too.
+    OpenUdp(SocketAddr, UdpSocket),
     /// Stop accepting on this bind.
     Close(SocketAddr),
-    /// Stop accepting on all binds.
+    /// Stop receiving datagrams on this bind.
+    CloseUdp(SocketAddr),
+    /// Stop accepting and receiving on all binds.
     CloseAll(Closing),
     /// Handle a new configuration; sent to one core.
     Prepared(Arc<Prepared>),
@@ -91,12 +95,15 @@ async fn live(id: usize, shared: Arc<Shared>, mut commands: UnboundedReceiver<Co
     let mut loops = AcceptLoops {
         acceptor: Rc::new(acceptor),
         open: BTreeMap::new(),
+        receiving: BTreeMap::new(),
         accepting: TaskTracker::new(),
     };
     let mut grace = Duration::ZERO;
     while let Some(command) = commands.recv().await {
         match command {
             Command::Open(bind, socket) => loops.open(bind, socket),
+            Command::OpenUdp(bind, socket) => loops.open_udp(bind, socket),
+            Command::CloseUdp(bind) => loops.close_udp(bind),
             Command::Close(bind) => loops.close(bind, Closing::EmptyQueue),
             Command::CloseAll(closing) => loops.close_all(closing),
             Command::Prepared(prepared) => {
@@ -143,6 +150,8 @@ async fn shrink_pools() {
 struct AcceptLoops {
     acceptor: Rc<Acceptor>,
     open: BTreeMap<SocketAddr, Vec<Handle>>,
+    /// Loops that receive datagrams, each with what ends it.
+    receiving: BTreeMap<SocketAddr, Vec<CancellationToken>>,
     accepting: TaskTracker,
 }
 
@@ -170,6 +179,23 @@ impl AcceptLoops {
         handles.push(Handle { closed, closing });
     }
 
+    fn open_udp(&mut self, bind: SocketAddr, socket: UdpSocket) {
+        let socket = match tokio::net::UdpSocket::from_std(socket) {
+            Ok(socket) => socket,
+            Err(error) => return error!(%bind, %error, "a socket for datagrams cannot be polled"),
+        };
+        let (closed, acceptor) = (CancellationToken::new(), Rc::clone(&self.acceptor));
+        let sockets = self.receiving.entry(bind).or_default();
+        let place = (bind, sockets.len());
+        self.accepting.spawn_local(accept::udp::run(acceptor, place, socket, closed.clone()));
+        sockets.push(closed);
+    }
+
+    fn close_udp(&mut self, bind: SocketAddr) {
+        let receiving = self.receiving.remove(&bind);
+        receiving.into_iter().flatten().for_each(|closed| closed.cancel());
+    }
+
     fn close(&mut self, bind: SocketAddr, closing: Closing) {
         for handle in self.open.remove(&bind).into_iter().flatten() {
             handle.closing.set(closing);
@@ -180,6 +206,9 @@ impl AcceptLoops {
     fn close_all(&mut self, closing: Closing) {
         while let Some((bind, _)) = self.open.first_key_value() {
             self.close(*bind, closing);
+        }
+        while let Some((bind, _)) = self.receiving.first_key_value() {
+            self.close_udp(*bind);
         }
     }
 

@@ -321,5 +321,6 @@ fn worse(first: Option<Refusal>, second: Refusal) -> Refusal {
 
 /// Returns true if connections to the upstream are kept for the next request.
 pub(crate) fn reusable(runtime: &UpstreamRuntime) -> bool {
-    runtime.upstream.send_proxy.is_none() && runtime.upstream.protocol != UpstreamProtocol::Tcp
+    let bytes = [UpstreamProtocol::Tcp, UpstreamProtocol::Udp];
+    runtime.upstream.send_proxy.is_none() && !bytes.contains(&runtime.upstream.protocol)
 }

@@ -513,6 +513,7 @@ impl Attempt<'_> {
         let kind = match upstream.protocol {
             UpstreamProtocol::Http1 | UpstreamProtocol::Http2 => StreamKind::Http,
             UpstreamProtocol::Tcp => StreamKind::Tcp,
+            UpstreamProtocol::Udp => StreamKind::Udp,
         };
         let waits = Cell::new(false);
         let unread = || Some(self.unread());

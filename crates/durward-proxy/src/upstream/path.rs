@@ -88,7 +88,8 @@ impl From<UpstreamProtocol> for UpstreamProtocolKey {
         match protocol {
             UpstreamProtocol::Http1 => Self::Http1,
             UpstreamProtocol::Http2 => Self::Http2,
-            UpstreamProtocol::Tcp => Self::Tcp,
+            // Neither is ever pooled.
+            UpstreamProtocol::Tcp | UpstreamProtocol::Udp => Self::Tcp,
         }
     }
 }

@@ -95,7 +95,7 @@ pub(crate) fn client_config(
     config.alpn_protocols = match protocol {
         UpstreamProtocol::Http1 => vec![b"http/1.1".to_vec()],
         UpstreamProtocol::Http2 => vec![b"h2".to_vec()],
-        UpstreamProtocol::Tcp => Vec::new(),
+        UpstreamProtocol::Tcp | UpstreamProtocol::Udp => Vec::new(),
     };
     Ok(Arc::new(config))
 }

@@ -520,7 +520,7 @@ fn refuse_bad_start(compiled: &Compiled, store: &Store, strict: bool) -> Result<
         return Ok(());
     }
     let snapshot = &compiled.snapshot;
-    let nothing = snapshot.binds.is_empty()
+    let nothing = snapshot.sockets().next().is_none()
         && snapshot.nat.mappings.is_empty()
         && snapshot.nat.egress.is_empty();
     let refused = nothing || (strict && !compiled.verdicts.all_accepted());

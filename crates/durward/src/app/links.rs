@@ -14,7 +14,7 @@ use std::time::{Duration, Instant};
 
 use durward_control::registry::{
     Answer as Answered, Body, Caller as Claimant, Changed, Documents, LinkId, Now, Operation,
-    Registration, Registry as Claims, Right, Synced,
+    Registration, Registry as Claims, Right, Synced, TunnelCall, answer_tunnels,
 };
 use durward_control::{Compiled, Feed};
 use durward_link::RouteSet;
@@ -22,7 +22,7 @@ use durward_link::control::{REJECTED, Rejected, Verdicts};
 use durward_model::link::Link;
 use durward_model::route::HostPattern;
 use durward_model::{Bind, Service, TenantId};
-use durward_proxy::registry::{Answer, Caller, Joining, Losses, Registry};
+use durward_proxy::registry::{Answer, Caller, Joining, Losses, Registry, Tunnels};
 use tokio::sync::watch;
 
 use disk::Disk;
@@ -273,6 +273,35 @@ impl Registry for Links {
             "a registration was answered"
         );
         Some(Answer { status, body: body.to_string(), retry_after })
+    }
+
+    fn tunnels(&self, caller: &Caller, cluster: &str, call: Tunnels, body: &[u8]) -> Answer {
+        let id = id(caller);
+        let call = match call {
+            Tunnels::List => TunnelCall::List,
+            Tunnels::Register => TunnelCall::Register,
+            Tunnels::Sync => TunnelCall::Sync,
+            Tunnels::Withdraw => TunnelCall::Withdraw,
+        };
+        let documents = Served::new(&self.served);
+        let tenant = documents.compiled.snapshot.tenants.get(&caller.tenant);
+        let answer = match tenant.zip(documents.link(&id, &caller.link)) {
+            _ if !self.state().rates.may_go_on(&id, body.len()) => {
+                let message = "too many operations of this link: slow down";
+                after(1, Answered::failure(429, "too_many_requests", "", message))
+            }
+            Some((tenant, link)) => answer_tunnels((tenant, link), cluster, &call, body),
+            None => {
+                let message = "the link is in no document any more: try again";
+                after(1, Answered::failure(503, "no_link", "", message))
+            }
+        };
+        let Answered { status, body, retry_after, .. } = answer;
+        tracing::info!(
+            tenant = %caller.tenant, link = %caller.link.name, client = %caller.client, ?call, status,
+            "a call for tunnels was answered"
+        );
+        Answer { status, body: body.to_string(), retry_after }
     }
 
     fn join(&self, joining: &Joining, request: &[u8]) -> Answer {

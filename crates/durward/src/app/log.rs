@@ -70,7 +70,7 @@ impl Logged {
     fn listeners(&mut self, applied: &Applied, counted: &mut Counted) {
         let mut now = BTreeSet::new();
         for bind in &applied.binds {
-            let (address, key) = (bind.address, format!("{} {:?}", bind.address, bind.state));
+            let (address, key) = (bind, format!("{bind} {:?}", bind.state));
             let is_new = !self.listeners.contains(&key);
             match &bind.state {
                 BindState::Bound => {

@@ -13,7 +13,7 @@ use durward_control::Compiled;
 use durward_model::verdict::{Outcome, Verdict};
 use durward_model::{Kind, Snapshot, TenantId};
 use durward_nat::{CheckedEndpoint, MappingReport};
-use durward_proxy::proxy::{BindState, Served, SinkStatus};
+use durward_proxy::proxy::{BindReport, BindState, Served, SinkStatus};
 use durward_proxy::{EndpointHealth, UpstreamReport, audit};
 use serde::ser::SerializeMap;
 use serde::{Serialize, Serializer};
@@ -132,13 +132,14 @@ impl Report {
     fn binds(&self) -> impl Iterator<Item = (String, String)> {
         let only = self.selection.tenant.as_ref();
         let binds = self.served.iter().flat_map(Served::binds);
-        let of_tenant = move |address| {
-            let bind = self.snapshot().binds.get(address);
-            bind.is_some_and(|bind| bind.listeners.iter().any(|one| is_wanted(only, &one.tenant)))
+        let of_tenant = move |bind: &BindReport| {
+            let configured = bind.configured(self.snapshot());
+            configured
+                .is_some_and(|bind| bind.listeners.iter().any(|one| is_wanted(only, &one.tenant)))
         };
-        let binds = binds.filter(move |bind| only.is_none() || of_tenant(&bind.address));
+        let binds = binds.filter(move |bind| only.is_none() || of_tenant(bind));
         let rows: BTreeMap<_, _> =
-            binds.map(|bind| (bind.address.to_string(), state(&bind.state))).collect();
+            binds.map(|bind| (bind.to_string(), state(&bind.state))).collect();
         rows.into_iter()
     }
 

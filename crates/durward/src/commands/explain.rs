@@ -107,6 +107,7 @@ fn title(question: &Question, explained: &Explained) -> String {
     match explained.explanation.kind {
         Kind::Request => format!("{client} → {to}{sni}: {method} {path}"),
         Kind::Connection => format!("{client} → {to}{sni}: TCP connection"),
+        Kind::Datagrams => format!("{client} → {to}: UDP"),
         Kind::PassThrough => format!("{client} → {to}{sni}: TLS passed through"),
         Kind::Tunnel if target.is_empty() => format!("{client} → {to}{sni}: tunnel"),
         Kind::Tunnel => format!("{client} → {to}{sni}: tunnel to {target}"),

@@ -183,6 +183,7 @@ impl Door {
                 (Service::PassThrough(_), _) => "TLS",
                 (Service::Tcp(_), true) => "TCP+TLS",
                 (Service::Tcp(_), false) => "TCP",
+                (Service::Udp(_), _) => "UDP",
                 (Service::Forward(_), _) => "forward proxy",
                 (Service::Link(_), _) => "LINK",
             }),

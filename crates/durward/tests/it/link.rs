@@ -7,6 +7,7 @@ mod isolation;
 mod join;
 mod measure;
 mod out;
+mod ports;
 mod program;
 mod registry;
 mod restart;

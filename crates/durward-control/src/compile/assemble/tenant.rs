@@ -110,7 +110,7 @@ fn tenant(
         last_good::reindexed(&listener, |index| moved.get(index.0).copied())
     });
     let mut listeners: Vec<Arc<Listener>> = listeners.collect();
-    listeners.sort_by_key(|listener| listener.key());
+    listeners.sort_by_key(|listener| listener.full_key());
     let limits = match &entrant.basis {
         Basis::Document(body) => body.limits.clone(),
         Basis::Kept(tenant) => tenant.limits.clone(),

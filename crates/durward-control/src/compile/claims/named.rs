@@ -56,10 +56,10 @@ impl Named {
     ) -> impl Iterator<Item = Wanted> + use<> {
         let Candidate { entrant, listener, entry, added, .. } = &self.candidate;
         let entrant = &roster.entrants[*entrant];
-        let key = listener.key();
-        let former = entrant
-            .previous
-            .and_then(|former| former.listeners.iter().find(|listener| listener.key() == key));
+        let (key, full_key) = (listener.key(), listener.full_key());
+        let former = entrant.previous.and_then(|former| {
+            former.listeners.iter().find(|listener| listener.full_key() == full_key)
+        });
         let of_before = entrant.past.names.iter().filter(|(at, _)| *at == key);
         let of_before: HashSet<&HostPattern> = of_before.map(|(_, name)| name).collect();
         let had = |name: &HostPattern| match former {

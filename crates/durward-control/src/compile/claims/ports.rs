@@ -19,7 +19,7 @@ use crate::compile::report::Field;
 pub(super) struct Ports {
     mapped: BTreeMap<(IpAddr, Transport), Mapped>,
     /// The addresses and ports of listeners, as clients and as sockets know them.
-    listeners: BTreeMap<SocketAddr, Arc<Listener>>,
+    listeners: BTreeMap<(Transport, SocketAddr), Arc<Listener>>,
 }
 
 /// Ranges that do not overlap, by their first port.
@@ -139,23 +139,27 @@ impl Ports {
     /// Records a listener that is served.
     pub(super) fn listen(&mut self, listener: &Arc<Listener>) {
         let (address, port) = listener.key();
-        let known = SocketAddr::new(address, port);
-        self.listeners.entry(known).or_insert_with(|| Arc::clone(listener));
+        let (known, transport) = (SocketAddr::new(address, port), listener.transport());
+        let mut take = |at| {
+            let place = self.listeners.entry((transport, at));
+            place.or_insert_with(|| Arc::clone(listener));
+        };
+        take(known);
         if listener.bind != known {
-            self.listeners.entry(listener.bind).or_insert_with(|| Arc::clone(listener));
+            take(listener.bind);
         }
     }
 
     /// The mapping that keeps a listener from being reached.
     pub(super) fn mapping_of(&self, listener: &Listener) -> Option<Arc<PortMapping>> {
-        let (address, port) = listener.key();
+        let ((address, port), transport) = (listener.key(), listener.transport());
         let on = |at: SocketAddr| {
             let port = PortRange::one(at.port())?;
             if !at.ip().is_unspecified() {
-                return overlapping(self.mapped.get(&(at.ip(), Transport::Tcp))?, port);
+                return overlapping(self.mapped.get(&(at.ip(), transport))?, port);
             }
             let reached = self.mapped.iter().filter(|((address, protocol), _)| {
-                *protocol == Transport::Tcp && covers(at.ip(), *address)
+                *protocol == transport && covers(at.ip(), *address)
             });
             reached.map(|(_, mapped)| mapped).find_map(|mapped| overlapping(mapped, port))
         };
@@ -197,13 +201,10 @@ impl Ports {
         if let Some(holder) = mapped.and_then(|mapped| overlapping(mapped, ports)) {
             return Some(named(holder));
         }
-        if protocol != Transport::Tcp {
-            return None;
-        }
         let unspecified = [IpAddr::from([0; 4]), IpAddr::from([0; 16])];
         let bound = unspecified.into_iter().filter(|bound| covers(*bound, address));
         let (_, listener) = bound.chain([address]).find_map(|bound| {
-            let at = |port| SocketAddr::new(bound, port);
+            let at = |port| (protocol, SocketAddr::new(bound, port));
             self.listeners.range(at(ports.first())..=at(ports.last())).next()
         })?;
         let Listener { tenant, origin, .. } = &**listener;

@@ -4,7 +4,6 @@
 //! objects make the same routes.
 
 use std::collections::{BTreeMap, BTreeSet, HashMap};
-use std::net::IpAddr;
 use std::sync::Arc;
 
 use durward_model::listener::HttpService;
@@ -14,8 +13,8 @@ use durward_model::server_tls::ServerTls;
 use durward_model::sni::{SniRoute, SniTable};
 use durward_model::upstream::Target;
 use durward_model::{
-    Certificate, EgressAddress, Kind, Listener, Origin, ResourceId, Route, ServerNames, Service,
-    Upstream,
+    Certificate, EgressAddress, Kind, Listener, ListenerKey, Origin, ResourceId, Route,
+    ServerNames, Service, Upstream,
 };
 
 use super::ingress::IngressPart;
@@ -31,7 +30,7 @@ use crate::foreign::{self, Attachment, Backends, Effect, Finding, Protocol, Take
 use crate::place::{At, Place};
 use crate::spec::route::RouteSpec;
 
-type Key = (IpAddr, u16);
+type Key = ListenerKey;
 
 /// An Ingress that asks.
 struct Asking {
@@ -112,9 +111,11 @@ fn protocol(listener: &Listener) -> Protocol {
     match &listener.service {
         Service::PassThrough(_) => Protocol::Tls,
         Service::Http(HttpService { tls: Some(_), .. }) => Protocol::Https,
-        Service::Http(_) | Service::Tcp(_) | Service::Forward(_) | Service::Link(_) => {
-            Protocol::Http
-        }
+        Service::Http(_)
+        | Service::Tcp(_)
+        | Service::Udp(_)
+        | Service::Forward(_)
+        | Service::Link(_) => Protocol::Http,
     }
 }
 

@@ -428,10 +428,10 @@ pub(super) fn carried(
     spec.value.protocol = Some(At::new(UpstreamProtocolSpec::Tcp, spec.place));
     spec.value.balance = Some(BalanceSpec::LeastRequest);
     // The tenant's egress addresses become its sources once it is put beside the tenant's document.
-    let (egress, bytes_only) = ([], Default::default());
+    let (egress, implied) = ([], Default::default());
     // It is as much as it may write.
     let share = ServiceEndpoints::MOST;
-    let around = Surroundings { egress: &egress, wanted: &egress, bytes_only: &bytes_only, share };
+    let around = Surroundings { egress: &egress, wanted: &egress, implied: &implied, share };
     let written = At::new("api".to_owned(), spec.place);
     let made = upstream::at_field(report, files, (&written, &spec), around, field)?;
     debug_assert_eq!(made.protocol, UpstreamProtocol::Tcp);

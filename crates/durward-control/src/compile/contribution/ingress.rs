@@ -97,10 +97,9 @@ impl Reading<'_, '_, '_, '_> {
             balance: settings.by_client.then_some(BalanceSpec::ClientHash),
             ..UpstreamSpec::default()
         };
-        let (egress, bytes_only) = ([], BTreeSet::default());
+        let (egress, implied) = ([], BTreeMap::default());
         let share = ServiceEndpoints::MOST;
-        let around =
-            Surroundings { egress: &egress, wanted: &egress, bytes_only: &bytes_only, share };
+        let around = Surroundings { egress: &egress, wanted: &egress, implied: &implied, share };
         let (written, spec) = (at("backend".to_owned()), at(spec));
         let field = &Field::root(field);
         let made = upstream::at_field(self.report, self.files, (&written, &spec), around, field)?;

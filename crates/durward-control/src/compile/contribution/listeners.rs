@@ -62,7 +62,7 @@ impl Joined {
                         .for_each(|host| self.taken.entry(host).or_default().push(taken()));
                 }
             }
-            Service::Tcp(_) | Service::Forward(_) | Service::Link(_) => {}
+            Service::Tcp(_) | Service::Udp(_) | Service::Forward(_) | Service::Link(_) => {}
         }
     }
 

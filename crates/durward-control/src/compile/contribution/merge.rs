@@ -4,13 +4,12 @@
 //! Deliberately absent: other tenants; whether a listener may have its address is decided afterwards.
 
 use std::collections::HashMap;
-use std::net::IpAddr;
 use std::sync::Arc;
 
 use durward_model::route::HostPattern;
 use durward_model::upstream::{Target, UpstreamIndex};
 use durward_model::{
-    Acme, DestinationMode, EgressAddress, Listener, ServerNames, Service, Upstream,
+    Acme, DestinationMode, EgressAddress, Listener, ListenerKey, ServerNames, Service, Upstream,
 };
 
 use super::attach;
@@ -230,8 +229,8 @@ pub(super) struct Together<'r, 'u> {
     entrant: usize,
     pub(super) egress: &'r [EgressAddress],
     pub(super) upstreams: &'r mut UpstreamSet<'u>,
-    /// By address and port.
-    pub(super) listeners: HashMap<(IpAddr, u16), Shared>,
+    /// By address, port and transport protocol.
+    pub(super) listeners: HashMap<ListenerKey, Shared>,
     /// Rules that objects have added.
     rules: usize,
 }
@@ -247,8 +246,8 @@ pub(super) struct Shared {
 }
 
 impl Shared {
-    fn key(&self) -> (IpAddr, u16) {
-        self.joined.base().key()
+    fn key(&self) -> ListenerKey {
+        self.joined.base().full_key()
     }
 }
 
@@ -275,7 +274,7 @@ impl<'r, 'u> Together<'r, 'u> {
                 alone: Some(alone),
                 parts: Vec::new(),
             };
-            (candidate.listener.key(), place)
+            (candidate.listener.full_key(), place)
         });
         let listeners = listeners.collect();
         Self { entrant, egress: &tenant.egress, upstreams, listeners, rules: 0 }
@@ -351,7 +350,7 @@ impl<'r, 'u> Together<'r, 'u> {
 
     /// Returns a listener at the socket of the tenant's own at the same address and port, if it follows that.
     fn at_its_socket(&self, added: &AddedListener) -> AddedListener {
-        let place = self.listeners.get(&added.listener.key()).filter(|_| added.follows);
+        let place = self.listeners.get(&added.listener.full_key()).filter(|_| added.follows);
         let Some((mode, own)) = place.and_then(|place| Some((&place.mode, place.alone.as_ref()?)))
         else {
             return added.clone();
@@ -395,7 +394,7 @@ impl<'r, 'u> Together<'r, 'u> {
             return Some(Conflict { reason: "TooMany", written, sentence });
         }
         listeners.iter().find_map(|added| {
-            let place = self.listeners.get(&added.listener.key())?;
+            let place = self.listeners.get(&added.listener.full_key())?;
             let objection = if place.mode == added.mode {
                 place.joined.objection(&added.listener)
             } else {
@@ -461,7 +460,7 @@ impl<'r, 'u> Together<'r, 'u> {
         for (added, asked) in placed.into_iter().zip(&asked.listeners) {
             let moved = |index: UpstreamIndex| moved.get(index.0).copied();
             let Some(listener) = last_good::reindexed(&added.listener, moved) else { continue };
-            let key = listener.key();
+            let key = listener.full_key();
             let part = AddedPart {
                 contribution: at,
                 listener: Arc::clone(&listener),

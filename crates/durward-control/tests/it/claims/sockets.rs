@@ -175,3 +175,40 @@ fn all_who_share_a_socket_may_change_its_trusted_peers_together() {
 
     assert!(compiled.verdicts.all_accepted(), "{:#?}", compiled.verdicts);
 }
+
+// S3.79+
+#[test]
+fn ports_of_udp_and_tcp_are_claimed_apart_and_kept_over_a_restart_with_a_broken_document() {
+    let udp = "{address: 203.0.113.8, port: 53, protocol: UDP, shared: true, upstream: names}";
+    let tcp = "{address: 203.0.113.8, port: 53, protocol: TCP, shared: true, upstream: zones}";
+    let upstreams = "upstreams: {names: {link: onprem, endpoints: ['dns.net.svc:53']}, zones: {link: onprem, endpoints: ['dns.net.svc:53']}}";
+    let document = |name: &str, entries: &str, leaves: &str| {
+        tenant(
+            name,
+            &format!("{{ingress: [{entries}], {upstreams}, egress: {{addresses: [{leaves}]}}}}"),
+        )
+    };
+    let stage = Stage::new();
+    stage.write("v.yaml", &document("v", udp, "203.0.113.9"));
+    stage.reload();
+
+    // The port of the other protocol is free for another tenant, that of the same one is not.
+    stage.write("a.yaml", &document("a", &format!("{tcp}, {udp}"), "203.0.113.10"));
+    let compiled = stage.reload();
+    let at = "203.0.113.8:53".parse().unwrap();
+    let owners = |compiled: &Compiled| {
+        let of = |bind: &durward_model::Bind| bind.listeners[0].tenant.clone();
+        (of(&compiled.snapshot.binds[&at]), of(&compiled.snapshot.udp[&at]))
+    };
+    assert_eq!(owners(&compiled), (id("a"), id("v")));
+    let errors = super::errors(&compiled, "a.yaml");
+    assert_eq!(errors.iter().map(|one| &*one.reason).collect::<Vec<_>>(), ["AddressTaken"]);
+
+    // What v had stands in for what is broken, in the next process too.
+    stage.write(
+        "v.yaml",
+        &document("v", &udp.replace("upstream: names", "upstream: nothing"), "203.0.113.9"),
+    );
+    assert_eq!(owners(&stage.reload()), (id("a"), id("v")));
+    assert_eq!(owners(&stage.restarted().reload()), (id("a"), id("v")));
+}

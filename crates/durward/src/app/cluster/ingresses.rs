@@ -61,7 +61,7 @@ fn addresses(tenant: &Tenant) -> Addresses {
         match &listener.service {
             Service::Http(http) => http.routes.iter().for_each(|route| note(&route.origin)),
             Service::PassThrough(routes) => routes.iter().for_each(|route| note(&route.origin)),
-            Service::Tcp(_) | Service::Forward(_) | Service::Link(_) => {}
+            Service::Tcp(_) | Service::Udp(_) | Service::Forward(_) | Service::Link(_) => {}
         }
     }
     addresses

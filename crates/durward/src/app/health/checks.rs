@@ -93,10 +93,10 @@ fn listeners(facts: &Facts<'_>) -> Check {
             BindState::AddressNotLocal => "is not on this host".to_owned(),
             BindState::Failed(error) => format!("cannot be bound: {error}"),
         };
-        let configured = facts.view.snapshot.binds.get(&bind.address);
+        let configured = bind.configured(&facts.view.snapshot);
         let tenants: BTreeSet<&TenantId> =
             configured.iter().flat_map(|bind| &bind.listeners).map(|one| &one.tenant).collect();
-        let of = |tenant| Condition::of(Kind::Listener, tenant, bind.address, &sentence);
+        let of = |tenant| Condition::of(Kind::Listener, tenant, bind, &sentence);
         check.conditions.extend(tenants.into_iter().map(of));
     }
     for problem in facts.status.iter().flat_map(|status| &status.problems) {

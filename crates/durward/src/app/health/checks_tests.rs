@@ -3,6 +3,7 @@ use std::time::{Duration, UNIX_EPOCH};
 
 use durward_control::source::file::LoadHealth;
 use durward_control::{Compiled, FileSource, RoutingJsonOptions, compile};
+use durward_model::transport::Transport;
 use durward_nat::Report;
 use durward_proxy::EndpointHealth;
 use durward_proxy::EndpointReport;
@@ -37,7 +38,9 @@ fn bound(view: &Compiled) -> Status {
     let state = BindState::Bound;
     Status {
         generation: 1,
-        binds: binds.map(|at| BindReport { address: *at, state: state.clone() }).collect(),
+        binds: binds
+            .map(|at| BindReport { transport: Transport::Tcp, address: *at, state: state.clone() })
+            .collect(),
         tenants: Vec::new(),
         problems: Vec::new(),
         sinks: Vec::new(),

@@ -57,12 +57,13 @@ impl Prepared {
         let directory = path.and_then(Path::parent).unwrap_or_else(|| Path::new("."));
         let environment = Environment::of_this_process();
         let settings = file.settings(directory, &environment)?;
-        let registered = Arc::new(Registered::new(file.routes(1)?));
+        let registered = Arc::new(Registered::new(file.routes(1)?, file.services()?));
         let status = Arc::<Status>::default();
         registered.report_to(&status);
         let following = Arc::new(Following::new(Arc::clone(&registered), Arc::clone(&status)));
         let (addresses, cluster) = (registered.addresses(), following.cluster());
-        let settings = Settings { addresses, cluster, ..settings };
+        let services = registered.services();
+        let settings = Settings { addresses, services, cluster, ..settings };
         let switches = Switches { directory: directory.to_owned(), environment };
         let switched = switches.read(&file)?;
         let watching = Watching {
@@ -188,7 +189,11 @@ impl Switches {
             follows.then(|| Followed { location: Location::infer(kubeconfig, None), detection });
         // What was registered before is withdrawn where it is switched off in so many words.
         let withdraws = file.gateway.as_ref().is_some_and(|gateway| gateway.enabled == Some(false));
-        let active = follows || withdraws || !file.routes.is_empty() || file.egress_proxy.is_some();
+        let active = follows
+            || withdraws
+            || !file.routes.is_empty()
+            || !file.services.is_empty()
+            || file.egress_proxy.is_some();
         Ok(Switched { followed, active })
     }
 }
@@ -233,7 +238,7 @@ impl Watching {
     async fn begin(mut self, switched: Switched) -> Result<Self, Failure> {
         if !switched.active {
             tracing::info!(
-                "nothing is switched on, so nothing is dialled: set enableIngressSync, or write routes or egressProxy"
+                "nothing is switched on, so nothing is dialled: set enableIngressSync, or write routes, services or egressProxy"
             );
         }
         self.switch(switched).await?;
@@ -276,8 +281,8 @@ impl Watching {
     async fn reload(&mut self) {
         let Some(path) = &self.path else { return };
         let read = AgentFile::read(path)
-            .and_then(|file| Ok((file.routes(1)?, self.switches.read(&file)?)));
-        let (routes, switched) = match read {
+            .and_then(|file| Ok((file.routes(1)?, file.services()?, self.switches.read(&file)?)));
+        let (routes, services, switched) = match read {
             Ok(read) => read,
             Err(error) => {
                 tracing::error!(%error, "the agent's file is broken: its routes stay as they were");
@@ -285,6 +290,7 @@ impl Watching {
             }
         };
         let count = routes.routes().len();
+        self.registered.set_services(services);
         if self.registered.set_file(routes.into_routes()) {
             tracing::info!(routes = count, "routes changed");
         }

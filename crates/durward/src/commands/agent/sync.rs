@@ -4,9 +4,9 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::net::SocketAddr;
 use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 
-use durward_agent::Addresses;
 use durward_agent::ingress::{self, Found, Objects};
 use durward_agent::status::{LeftOut, Status};
+use durward_agent::{Addresses, Services};
 use durward_kube::ingress_watch::Objects as Seen;
 use durward_kube::object::ObjectName;
 use durward_link::control::fit::fitting;
@@ -24,19 +24,23 @@ pub(super) struct Registered {
     of_cluster: Mutex<(Found, u64)>,
     routes: watch::Sender<Arc<RouteSet>>,
     addresses: watch::Sender<Arc<Addresses>>,
+    services_of_file: Mutex<Services>,
+    services: watch::Sender<Arc<Services>>,
     /// Status that names the routes beyond what a link carries.
     status: OnceLock<Arc<Status>>,
 }
 
 impl Registered {
-    /// Begins with the routes of the file.
-    pub(super) fn new(of_file: RouteSet) -> Self {
+    /// Begins with the routes and services of the file.
+    pub(super) fn new(of_file: RouteSet, services: Services) -> Self {
         let routes = watch::Sender::new(Arc::new(of_file.clone()));
         Self {
             of_file: Mutex::new(of_file.into_routes()),
             of_cluster: Mutex::default(),
             routes,
             addresses: watch::Sender::new(Arc::default()),
+            services: watch::Sender::new(Arc::new(services.clone())),
+            services_of_file: Mutex::new(services),
             status: OnceLock::new(),
         }
     }
@@ -54,6 +58,30 @@ impl Registered {
     /// Returns the addresses of targets that are not looked up, also later ones.
     pub(super) fn addresses(&self) -> watch::Receiver<Arc<Addresses>> {
         self.addresses.subscribe()
+    }
+
+    /// Returns the services that may be asked for, also later ones.
+    pub(super) fn services(&self) -> watch::Receiver<Arc<Services>> {
+        self.services.subscribe()
+    }
+
+    /// Takes over the services of the file.
+    pub(super) fn set_services(&self, services: Services) {
+        *self.services_of_file.lock().unwrap_or_else(PoisonError::into_inner) = services;
+        self.publish();
+    }
+
+    /// Publishes the services of the file and those of the cluster.
+    fn publish_services(&self, of_cluster: &Services) {
+        let of_file = self.services_of_file.lock().unwrap_or_else(PoisonError::into_inner);
+        let all: Services = of_file.union(of_cluster).cloned().collect();
+        self.services.send_if_modified(|known| {
+            let is_other = **known != all;
+            if is_other {
+                *known = Arc::new(all);
+            }
+            is_other
+        });
     }
 
     /// Takes over the routes of the file. Returns false if they are as before.
@@ -86,6 +114,7 @@ impl Registered {
         self.report_beyond(beyond);
         // A stream may come for a route as soon as it is known.
         self.addresses.send_replace(Arc::new(found.addresses.clone()));
+        self.publish_services(&found.services);
         self.routes.send_if_modified(|set| {
             let next = RouteSet::new(set.revision + 1, routes).observed_at(*observed);
             let is_other = next.routes() != set.routes();

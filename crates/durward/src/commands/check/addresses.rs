@@ -2,16 +2,18 @@
 
 use std::collections::BTreeMap;
 use std::io::ErrorKind;
-use std::net::{IpAddr, SocketAddr, TcpListener, UdpSocket};
+use std::net::{IpAddr, TcpListener, UdpSocket};
 
 use durward_model::Snapshot;
+use durward_model::transport::Transport;
 
 use crate::commands::check::running::Running;
 use crate::commands::check::{Category, Missing};
 
 /// Returns the addresses of binds and egress that no interface of this host has.
 pub(crate) fn missing(snapshot: &Snapshot) -> Missing {
-    let binds = snapshot.binds.keys().map(SocketAddr::ip).filter(|ip| !ip.is_unspecified());
+    let binds = snapshot.sockets().map(|bind| bind.address.ip());
+    let binds = binds.filter(|ip| !ip.is_unspecified());
     let egress = snapshot.tenants.values().flat_map(|tenant| &tenant.egress).map(|egress| egress.0);
     binds.chain(egress).filter(|ip| !is_local(*ip)).collect()
 }
@@ -28,7 +30,7 @@ fn is_local(address: IpAddr) -> bool {
 pub(crate) fn check(snapshot: &Snapshot, missing: &Missing) -> Category {
     let mut category = Category::new("addresses");
     let mut uses: BTreeMap<IpAddr, Vec<String>> = BTreeMap::new();
-    for bind in snapshot.binds.values().filter(|bind| !bind.address.ip().is_unspecified()) {
+    for bind in snapshot.sockets().filter(|bind| !bind.address.ip().is_unspecified()) {
         for listener in &bind.listeners {
             note(&mut uses, bind.address.ip(), format!("ingress of {}", listener.tenant));
         }
@@ -63,19 +65,25 @@ fn note(uses: &mut BTreeMap<IpAddr, Vec<String>>, address: IpAddr, of: String) {
 /// Checks that each socket of the configuration can be bound, or is bound by our own running process.
 pub(crate) fn ports(snapshot: &Snapshot, missing: &Missing, running: &Running) -> Category {
     let mut category = Category::new("ports");
-    for &address in snapshot.binds.keys() {
+    let of_tcp = snapshot.binds.keys().map(|address| (Transport::Tcp, *address));
+    let of_udp = snapshot.udp.keys().map(|address| (Transport::Udp, *address));
+    for (transport, address) in of_tcp.chain(of_udp) {
         if missing.contains(&address.ip()) {
             continue;
         }
-        match TcpListener::bind(address) {
-            Ok(_) => category.ok(format!("{address} is free")),
+        let (tried, sockets) = match transport {
+            Transport::Udp => (UdpSocket::bind(address).map(drop), "u"),
+            Transport::Tcp | Transport::Sctp => (TcpListener::bind(address).map(drop), "t"),
+        };
+        match tried {
+            Ok(()) => category.ok(format!("{address} is free")),
             Err(error) if error.kind() == ErrorKind::AddrInUse => {
-                if running.serves(address) {
+                if running.serves(transport, address) {
                     category.ok(format!("{address} is served by the durward that runs here"));
                 } else {
                     category.error(
                         format!("{address} is in use by another process"),
-                        format!("see which: ss -ltnp 'sport = :{}'", address.port()),
+                        format!("see which: ss -l{sockets}np 'sport = :{}'", address.port()),
                     );
                 }
             }

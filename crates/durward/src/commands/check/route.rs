@@ -124,6 +124,7 @@ fn describe(category: &mut Category, listener: &Listener) -> BTreeSet<UpstreamIn
         }
         Service::PassThrough(routes) => routes.iter().for_each(|route| lead(&route.upstreams)),
         Service::Tcp(service) => lead(&service.upstreams),
+        Service::Udp(service) => lead(&service.upstreams),
         Service::Forward(_) | Service::Link(_) => {}
     }
     upstreams

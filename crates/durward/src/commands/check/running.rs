@@ -6,6 +6,8 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use durward_model::Snapshot;
+use durward_model::transport::Transport;
+use durward_proxy::proxy::{BindReport, BindState};
 use http::Request;
 use http_body_util::Full;
 use serde::Deserialize;
@@ -31,7 +33,7 @@ pub(crate) struct Running {
 struct Answer {
     generation: u64,
     #[serde(default)]
-    binds: BTreeMap<SocketAddr, String>,
+    binds: BTreeMap<String, String>,
     #[serde(default)]
     upstreams: Vec<Upstream>,
     /// Digests of the configuration served; older versions do not send any.
@@ -57,10 +59,16 @@ struct Upstream {
 }
 
 impl Running {
-    /// Returns true if the process accepts connections at `address`.
-    pub(crate) fn serves(&self, address: SocketAddr) -> bool {
-        self.answer.as_ref().is_some_and(|answer| answer.binds.contains_key(&address))
+    /// Returns true if the process has a socket at `address`.
+    pub(crate) fn serves(&self, transport: Transport, address: SocketAddr) -> bool {
+        let bind = written(transport, address);
+        self.answer.as_ref().is_some_and(|answer| answer.binds.contains_key(&bind))
     }
+}
+
+/// Returns a socket as the process writes it.
+fn written(transport: Transport, address: SocketAddr) -> String {
+    BindReport { transport, address, state: BindState::Bound }.to_string()
 }
 
 /// Asks the admin listener; no answer is a result too.
@@ -91,7 +99,10 @@ pub(crate) fn check(admin: Admin, running: &Running, snapshot: &Snapshot) -> Cat
         return category;
     };
     category.ok(format!("the gateway at {address} serves generation {}", answer.generation));
-    for (bind, state) in answer.binds.iter().filter(|(bind, _)| snapshot.binds.contains_key(bind)) {
+    let of_tcp = snapshot.binds.keys().map(|address| written(Transport::Tcp, *address));
+    let of_udp = snapshot.udp.keys().map(|address| written(Transport::Udp, *address));
+    for bind in of_tcp.chain(of_udp) {
+        let Some(state) = answer.binds.get(&bind) else { continue };
         if state != "bound" {
             category.error(format!("{bind}: {state}"), "");
         }

@@ -61,7 +61,8 @@ fn an_agent_is_admitted_by_its_certificate_for_its_own_link_and_tenant_alone() {
     for (tenant, certificate, link, gateway) in strangers {
         let scheme = "tls";
         let stranger =
-            AgentOf { tenant, certificate, link, gateway, scheme, backends: &at }.start(&servers);
+            AgentOf { tenant, certificate, link, gateway, scheme, backends: &at, services: &[] }
+                .start(&servers);
         let refused = || stranger.status.report().last_error.is_some();
         assert!(eventually_blocking(DEADLINE, refused), "{certificate} {link} {gateway}");
         assert!(!stranger.status.report().ready, "{certificate} {link} {gateway}");

@@ -26,8 +26,8 @@ fn an_agent_runs_says_how_it_is_reads_its_routes_again_and_ends() {
     let whole = std::fs::read_to_string(&config).unwrap();
     // Without any route nothing would be dialled.
     let without = whole.replace(
-        &format!("- {{host: app0.example, target: '{}'}}", backends[0]),
-        "- {host: other.example, target: 'other.invalid:80'}",
+        &format!("{{host: app0.example, target: '{}'}}", backends[0]),
+        "{host: other.example, target: 'other.invalid:80'}",
     );
     dir.replace("agent.yaml", &without);
     let admin = admin_address().to_string();

@@ -139,6 +139,17 @@ impl Registering {
         self.send(tenant, ("POST", operation), &head, &body.to_string())
     }
 
+    /// Sends a call for the tunnels of the first tenant's cluster.
+    pub(super) fn tunnels(
+        &self,
+        token: &str,
+        (method, rest): (&str, &str),
+        body: &str,
+    ) -> (u16, Value) {
+        let head = format!("Authorization: Bearer {token}\r\nContent-Type: application/json\r\n");
+        self.send_to(0, (method, &format!("/api/v1/clusters/agent/{rest}")), &head, body)
+    }
+
     fn send(
         &self,
         tenant: usize,
@@ -146,10 +157,20 @@ impl Registering {
         head: &str,
         body: &str,
     ) -> (u16, Value) {
+        let path = format!("/api/v1/gateway/routes/{operation}");
+        self.send_to(tenant, (method, &path), head, body)
+    }
+
+    fn send_to(
+        &self,
+        tenant: usize,
+        (method, path): (&str, &str),
+        head: &str,
+        body: &str,
+    ) -> (u16, Value) {
         let length = format!("Content-Length: {}\r\n", body.len());
         let length =
             if head.contains("ength: ") || head.contains("Transfer") { "" } else { &length };
-        let path = format!("/api/v1/gateway/routes/{operation}");
         let text = format!("{method} {path} HTTP/1.1\r\nHost: gateway\r\n{head}{length}\r\n{body}");
         let address = self.link(tenant);
         let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();

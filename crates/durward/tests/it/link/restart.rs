@@ -187,7 +187,7 @@ fn handing_a_gateway_over_under_load_loses_no_request() {
 }
 
 /// A gateway, and those that took over from it.
-struct Generations {
+pub(super) struct Generations {
     first: Child,
     /// The process that serves.
     serving: Pid,
@@ -195,7 +195,7 @@ struct Generations {
 }
 
 impl Generations {
-    fn start(dir: &TempDir) -> Self {
+    pub(super) fn start(dir: &TempDir) -> Self {
         let admin = admin_address();
         let first = spawn(dir.path(), admin, &[]);
         let ready = || status(admin, "/readyz") == Some(200);
@@ -209,7 +209,7 @@ impl Generations {
     }
 
     /// Replaces the process; the one before has ended then.
-    fn hand_over(&mut self) {
+    pub(super) fn hand_over(&mut self) {
         self.handed_over += 1;
         self.signal(Signal::USR2);
         let said = "the new process serves";

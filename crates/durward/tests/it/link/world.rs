@@ -86,6 +86,8 @@ pub(super) struct AgentOf<'a> {
     pub(super) scheme: &'a str,
     /// Backends that it connects to.
     pub(super) backends: &'a [SocketAddr],
+    /// Services that it connects to, each with its protocol.
+    pub(super) services: &'a [(&'a str, SocketAddr)],
 }
 
 impl AgentOf<'_> {
@@ -99,17 +101,19 @@ impl AgentOf<'_> {
         identity.write(dir.path(), "agent");
         servers.write(dir.path(), "servers");
         let (link, scheme, gateway) = (self.link, self.scheme, self.gateway);
-        let places =
-            self.backends.iter().map(|at| format!("'{at}'")).collect::<Vec<_>>().join(", ");
-        let routes = self
-            .backends
-            .iter()
-            .enumerate()
-            .map(|(number, at)| format!("- {{host: app{number}.example, target: '{at}'}}\n"));
+        let all = self.backends.iter().chain(self.services.iter().map(|(_, at)| at));
+        let places = all.clone().map(|at| format!("'{at}'")).collect::<Vec<_>>().join(", ");
+        let routes = self.backends.iter().enumerate();
+        let routes =
+            routes.map(|(number, at)| format!("{{host: app{number}.example, target: '{at}'}}"));
+        let services = self.services.iter();
+        let services =
+            services.map(|(protocol, at)| format!("{{protocol: {protocol}, target: '{at}'}}"));
         let text = format!(
             "link: {link}\ngateways: ['{scheme}://{gateway}']\ncaFile: servers.crt\ncertificateFile: agent.crt\nkeyFile: agent.key\n\
-             allow: [{places}]\ndrainGraceSeconds: 20\nroutes:\n{}",
-            routes.collect::<String>()
+             allow: [{places}]\ndrainGraceSeconds: 20\nservices: [{}]\nroutes: [{}]\n",
+            services.collect::<Vec<_>>().join(", "),
+            routes.collect::<Vec<_>>().join(", ")
         );
         (dir.write("agent.yaml", text), identity)
     }
@@ -122,7 +126,14 @@ impl AgentOf<'_> {
     pub(super) fn start_shown(self, servers: &Authority) -> (Agent, Identity) {
         let dir = TempDir::new();
         let (path, identity) = self.write_shown(&dir, servers);
-        let file = AgentFile::read(&path).unwrap();
+        (Agent::start_file(dir, &path), identity)
+    }
+}
+
+impl Agent {
+    /// Starts an agent by its file, which is in `dir`.
+    pub(super) fn start_file(dir: TempDir, path: &Path) -> Self {
+        let file = AgentFile::read(path).unwrap();
         let settings = file.settings(dir.path(), &Environment::default()).unwrap();
         let routes = file.routes(1).unwrap();
         let (status, stopped) = (Arc::<Status>::default(), CancellationToken::new());
@@ -136,11 +147,9 @@ impl AgentOf<'_> {
                 drop(dir);
             }
         });
-        (Agent { status, stopped, thread: Some(thread) }, identity)
+        Self { status, stopped, thread: Some(thread) }
     }
-}
 
-impl Agent {
     /// Waits until the gateway can open streams and holds the routes.
     pub(super) fn wait_ready(&self) {
         let ready = || {
@@ -203,5 +212,5 @@ pub(super) fn agent<'a>(
     backends: &'a [SocketAddr],
 ) -> AgentOf<'a> {
     let gateway = (tenant.address, LINK).into();
-    AgentOf { tenant, certificate, link: "onprem", gateway, scheme: "tls", backends }
+    AgentOf { tenant, certificate, link: "onprem", gateway, scheme: "tls", backends, services: &[] }
 }
