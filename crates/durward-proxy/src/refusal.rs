@@ -478,9 +478,6 @@ mod tests {
         words.dedup();
 
         assert_eq!(words.len(), Refusal::WORDS.len() + HandshakeFailure::WORDS.len());
-        assert_eq!(
-            Refusal::Socket(std::io::ErrorKind::Other.into()).index(),
-            Refusal::WORDS.len() - 1
-        );
+        assert_eq!(Refusal::SessionLimit.index(), Refusal::WORDS.len() - 1);
     }
 }

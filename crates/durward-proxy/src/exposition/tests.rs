@@ -281,7 +281,7 @@ fn idle_tenants_have_no_series_and_a_busy_one_has_all_from_its_first_connection_
     let first = encode(&metrics, &ExpositionState::default());
 
     let busy = series_of(&first, "tenant-7");
-    assert_eq!(busy.len(), 23, "{busy:#?}");
+    assert_eq!(busy.len(), 28, "{busy:#?}");
     assert_eq!(first.lines().count(), idle.lines().count() + busy.len(), "and no other has any");
     let samples = read(&first).unwrap();
     let above_zero = busy.iter().filter(|key| samples[*key] > 0.0).count();
