@@ -142,7 +142,7 @@ fn h2_serve(wire: &[u8], step: usize) -> (Option<u32>, usize, Vec<u8>) {
     let (mut start, mut ended) = (0, None);
     for end in (step..wire.len()).step_by(step).chain([wire.len()]) {
         loop {
-            let received = match session.receive(&wire[start..end], &mut || rules) {
+            let received = match session.receive(&wire[start..end], true, &mut || rules) {
                 Ok(received) => received,
                 Err(broken) => {
                     ended = Some(broken.code);

@@ -16,6 +16,7 @@ use std::task::{Context, Poll, ready};
 use std::time::{Duration, Instant};
 
 use tokio::io::AsyncWrite;
+use tokio::net::TcpStream;
 
 use self::down::Down;
 use self::exchanges::{Exchanges, Streams};
@@ -66,6 +67,7 @@ pub(crate) async fn serve(http: &Rc<Http>, watch: &Watch, io: Io, early: &[u8]) 
         leaving: false,
         incomplete: None,
         fresh: true,
+        drained: false,
         unflushed: false,
         gather: Gather::default(),
         serve: exchange,
@@ -89,6 +91,8 @@ struct Connection<'a, F: Future<Output = ()> + 'static, S> {
     incomplete: Option<u64>,
     /// True until the first stream begins; a connection that was just made does not count as idle.
     fresh: bool,
+    /// True if the last read found neither bytes in the socket nor any that TLS had decrypted.
+    drained: bool,
     /// True while TLS may hold bytes back that were written.
     unflushed: bool,
     gather: Gather,
@@ -257,7 +261,10 @@ where
                 let received = {
                     let mut session = self.session.borrow_mut();
                     let (http, fresh, watch) = (&mut self.http, &mut self.fresh, self.watch);
-                    session.receive(self.buffer.filled(), &mut || rules(http, fresh, watch))?
+                    // Beyond a burst only what ends streams is read, so that those are not served in vain.
+                    let begins = *begun < BURST;
+                    session
+                        .receive(self.buffer.filled(), begins, &mut || rules(http, fresh, watch))?
                 };
                 turns::spend(received.used + received.frames * turns::FRAME);
                 self.buffer.consume(received.used);
@@ -271,18 +278,25 @@ where
                     }
                     None => break,
                 }
-                if *begun >= BURST {
-                    return Ok(Reading::Paused);
-                }
             }
             if self.session.borrow().is_stuffed() {
                 return Ok(Reading::Stuffed);
+            }
+            if *begun >= BURST {
+                return Ok(Reading::Paused);
             }
             // Each frame costs time, however small it is.
             if turns::has_moved() && turns::is_over() {
                 return Ok(Reading::Paused);
             }
-            match self.buffer.poll_read(cx, &mut self.io) {
+            // Most polls are for responses: nothing has come since the last one, and TLS need not be asked.
+            let ready = |socket: &TcpStream| socket.poll_read_ready(cx).is_ready();
+            if self.drained && !self.io.socket().is_none_or(ready) {
+                return Ok(Reading::Empty);
+            }
+            let read = self.buffer.poll_read(cx, &mut self.io);
+            self.drained = read.is_pending();
+            match read {
                 Poll::Ready(Ok(count)) if count > 0 => {
                     self.session.borrow_mut().renew_budget(Instant::now());
                 }

@@ -62,7 +62,9 @@ struct Head<'r> {
     scheme: Span,
     protocol: Span,
     control: Control,
-    cookies: Vec<Span>,
+    /// First `Cookie` field, and further ones.
+    cookie: Option<Span>,
+    crumbs: Vec<Span>,
     /// Octets of all fields, and of all but pseudo-header fields.
     size: (usize, usize),
     /// First rule that the block breaks, and first one that is answered.
@@ -90,7 +92,8 @@ impl<'r> Head<'r> {
             scheme: Span::default(),
             protocol: Span::default(),
             control: Control::default(),
-            cookies: Vec::new(),
+            cookie: None,
+            crumbs: Vec::new(),
             size: (0, 0),
             malformed: None,
             fault: None,
@@ -157,7 +160,13 @@ impl<'r> Head<'r> {
                 }
             }
             // Cookie fields are joined again for HTTP/1 upstreams (RFC 9113 section 8.2.3).
-            Known::Cookie => self.cookies.push(fields.store(value)),
+            Known::Cookie => {
+                let span = fields.store(value);
+                match self.cookie {
+                    None => self.cookie = Some(span),
+                    Some(_) => self.crumbs.push(span),
+                }
+            }
             Known::Proxy => {}
             Known::ProxyAuthorization => {
                 let span = fields.store(value);
@@ -295,19 +304,18 @@ impl<'r> Head<'r> {
     }
 
     fn join_cookies(&mut self) {
+        let Some(first) = self.cookie else { return };
         let fields = &mut self.out.fields;
-        match self.cookies[..] {
-            [] => {}
-            [only] => {
-                let name = fields.store(b"cookie");
-                fields.note(Known::Cookie, name, only);
-            }
-            _ => {
-                let crumbs: Vec<_> = self.cookies.iter().map(|span| fields.bytes(*span)).collect();
-                let joined = crumbs.join(&b"; "[..]);
-                fields.append_with(Known::Cookie, b"cookie", |bytes| bytes.extend(joined));
-            }
+        if self.crumbs.is_empty() {
+            let name = fields.store(b"cookie");
+            return fields.note(Known::Cookie, name, first);
         }
+        let mut joined = fields.bytes(first).to_vec();
+        for crumb in &self.crumbs {
+            joined.extend_from_slice(b"; ");
+            joined.extend_from_slice(fields.bytes(*crumb));
+        }
+        fields.append_with(Known::Cookie, b"cookie", |bytes| bytes.extend_from_slice(&joined));
     }
 }
 

@@ -266,13 +266,15 @@ impl Session {
         self.budget.renew(now);
     }
 
-    /// Reads frames up to one that has an event, or to the last complete one. `rules` is called before a request's head is decoded.
+    /// Reads frames up to one that has an event, or to the last complete one; without `begins`, up to the next that would begin a request. `rules` is called
+    /// before a request's head is decoded.
     ///
     /// # Errors
     /// The connection has to end.
     pub(crate) fn receive(
         &mut self,
         bytes: &[u8],
+        begins: bool,
         rules: &mut dyn FnMut() -> Rules,
     ) -> Result<Received, Broken> {
         let mut received = Received { used: 0, frames: 0, event: None };
@@ -293,7 +295,7 @@ impl Session {
                 self.partial = matches!(frame.kind, kind::HEADERS | kind::CONTINUATION);
                 break;
             };
-            if self.is_stuffed() {
+            if self.is_stuffed() || (frame.kind == kind::HEADERS && !begins) {
                 break;
             }
             self.partial = false;

@@ -89,7 +89,12 @@ impl Output {
         self.block(stream, ended, |encoder, out| {
             encoder.status(status, out);
             for field in response.fields.iter() {
-                if !(switched && field.known == Known::SecWebsocketAccept) {
+                let replaced = match field.known {
+                    Known::SecWebsocketAccept => switched,
+                    Known::ContentLength => length.is_some(),
+                    _ => false,
+                };
+                if !replaced {
                     encoder.field(field.known, field.name, field.value, out);
                 }
             }

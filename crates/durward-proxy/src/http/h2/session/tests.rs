@@ -57,7 +57,7 @@ impl Peer {
         self.rest.extend_from_slice(bytes);
         loop {
             let rules = self.rules;
-            let received = self.session.receive(&self.rest, &mut || rules);
+            let received = self.session.receive(&self.rest, true, &mut || rules);
             let received = received.map_err(|broken| (broken.code, broken.refusal.word()))?;
             self.rest.drain(..received.used);
             match received.event {
@@ -378,6 +378,22 @@ fn a_response_that_ends_before_its_request_asks_the_client_to_stop() {
     peer.session.close(at, 0);
 
     assert_eq!(peer.resets(), [(1, code::NO_ERROR)]);
+}
+
+#[test]
+fn beyond_a_burst_frames_are_read_up_to_the_next_head() {
+    let mut peer = Peer::new();
+    let (first, second) = (peer.open(1, ENDS, &[]), peer.open(3, ENDS, &[]));
+    let next = frame(kind::HEADERS, ENDS, 5, &header_block(&get()));
+    let wire = [reset(1), next.clone(), reset(3)].concat();
+    let rules = peer.rules;
+
+    let received = peer.session.receive(&wire, false, &mut || rules).unwrap();
+
+    assert_eq!((received.used, received.frames), (reset(1).len(), 1));
+    assert!(received.event.is_none());
+    assert_eq!([first, second].map(|at| peer.session.is_gone(at)), [true, false]);
+    assert_eq!(peer.send(&next).unwrap().len(), 1);
 }
 
 // RFC 9113 section 6.5.

@@ -215,6 +215,32 @@ fn responses_leave_in_order_and_end_once() {
 }
 
 #[test]
+fn a_response_names_one_length_and_a_tunnel_is_opened_with_200() {
+    let mut peer = Peer::new();
+    let (one, two) = (peer.open(1, ENDS, &[]), peer.open(3, ENDS, &[]));
+    let mut response = Response { status: 201, ..Response::default() };
+    response.fields.append(b"Content-Length", b"99");
+    response.fields.append(b"Sec-WebSocket-Accept", b"x");
+    peer.session.head(one, &response, Some(7), false).unwrap();
+    response = Response { status: 101, ..response };
+    response.fields.remove(b"content-length");
+    peer.session.head(two, &response, None, false).unwrap();
+
+    let mut decoder = Decoder::default();
+    let heads = peer.sent().into_iter().map(|head| {
+        let mut fields = Vec::new();
+        let mut add = |field: &[u8]| fields.push(String::from_utf8(field.to_vec()).unwrap());
+        decoder
+            .read(&head.payload, |field| [field.name, field.value].into_iter().for_each(&mut add))
+            .unwrap();
+        fields.join(" ")
+    });
+
+    let expected = [":status 201 sec-websocket-accept x content-length 7", ":status 200"];
+    assert_eq!(heads.collect::<Vec<_>>(), expected);
+}
+
+#[test]
 fn streams_that_wait_have_their_turns_one_after_the_other() {
     let mut peer = Peer::new();
     let window = [settings(setting::INITIAL_WINDOW_SIZE, 1 << 24), update(0, 1 << 24)];
