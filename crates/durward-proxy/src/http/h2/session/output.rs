@@ -12,6 +12,9 @@ pub(super) const GATHER: usize = 64 * 1024;
 /// Largest payload of DATA in octets: with its header it fills one TLS record.
 pub(super) const DATA: usize = LARGEST - HEADER;
 
+/// Octets of room below which DATA waits: a frame of a few octets costs the client as much as a large one.
+const LEAST: usize = 1024;
+
 /// Frames that wait for the socket.
 #[derive(Debug, Default)]
 pub(super) struct Output {
@@ -30,7 +33,8 @@ impl Output {
 
     /// Returns the octets of DATA for which there is room.
     pub(super) fn room(&self) -> usize {
-        GATHER.saturating_sub(self.pending().len() + HEADER)
+        let room = GATHER.saturating_sub(self.pending().len() + HEADER);
+        if room < LEAST { 0 } else { room }
     }
 
     /// Returns the memory held.
