@@ -59,6 +59,8 @@ thread_local! {
 /// Turn that runs now.
 #[derive(Clone, Copy)]
 struct Present {
+    /// Its begin.
+    began: Instant,
     /// End of its time; `None` once that was seen to be over.
     until: Option<Instant>,
     /// Bytes moved.
@@ -73,6 +75,11 @@ struct Present {
 pub(crate) fn spend(bytes: usize) {
     let spent = |turn: Present| Present { moved: turn.moved.saturating_add(bytes), ..turn };
     PRESENT.set(PRESENT.get().map(spent));
+}
+
+/// Returns the begin of the present turn, or outside of turns the time: exact to a millisecond, which suits deadlines and costs no look at the clock.
+pub(crate) fn now() -> Instant {
+    PRESENT.get().map_or_else(Instant::now, |turn| turn.began)
 }
 
 /// Returns true if the present turn has moved bytes. Where only these cost time, the clock need not be asked before.
@@ -411,7 +418,7 @@ fn poll<F: Future>(
     alone: bool,
 ) -> (Poll<F::Output>, usize) {
     let until = Some(now + if alone { TIME_ALONE } else { TIME });
-    PRESENT.set(Some(Present { until, moved: 0, alone, asked: 0 }));
+    PRESENT.set(Some(Present { began: now, until, moved: 0, alone, asked: 0 }));
     let polled = future.poll(cx);
     (polled, PRESENT.take().map_or(0, |turn| turn.moved))
 }

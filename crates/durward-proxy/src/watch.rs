@@ -19,6 +19,8 @@ use std::time::{Duration, Instant};
 
 use pin_project_lite::pin_project;
 
+use crate::turns;
+
 pub(crate) use narrowing::{Client, Judge, Left, Narrowing, ShownChain, Trusted};
 
 /// Interval of sweeps.
@@ -328,14 +330,14 @@ impl Watch {
 
     /// Sets the deadline, and whether the connection is idle (between exchanges). Clears an earlier expiry.
     pub(crate) fn arm(&self, after: Option<Duration>, idle: bool) {
-        self.entry.deadline.set(after.map(|after| Instant::now() + after));
+        self.entry.deadline.set(after.map(|after| turns::now() + after));
         self.entry.idle.set(idle);
         self.entry.fired.set(None);
     }
 
     /// Extends the deadline after progress, and changes nothing else.
     pub(crate) fn extend(&self, after: Duration) {
-        self.entry.deadline.set(Some(Instant::now() + after));
+        self.entry.deadline.set(Some(turns::now() + after));
     }
 
     /// Returns true if the connection should end after the exchange it is in.

@@ -4,6 +4,7 @@ use std::time::{Duration, Instant};
 
 use crate::exchange::switch::Switched;
 use crate::refusal::Refusal;
+use crate::turns;
 use crate::watch::Watch;
 
 /// Result of an exchange, as far as the client's connection is concerned.
@@ -42,7 +43,7 @@ pub(crate) struct Clock<'a> {
 impl Clock<'_> {
     pub(crate) fn bounded(&self, after: Duration) -> Duration {
         match self.end {
-            Some(end) => after.min(end.saturating_duration_since(Instant::now())),
+            Some(end) => after.min(end.saturating_duration_since(turns::now())),
             None => after,
         }
     }

@@ -298,7 +298,7 @@ where
             self.drained = read.is_pending();
             match read {
                 Poll::Ready(Ok(count)) if count > 0 => {
-                    self.session.borrow_mut().renew_budget(Instant::now());
+                    self.session.borrow_mut().renew_budget(turns::now());
                 }
                 Poll::Ready(_) => return Err(End::Over),
                 Poll::Pending => return Ok(Reading::Empty),

@@ -14,8 +14,8 @@ use futures_util::StreamExt;
 use futures_util::stream::FuturesUnordered;
 use nix::sys::socket::{setsockopt, sockopt};
 use socket2::{Domain, Protocol, Socket, Type};
-use tokio::io::AsyncWriteExt;
-use tokio::net::{TcpSocket, TcpStream};
+use tokio::io::{AsyncWriteExt, Interest};
+use tokio::net::TcpStream;
 
 use super::endpoint::EndpointRuntime;
 use super::http2::Shared;
@@ -233,7 +233,7 @@ impl Attempt<'_> {
             io::ErrorKind::AddrNotAvailable => unusable("not on this host"),
             _ => Refusal::Socket(error),
         })?;
-        let stream = socket.connect(peer).await.map_err(|source| match source.kind() {
+        let stream = connect(socket, peer).await.map_err(|source| match source.kind() {
             io::ErrorKind::AddrNotAvailable => Refusal::PortsExhausted { peer },
             _ => Refusal::ConnectFailed { peer, source },
         })?;
@@ -283,7 +283,7 @@ impl Attempt<'_> {
 }
 
 /// Binds a socket to the path's source. Its port is chosen by `connect` (`IP_BIND_ADDRESS_NO_PORT`), so that one port serves many peers.
-fn bound(path: &Path, speaks_first: bool) -> io::Result<TcpSocket> {
+fn bound(path: &Path, speaks_first: bool) -> io::Result<Socket> {
     let source = SocketAddr::new(path.source().0, 0);
     let socket = Socket::new(
         Domain::for_address(source),
@@ -297,7 +297,22 @@ fn bound(path: &Path, speaks_first: bool) -> io::Result<TcpSocket> {
         let _costs_a_segment = socket.set_tcp_quickack(false);
     }
     socket.bind(&source.into())?;
-    Ok(TcpSocket::from_std_stream(socket.into()))
+    Ok(socket)
+}
+
+/// Connects a socket. Whether it is connected is known from how it became ready: only after an error is the kernel asked for it.
+async fn connect(socket: Socket, peer: SocketAddr) -> io::Result<TcpStream> {
+    match socket.connect(&peer.into()) {
+        Err(error) if error.raw_os_error() != Some(libc::EINPROGRESS) => return Err(error),
+        _ => {}
+    }
+    let stream = TcpStream::from_std(socket.into())?;
+    let ready = stream.ready(Interest::WRITABLE | Interest::ERROR).await?;
+    let failed = ready.is_error() || ready.is_write_closed();
+    match failed.then(|| stream.take_error()).transpose()?.flatten() {
+        Some(error) => Err(error),
+        None => Ok(stream),
+    }
 }
 
 /// Alternates families, IPv6 first, each in the order given (RFC 8305, section 4).

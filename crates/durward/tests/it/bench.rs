@@ -124,3 +124,41 @@ fn the_benchs_own_tests_pass() {
 
     assert!(tests.status.success(), "{}", String::from_utf8_lossy(&tests.stderr));
 }
+
+// S4.68
+#[test]
+fn the_bench_compares_hosted_api_servers_and_its_figures_are_written_down() {
+    let listed = Command::new(root().join("bench/run")).arg("--list").output().unwrap();
+    let help = Command::new(root().join("bench/run")).arg("--help").output().unwrap();
+
+    let listed = String::from_utf8(listed.stdout).unwrap();
+    let names: Vec<&str> =
+        listed.lines().filter_map(|line| line.split_whitespace().next()).collect();
+    let help = String::from_utf8(help.stdout).unwrap();
+    assert!(help.contains("haproxy-defaults") && help.contains("direct"), "{help}");
+    let figures = text("docs/performance.md");
+    let (_, section) =
+        figures.split_once("\n## Hosted API servers\n").expect("a section of its own");
+    let section = section.split("\n## ").next().unwrap();
+    let head = section.lines().find(|line| line.starts_with("| workload |")).unwrap();
+    for peer in ["÷ HAProxy", "÷ nginx"] {
+        assert!(head.contains(peer), "{head}");
+    }
+    let table = rows(section, "| workload |");
+    for name in ["api-bulk", "api-new", "api-idle"] {
+        assert!(names.contains(&name), "{name} is not in {names:?}");
+        let row = table.iter().find(|cells| cells[1] == format!("`{name}`"));
+        let row = row.unwrap_or_else(|| panic!("no row for {name}"));
+        // The figure, then ratios with their ranges.
+        for cell in &row[2..4] {
+            let figure = cell.split(' ').next().unwrap();
+            assert!(figure.parse::<f64>().is_ok_and(|figure| figure > 0.0), "{name}: {cell:?}");
+        }
+        assert!(row[3].contains('[') && row[3].contains(".."), "{name}: no range in {row:?}");
+    }
+    // What the machine gives without a proxy, and by each of them.
+    let reached = rows(section, "| way |");
+    for way in ["direct", "Durward", "HAProxy", "nginx"] {
+        assert!(reached.iter().any(|cells| cells[1].starts_with(way)), "no row for {way}");
+    }
+}
