@@ -20,6 +20,15 @@ impl Session {
         Ok(())
     }
 
+    /// Handles DATA or HEADERS on a stream that is gone: after its own reset the client must not send any (RFC 9113 section 5.1); after ours they may have been
+    /// on their way.
+    pub(super) fn late(&mut self, id: u32, gone: Gone) -> Result<(), Broken> {
+        match gone {
+            Gone::Client => self.mistake(id, code::STREAM_CLOSED),
+            _ => Ok(()),
+        }
+    }
+
     /// Resets a stream with its exchange for an error of the client.
     pub(super) fn fail(
         &mut self,

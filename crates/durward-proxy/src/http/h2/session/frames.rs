@@ -32,9 +32,9 @@ impl Session {
             };
         };
         let Some(stream) = self.streams.get_mut(at) else { return Ok(()) };
-        if stream.gone.is_some() {
+        if let Some(gone) = stream.gone {
             self.release(frame.length);
-            return Ok(());
+            return self.late(frame.stream, gone);
         }
         stream.room -= frame.length as i64;
         let declared = stream.left.map(|left| left.checked_sub(content.len() as u64));

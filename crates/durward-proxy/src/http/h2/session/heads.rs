@@ -84,8 +84,8 @@ impl Session {
             };
         };
         let Some(stream) = self.streams.get_mut(at) else { return Ok(None) };
-        if stream.gone.is_some() {
-            return Ok(None);
+        if let Some(gone) = stream.gone {
+            return self.late(open.stream, gone).map(|()| None);
         }
         let fault = if stream.ended {
             Some((code::STREAM_CLOSED, "HEADERS after the end of the request"))
