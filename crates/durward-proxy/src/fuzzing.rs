@@ -1,19 +1,26 @@
 //! Entry points of the parsers of `http` and `socks` for fuzz targets; each checks the promises that the engine relies on.
 
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use crate::http::body::{Decoder, Step};
 use crate::http::fields::Fields;
 use crate::http::framing::{Kind, incoming, outgoing};
 use crate::http::h1::write;
+use crate::http::h2::head::Rules;
+use crate::http::h2::session::{Announced, Event, Session};
 use crate::http::message::{Framing, Request, Response, Version};
 use crate::http::parse::{Asked, HeadLimits, Parsed, Progress, parse_request, parse_response};
 use crate::http2::guard::FrameMeter;
+use crate::memory::{ConnectionMemory, Kind as MemoryKind, Memory};
 use crate::socks::wire;
 use crate::syntax::{Fault, is_value_byte};
 
 const LIMITS: HeadLimits =
     HeadLimits { bytes: 16 * 1024, line: 4 * 1024, fields: 64, outward: true };
+
+/// Preface and an empty SETTINGS frame.
+const H2_OPENING: &[u8] = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n\0\0\0\x04\0\0\0\0\0";
 
 /// Parses the target of a CONNECT: an accepted one is a host and a port, and names the very bytes that were sent.
 pub fn connect_target(target: &[u8]) {
@@ -116,12 +123,71 @@ pub fn chunked(bytes: &[u8]) {
     assert_eq!(whole, pieces);
 }
 
+/// Feeds a client's frames to a session whole and byte by byte; both must agree. Requests that begin are answered, so that later frames meet streams in
+/// every state.
+pub fn h2_session(bytes: &[u8]) {
+    let wire = [H2_OPENING, bytes].concat();
+    let whole = h2_serve(&wire, wire.len());
+    assert_eq!(whole, h2_serve(&wire, 1));
+}
+
+/// Returns the error code that ended the session, the number of requests, and the bytes it sent.
+fn h2_serve(wire: &[u8], step: usize) -> (Option<u32>, usize, Vec<u8>) {
+    let memory = Arc::new(Memory::new(1 << 30));
+    let held = ConnectionMemory::new(memory.hold(&Arc::default(), MemoryKind::Clients));
+    let announced = Announced { streams: 8, window: 64 * 1024, list: 16 * 1024 };
+    let rules = Rules { bytes: 8 * 1024, fields: 32, connect: true };
+    let mut session = Session::new(announced, held, Instant::now());
+    let (mut sent, mut begun) = (Vec::new(), 0);
+    let (mut start, mut ended) = (0, None);
+    for end in (step..wire.len()).step_by(step).chain([wire.len()]) {
+        loop {
+            let received = match session.receive(&wire[start..end], true, &mut || rules) {
+                Ok(received) => received,
+                Err(broken) => {
+                    ended = Some(broken.code);
+                    break;
+                }
+            };
+            start += received.used;
+            sent.extend_from_slice(session.pending());
+            session.written(session.pending().len());
+            match received.event {
+                Some(Event::Begun(request)) => {
+                    begun += 1;
+                    h2_answer(&mut session, request.at, begun);
+                }
+                Some(Event::Rejected(_)) => {}
+                None => break,
+            }
+        }
+        assert!(session.settle().is_ok());
+        if ended.is_some() {
+            break;
+        }
+    }
+    sent.extend_from_slice(session.pending());
+    drop(session);
+    assert_eq!(memory.used(), 0);
+    (ended, begun, sent)
+}
+
+/// Answers every second request at once, and leaves the others open.
+fn h2_answer(session: &mut Session, at: usize, number: usize) {
+    if number.is_multiple_of(2) {
+        let mut response = Response { status: 200, ..Response::default() };
+        response.fields.append(b"Server", b"fuzz");
+        let _ = session.head(at, &response, Some(0), true);
+        session.close(at, 0);
+    }
+}
+
 /// Counts frames whole and byte by byte; both must agree.
 pub fn h2_guard(bytes: &[u8]) {
     let now = Instant::now();
-    let mut whole = FrameMeter::of_client(now);
+    let mut whole = FrameMeter::of_upstream(now);
     let found = whole.received(bytes, now + Duration::from_millis(1), |_| {});
-    let mut grown = FrameMeter::of_client(now);
+    let mut grown = FrameMeter::of_upstream(now);
     let mut again = None;
     for byte in bytes {
         let later = now + Duration::from_millis(1);
@@ -242,6 +308,8 @@ mod tests {
             super::response_head(&[b"\x02HTTP/1.1 200 OK\r\n", &bytes[..]].concat());
             super::chunked(&bytes);
             super::h2_guard(&frames);
+            super::h2_session(&frames);
+            super::h2_session(&[b"\0\0\x07\x01\x05\0\0\0\x01\x82\x86\x84\x41\x02aa", &frames[..]].concat());
             super::connect_target(&bytes);
         }
 

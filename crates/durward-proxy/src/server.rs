@@ -16,6 +16,11 @@ use crate::egress_proxy::socks;
 use crate::exchange::{self, Http};
 use crate::memory::{ConnectionMemory, Kind};
 
+/// Releases this core's unused memory of exchanges.
+pub(crate) fn shrink_pools() {
+    h2::shrink_pool();
+}
+
 /// Serves an admitted connection until it ends.
 pub(crate) async fn serve(admitted: Admitted) {
     let Admitted { io, early, view, facts, watch, core, greeted } = admitted;

@@ -54,8 +54,6 @@ pub(crate) const FRAME: usize = 256;
 thread_local! {
     /// Present turn; `None` outside of turns.
     static PRESENT: Cell<Option<Present>> = const { Cell::new(None) };
-    /// True once a future of several has run in the present turn.
-    static RAN: Cell<bool> = const { Cell::new(false) };
 }
 
 /// Turn that runs now.
@@ -101,34 +99,6 @@ pub(crate) fn is_over() -> bool {
     }
     PRESENT.set(Some(turn));
     turn.until.is_none()
-}
-
-pin_project! {
-    /// One of many futures of a connection, which may all be ready at once: those for which the turn has no room wait for the next one. One runs in
-    /// every turn, however long the connection's other work takes.
-    ///
-    /// A type of its own, for an `async fn` keeps its argument twice: as what it was called with, and where it is pinned.
-    pub(crate) struct Sliced<F> {
-        #[pin]
-        future: F,
-    }
-}
-
-/// Runs one of many futures of a connection.
-pub(crate) fn sliced<F: Future>(future: F) -> Sliced<F> {
-    Sliced { future }
-}
-
-impl<F: Future> Future for Sliced<F> {
-    type Output = F::Output;
-
-    fn poll(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<F::Output> {
-        if RAN.replace(true) && is_over() {
-            cx.waker().wake_by_ref();
-            return Poll::Pending;
-        }
-        self.project().future.poll(cx)
-    }
 }
 
 /// Drops values that are costly to drop, such as streams with connections of their own, in as many turns as that takes.
@@ -395,7 +365,8 @@ impl QueueEntry {
 }
 
 pin_project! {
-    /// A connection's future, each poll of which is a turn of its queue. A type of its own for the reason of [`Sliced`].
+    /// A connection's future, each poll of which is a turn of its queue. A type of its own, for an `async fn` keeps its argument
+    /// twice: as what it was called with, and where it is pinned.
     pub(crate) struct TakingTurns<F> {
         entry: Rc<QueueEntry>,
         #[pin]
@@ -448,7 +419,6 @@ fn poll<F: Future>(
 ) -> (Poll<F::Output>, usize) {
     let until = Some(now + if alone { TIME_ALONE } else { TIME });
     PRESENT.set(Some(Present { began: now, until, moved: 0, alone, asked: 0 }));
-    RAN.set(false);
     let polled = future.poll(cx);
     (polled, PRESENT.take().map_or(0, |turn| turn.moved))
 }

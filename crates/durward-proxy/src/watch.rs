@@ -118,8 +118,14 @@ pub(crate) struct Watchdog {
     draining: Cell<bool>,
     /// True once the drain's grace is over: all connections end.
     cutting: Cell<bool>,
+    /// Entries among `watches` whose watch was dropped, for the next ones.
+    spare: RefCell<Vec<Rc<Entry>>>,
 }
 
+/// Entries kept for the next watches.
+const SPARE: usize = 64;
+
+#[derive(Default)]
 struct Entry {
     deadline: Cell<Option<Instant>>,
     idle: Cell<bool>,
@@ -144,6 +150,22 @@ struct Entry {
 }
 
 impl Entry {
+    /// Makes the entry as good as new.
+    fn clear(&self) {
+        self.deadline.set(None);
+        self.idle.set(false);
+        self.retirement.take();
+        self.name.take();
+        self.api.take();
+        self.is_proxy.set(false);
+        self.shown.take();
+        self.judged.set(0);
+        self.fired.set(None);
+        self.crowded.set(false);
+        self.waker.take();
+        self.leaving.take();
+    }
+
     /// Returns true if the configuration no longer permits the connection.
     fn removed(&self) -> bool {
         let retirement = self.retirement.borrow();
@@ -180,21 +202,12 @@ impl Closer {
 impl Watchdog {
     /// Creates the watch of one connection.
     pub(crate) fn watch(self: &Rc<Self>) -> Watch {
-        let entry = Rc::new(Entry {
-            deadline: Cell::new(None),
-            idle: Cell::new(false),
-            retirement: RefCell::new(None),
-            name: RefCell::new(None),
-            api: RefCell::new(None),
-            is_proxy: Cell::new(false),
-            shown: RefCell::new(None),
-            judged: Cell::new(0),
-            fired: Cell::new(None),
-            crowded: Cell::new(false),
-            waker: RefCell::new(None),
-            leaving: RefCell::new(None),
+        let spare = self.spare.borrow_mut().pop();
+        let entry = spare.unwrap_or_else(|| {
+            let entry = Rc::<Entry>::default();
+            self.watches.borrow_mut().push(Rc::downgrade(&entry));
+            entry
         });
-        self.watches.borrow_mut().push(Rc::downgrade(&entry));
         Watch { entry, watchdog: Rc::clone(self) }
     }
 
@@ -263,6 +276,20 @@ impl Watchdog {
 pub(crate) struct Watch {
     entry: Rc<Entry>,
     watchdog: Rc<Watchdog>,
+}
+
+impl Drop for Watch {
+    fn drop(&mut self) {
+        // A closer may still have the entry, and a connection that was closed to make room stays closed.
+        if Rc::strong_count(&self.entry) > 1 {
+            return;
+        }
+        let mut spare = self.watchdog.spare.borrow_mut();
+        if spare.len() < SPARE {
+            self.entry.clear();
+            spare.push(Rc::clone(&self.entry));
+        }
+    }
 }
 
 impl Watch {

@@ -247,3 +247,27 @@ fn what_a_watch_guards_is_kept_once() {
 
     assert!(size_of_val(&watch.guard(large)) <= size + 2 * size_of::<usize>());
 }
+
+#[tokio::test]
+async fn a_watch_that_is_over_is_used_again_as_a_new_one() {
+    let watchdog = Rc::new(Watchdog::default());
+    let first = watchdog.watch();
+    let retirement = Arc::new(Retirement::default());
+    first.retire_with(&retirement, [192, 0, 2, 1].into());
+    first.found_by("a.example");
+    first.arm(Some(Duration::ZERO), true);
+    retirement.remove();
+    watchdog.sweep(Instant::now());
+    drop(first);
+
+    let second = watchdog.watch();
+    watchdog.sweep(Instant::now());
+
+    assert_eq!(watchdog.watches.borrow().len(), 1);
+    assert!(!second.cut() && !second.outdated());
+    assert_eq!(second.guard(std::future::ready(7)).await, Ok(7));
+    let (closer, crowded) = (second.closer(), second);
+    drop(crowded);
+    closer.close();
+    assert!(!watchdog.watch().is_crowded(), "a closer keeps its entry");
+}

@@ -1,11 +1,14 @@
-//! HTTP/2 on both sides: streams as sources and sinks of bodies, version-neutral heads.
+//! HTTP/2 on both sides: our own session towards clients; towards upstreams streams of the `h2` crate as sources and sinks of bodies.
 //!
-//! The `h2` crate encodes and decodes frames. Deliberately absent: server push and priorities.
+//! Deliberately absent: server push and priorities.
 
 pub(crate) mod client;
 pub(crate) mod convert;
+mod decoder;
+mod encoder;
+pub(crate) mod head;
+pub(crate) mod session;
 mod websocket;
-pub(crate) mod wire;
 
 use std::io;
 use std::rc::Rc;
@@ -29,44 +32,31 @@ pub(crate) struct Body {
     trailers: Option<Box<Fields>>,
     ended: bool,
     pub(crate) taken: u64,
-    pub(crate) limit: Option<u64>,
     account: Rc<StreamAccount>,
-    /// True if RST_STREAM with NO_ERROR follows a whole response: the server wants no more of the request (RFC 9113 §8.1).
-    ends_by_reset: bool,
     /// Stream id, and the place where faults of its trailers are noted.
-    pub(crate) findings: Option<(u32, Rc<Findings>)>,
+    findings: (u32, Rc<Findings>),
 }
 
 impl Body {
-    pub(crate) fn new(stream: RecvStream, limit: Option<u64>, account: Rc<StreamAccount>) -> Self {
+    pub(crate) fn new(
+        stream: RecvStream,
+        account: Rc<StreamAccount>,
+        findings: (u32, Rc<Findings>),
+    ) -> Self {
         let ended = stream.is_end_stream();
-        Self {
-            stream,
-            chunk: Bytes::new(),
-            trailers: None,
-            ended,
-            taken: 0,
-            limit,
-            account,
-            ends_by_reset: false,
-            findings: None,
-        }
+        Self { stream, chunk: Bytes::new(), trailers: None, ended, taken: 0, account, findings }
     }
 
     fn release(&mut self, count: usize) {
         self.taken += count as u64;
-        self.account.consumed(count);
         // Fails only if the stream is gone, and then its window does not matter.
         let _ = self.stream.flow_control().release_capacity(count);
     }
 
+    /// Returns true for RST_STREAM with NO_ERROR after a whole response: the server wants no more of the request (RFC 9113 §8.1).
     fn is_whole(&self, error: &h2::Error) -> bool {
         let clean = error.reason() == Some(Reason::NO_ERROR) && error.is_reset();
-        self.ends_by_reset && clean && error.is_remote() && self.account.is_whole()
-    }
-
-    pub(crate) fn is_read(&self) -> bool {
-        self.chunk.is_empty() && (self.ended || self.stream.is_end_stream())
+        clean && error.is_remote() && self.account.is_whole()
     }
 }
 
@@ -74,10 +64,6 @@ impl Source for Body {
     fn poll_fill(&mut self, cx: &mut Context<'_>) -> Poll<Result<PollBody, SourceFault>> {
         loop {
             if !self.chunk.is_empty() {
-                let over = |limit| self.taken + self.chunk.len() as u64 > limit;
-                if self.limit.is_some_and(over) {
-                    return Poll::Ready(Err(SourceFault::TooLarge));
-                }
                 return Poll::Ready(Ok(PollBody::Data));
             }
             if self.ended {
@@ -85,10 +71,7 @@ impl Source for Body {
             }
             if let Some(chunk) = ready!(self.stream.poll_data(cx)) {
                 match chunk {
-                    Ok(chunk) => {
-                        self.chunk = chunk;
-                        self.account.chunk_taken();
-                    }
+                    Ok(chunk) => self.chunk = chunk,
                     Err(error) if self.is_whole(&error) => self.ended = true,
                     Err(error) => return Poll::Ready(Err(source_fault(&error))),
                 }
@@ -98,8 +81,8 @@ impl Source for Body {
                 ready!(self.stream.poll_trailers(cx)).map_err(|error| source_fault(&error))?
             {
                 self.account.heads_taken();
-                let noted = self.findings.as_ref().and_then(|(id, findings)| findings.take(*id));
-                if let Some(fault) = noted {
+                let (id, findings) = &self.findings;
+                if let Some(fault) = findings.take(*id) {
                     let detail = match fault {
                         Fault::Malformed(detail) => detail,
                         _ => "trailers too large",
@@ -155,7 +138,7 @@ pub(crate) fn to_io(error: h2::Error) -> io::Error {
 /// Outbound body of a stream.
 #[derive(Default)]
 pub(crate) struct Outlet {
-    pub(crate) stream: Option<SendStream<Bytes>>,
+    stream: Option<SendStream<Bytes>>,
     account: Option<Rc<StreamAccount>>,
     finished: bool,
     pub(crate) sent: u64,
@@ -220,13 +203,6 @@ impl Outlet {
                 Ok(())
             }
             None => stream.send_data(Bytes::new(), true).map_err(to_io),
-        }
-    }
-
-    /// Resets the stream, unless its end was sent.
-    pub(crate) fn reset(&mut self, reason: Reason) {
-        if let Some(stream) = self.stream.as_mut().filter(|_| !self.finished) {
-            stream.send_reset(reason);
         }
     }
 }

@@ -3,9 +3,9 @@
 //! Both the frame budgets and the inspection of heads use this one walk. Payloads are not interpreted here.
 
 /// Bytes of a frame's header.
-const HEADER: usize = 9;
+pub(crate) const HEADER: usize = 9;
 /// Largest payload in bytes that we accept: we announce no other SETTINGS_MAX_FRAME_SIZE (RFC 9113 section 4.2).
-const LARGEST: usize = 16 * 1024;
+pub(crate) const LARGEST: usize = 16 * 1024;
 
 /// Flags of HEADERS frames (RFC 9113 section 6.2).
 pub(crate) const END_STREAM: u8 = 0x1;
@@ -20,6 +20,7 @@ pub(crate) mod kind {
     pub(crate) const SETTINGS: u8 = 4;
     pub(crate) const PUSH_PROMISE: u8 = 5;
     pub(crate) const PING: u8 = 6;
+    pub(crate) const GOAWAY: u8 = 7;
     pub(crate) const WINDOW_UPDATE: u8 = 8;
     pub(crate) const CONTINUATION: u8 = 9;
 }
@@ -35,6 +36,21 @@ pub(crate) struct Frame {
 }
 
 impl Frame {
+    /// Reads the header of a frame.
+    pub(crate) fn parse(header: [u8; HEADER]) -> Self {
+        let [high, middle, low, kind, flags, id @ ..] = header;
+        let length = u32::from_be_bytes([0, high, middle, low]) as usize;
+        // The highest bit is reserved.
+        Self { kind, flags, stream: u32::from_be_bytes(id) & 0x7fff_ffff, length }
+    }
+
+    /// Writes the header of a frame.
+    pub(crate) fn encode(self) -> [u8; HEADER] {
+        let [_, high, middle, low] = (self.length as u32).to_be_bytes();
+        let [a, b, c, d] = self.stream.to_be_bytes();
+        [high, middle, low, self.kind, self.flags, a, b, c, d]
+    }
+
     /// Returns true if the sender's direction of the stream ends with this frame. Only for DATA and HEADERS.
     pub(crate) fn ends_stream(self) -> bool {
         self.flags & END_STREAM != 0
@@ -128,12 +144,8 @@ impl Frames {
     }
 
     fn begin(&mut self, header: [u8; HEADER]) {
-        let [high, middle, low, kind, flags, id @ ..] = header;
-        let length = u32::from_be_bytes([0, high, middle, low]) as usize;
-        // The highest bit is reserved.
-        let stream = u32::from_be_bytes(id) & 0x7fff_ffff;
-        self.frame = Frame { kind, flags, stream, length };
-        self.left = length;
+        self.frame = Frame::parse(header);
+        self.left = self.frame.length;
     }
 }
 
@@ -145,12 +157,10 @@ pub(crate) fn head(stream: u32, flags: u8, block: &[u8]) -> Vec<u8> {
         let first = frames.is_empty();
         let (part, after) = rest.split_at(rest.len().min(LARGEST));
         rest = after;
-        let [_, length @ ..] = (part.len() as u32).to_be_bytes();
         let last = if rest.is_empty() { END_HEADERS } else { 0 };
         let (kind, flags) = if first { (kind::HEADERS, flags) } else { (kind::CONTINUATION, 0) };
-        frames.extend_from_slice(&length);
-        frames.extend_from_slice(&[kind, flags | last]);
-        frames.extend_from_slice(&stream.to_be_bytes());
+        let frame = Frame { kind, flags: flags | last, stream, length: part.len() };
+        frames.extend_from_slice(&frame.encode());
         frames.extend_from_slice(part);
         if rest.is_empty() {
             return frames;

@@ -1,6 +1,6 @@
-//! Budgets for frames that cost a peer nothing and us work (rapid reset, PING and SETTINGS floods): frames are counted before `h2` sees them.
+//! Budgets for frames that cost a peer nothing and us work (rapid reset, PING and SETTINGS floods).
 //!
-//! Only the nine bytes of each frame's header are read.
+//! Only the nine bytes of each frame's header are read. Frames of upstreams are counted before `h2` sees them.
 
 use std::time::{Duration, Instant};
 
@@ -9,8 +9,6 @@ use crate::turns;
 
 /// Length of a budget's window.
 const WINDOW: Duration = Duration::from_secs(1);
-/// Bytes of the connection preface, which are skipped.
-const PREFACE: usize = 24;
 
 /// Frames of each kind that a peer may send in a window.
 const PINGS: u32 = 1000;
@@ -44,30 +42,61 @@ struct Counts {
     unknown: u32,
 }
 
-/// Counter of frames in a stream of bytes.
+/// Budgets of one connection's frames.
 #[derive(Debug)]
-pub(crate) struct FrameMeter {
-    frames: Frames,
+pub(crate) struct Budget {
     counts: Counts,
     since: Instant,
     sent: u64,
 }
 
-impl FrameMeter {
-    /// Creates the counter of a client's new connection.
+impl Budget {
+    /// Creates the budgets of a client's new connection.
     pub(crate) fn of_client(now: Instant) -> Self {
-        Self { frames: Frames::new(PREFACE), counts: Counts::default(), since: now, sent: 0 }
+        Self { counts: Counts::default(), since: now, sent: 0 }
     }
 
-    /// Creates the counter of a new connection to an upstream.
-    pub(crate) fn of_upstream(now: Instant) -> Self {
+    fn of_upstream(now: Instant) -> Self {
         let counts = Counts { of_upstream: true, ..Counts::default() };
-        Self { frames: Frames::default(), counts, since: now, sent: 0 }
+        Self { counts, since: now, sent: 0 }
     }
 
     /// Records bytes sent to the peer.
     pub(crate) fn sent(&mut self, bytes: u64) {
         self.sent = self.sent.saturating_add(bytes);
+    }
+
+    /// Begins the next window if the present one is over.
+    pub(crate) fn renew(&mut self, now: Instant) {
+        if now.duration_since(self.since) >= WINDOW {
+            let of_upstream = self.counts.of_upstream;
+            self.counts = Counts { of_upstream, ..Counts::default() };
+            (self.since, self.sent) = (now, 0);
+        }
+    }
+
+    /// Counts a frame received; returns the budget that it exceeds, if any.
+    pub(crate) fn add(&mut self, frame: Frame) -> Option<&'static str> {
+        self.counts.add(frame, self.sent)
+    }
+}
+
+/// Counter of the frames in the bytes of an upstream.
+#[derive(Debug)]
+pub(crate) struct FrameMeter {
+    frames: Frames,
+    budget: Budget,
+}
+
+impl FrameMeter {
+    /// Creates the counter of a new connection to an upstream.
+    pub(crate) fn of_upstream(now: Instant) -> Self {
+        Self { frames: Frames::default(), budget: Budget::of_upstream(now) }
+    }
+
+    /// Records bytes sent to the peer.
+    pub(crate) fn sent(&mut self, bytes: u64) {
+        self.budget.sent(bytes);
     }
 
     /// Returns the bytes received of an incomplete frame header.
@@ -82,18 +111,14 @@ impl FrameMeter {
         now: Instant,
         mut each: impl FnMut(Piece<'_>),
     ) -> Option<&'static str> {
-        if now.duration_since(self.since) >= WINDOW {
-            let of_upstream = self.counts.of_upstream;
-            self.counts = Counts { of_upstream, ..Counts::default() };
-            (self.since, self.sent) = (now, 0);
-        }
+        self.budget.renew(now);
         let mut broken = None;
         let mut frames = 0;
-        let (counts, sent) = (&mut self.counts, self.sent);
+        let budget = &mut self.budget;
         self.frames.walk(bytes, |piece| {
             if piece.first {
                 frames += 1;
-                let found = counts.add(piece.frame, sent);
+                let found = budget.add(piece.frame);
                 broken = broken.or(found);
             }
             each(piece);
@@ -140,11 +165,15 @@ mod tests {
     use durward_testkit::client::h2_frames::{PREFACE as OPENING, frame, kind};
     use proptest::prelude::*;
 
-    use super::{FrameMeter, Instant, WINDOW};
+    use super::{Budget, FrameMeter, Frames, Instant, WINDOW};
+
+    fn of_client(now: Instant) -> FrameMeter {
+        FrameMeter { frames: Frames::new(OPENING.len()), budget: Budget::of_client(now) }
+    }
 
     fn feed(wire: &[u8], cuts: &[usize]) -> Option<&'static str> {
         let now = Instant::now();
-        let mut meter = FrameMeter::of_client(now);
+        let mut meter = of_client(now);
         let mut start = 0;
         let mut broken = None;
         for end in cuts.iter().copied().chain([wire.len()]) {
@@ -182,7 +211,7 @@ mod tests {
     #[test]
     fn a_budget_is_for_a_second() {
         let begin = Instant::now();
-        let mut meter = FrameMeter::of_client(begin);
+        let mut meter = of_client(begin);
 
         let first = meter.received(&many(50, kind::SETTINGS, &[]), begin, |_| {});
         let second =
@@ -194,7 +223,7 @@ mod tests {
     #[test]
     fn what_is_sent_allows_for_window_updates() {
         let now = Instant::now();
-        let mut meter = FrameMeter::of_client(now);
+        let mut meter = of_client(now);
         meter.sent(256 * 500);
 
         assert_eq!(meter.received(&many(1500, kind::WINDOW_UPDATE, &[0; 4]), now, |_| {}), None);

@@ -8,21 +8,22 @@ mod rewrite;
 
 use std::collections::VecDeque;
 
-use self::fields::{CONNECTION, Name, STATIC, name_fault, value_fault};
+pub(crate) use self::fields::{CONNECTION, Name, STATIC, name_fault, value_fault};
+pub(crate) use self::rewrite::integer as push_integer;
 use self::rewrite::{Form, Literal, Rewrite};
 use crate::http2::huffman;
 
 /// Octets that each field counts besides its name and value (RFC 7541 §4.1).
-const OVERHEAD: usize = 32;
+pub(crate) const OVERHEAD: usize = 32;
 /// Size of the HPACK dynamic table that a peer may use: we announce no other SETTINGS_HEADER_TABLE_SIZE.
-const TABLE: usize = 4096;
+pub(crate) const TABLE: usize = 4096;
 /// Bit of a literal that is never indexed (RFC 7541 §6.2.3).
-const NEVER: u8 = 0x10;
+pub(crate) const NEVER: u8 = 0x10;
 /// Indexes of names in the static table (RFC 7541, appendix A).
 const METHOD: usize = 2;
 const STATUS: usize = 8;
 /// Longest string in octets that is decoded; a longer one is a fault.
-const STRING: usize = 1024 * 1024;
+pub(crate) const STRING: usize = 1024 * 1024;
 
 /// Entry of the dynamic table.
 #[derive(Clone, Copy, Debug)]
@@ -87,7 +88,7 @@ impl Default for Blocks {
 impl Blocks {
     /// Decodes one complete block.
     pub(crate) fn read(&mut self, whole: &[u8], section: Section) -> Result<Summary, Undecodable> {
-        let mut check = Check { section, summary: Summary::default(), seen: 0, regular: false };
+        let mut check = Check { order: Order::new(section), summary: Summary::default() };
         let (mut block, mut rewrite) = (whole, Rewrite::of(whole));
         while let Some(first) = block.first().copied() {
             let before = block.len();
@@ -144,7 +145,7 @@ impl Blocks {
                 Ok(Entry {
                     name: if at < 14 { Name::of(name) } else { Name::Regular },
                     name_length: name.len() as u32,
-                    size: (name.len() + usize::from(value) + OVERHEAD) as u32,
+                    size: (name.len() + value.len() + OVERHEAD) as u32,
                     // `transfer-encoding` is the one static name that HTTP/2 forbids.
                     name_fault: (name == b"transfer-encoding").then_some(CONNECTION),
                     fault: (name == b"transfer-encoding").then_some(CONNECTION),
@@ -247,46 +248,28 @@ pub(crate) fn authority(mut block: &[u8]) -> Result<Option<Vec<u8>>, Undecodable
     Ok(None)
 }
 
-/// Validation of one block's fields, in their order.
-struct Check {
+/// Rules for the order of a block's fields.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Order {
     section: Section,
-    summary: Summary,
     /// Bit set of the pseudo-header fields seen.
     seen: u8,
     regular: bool,
 }
 
-impl Check {
-    fn field(&mut self, entry: Entry) {
-        self.summary.size += entry.size as usize;
-        self.summary.interim |= entry.interim;
-        let fault = match entry.name {
-            Name::Regular => {
-                self.regular = true;
-                entry.fault
-            }
-            pseudo => self.pseudo(pseudo).or(entry.fault),
-        };
-        self.summary.fault = self.summary.fault.or(fault);
+impl Order {
+    pub(crate) fn new(section: Section) -> Self {
+        Self { section, seen: 0, regular: false }
     }
 
-    /// Returns true if the block has a field already.
-    fn has_begun(&self) -> bool {
-        self.summary.size > 0
-    }
-
-    fn summary(mut self) -> Summary {
-        let has_status = self.seen & (1 << Name::Status as u8) != 0;
-        if self.section == Section::Response && !has_status {
-            self.summary.fault = self.summary.fault.or(Some("response without :status"));
+    /// Adds the next field; returns the rule that its place breaks.
+    pub(crate) fn add(&mut self, name: Name) -> Option<&'static str> {
+        if name == Name::Regular {
+            self.regular = true;
+            return None;
         }
-        self.summary
-    }
-
-    fn pseudo(&mut self, name: Name) -> Option<&'static str> {
-        let bit = 1 << name as u8;
-        let repeated = self.seen & bit != 0;
-        self.seen |= bit;
+        let repeated = self.has(name);
+        self.seen |= 1 << name as u8;
         match (self.section, name) {
             (Section::Trailers, _) => Some("pseudo-header field in trailers"),
             (Section::Request, Name::Unknown | Name::Status) => {
@@ -300,10 +283,42 @@ impl Check {
             _ => None,
         }
     }
+
+    /// Returns true if the block has this pseudo-header field.
+    pub(crate) fn has(&self, name: Name) -> bool {
+        self.seen & (1 << name as u8) != 0
+    }
+}
+
+/// Validation of one block's fields, in their order.
+struct Check {
+    order: Order,
+    summary: Summary,
+}
+
+impl Check {
+    fn field(&mut self, entry: Entry) {
+        self.summary.size += entry.size as usize;
+        self.summary.interim |= entry.interim;
+        let fault = self.order.add(entry.name).or(entry.fault);
+        self.summary.fault = self.summary.fault.or(fault);
+    }
+
+    /// Returns true if the block has a field already.
+    fn has_begun(&self) -> bool {
+        self.summary.size > 0
+    }
+
+    fn summary(mut self) -> Summary {
+        if self.order.section == Section::Response && !self.order.has(Name::Status) {
+            self.summary.fault = self.summary.fault.or(Some("response without :status"));
+        }
+        self.summary
+    }
 }
 
 /// Decodes an integer with a prefix of `prefix` bits (RFC 7541 §5.1).
-fn integer(block: &mut &[u8], prefix: u8) -> Result<usize, Undecodable> {
+pub(crate) fn integer(block: &mut &[u8], prefix: u8) -> Result<usize, Undecodable> {
     let (first, mut rest) = block.split_first().ok_or(Undecodable)?;
     let most = (1usize << prefix) - 1;
     let mut value = usize::from(*first) & most;

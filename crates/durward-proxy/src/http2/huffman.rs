@@ -28,6 +28,8 @@ struct Code {
     count: [u32; LONGEST + 1],
     start: [u32; LONGEST + 1],
     symbols: [u16; 257],
+    /// Code of each octet, by its value.
+    words: [u32; 256],
     /// Symbol and length by the next bits; length 0 if the code is longer.
     short: [(u8, u8); 1 << SHORT],
 }
@@ -40,6 +42,7 @@ const fn code() -> Code {
         count: [0; LONGEST + 1],
         start: [0; LONGEST + 1],
         symbols: [0; 257],
+        words: [0; 256],
         short: [(0, 0); 1 << SHORT],
     };
     let (mut word, mut length, mut filled) = (0u32, 1, 0);
@@ -51,6 +54,9 @@ const fn code() -> Code {
         while symbol < LENGTHS.len() {
             if LENGTHS[symbol] as usize == length {
                 code.symbols[filled as usize] = symbol as u16;
+                if symbol < 256 {
+                    code.words[symbol] = word;
+                }
                 if length as u32 <= SHORT {
                     let free = SHORT - length as u32;
                     let mut rest = 0;
@@ -71,8 +77,33 @@ const fn code() -> Code {
     code
 }
 
+/// Returns the octets of `text` in this code.
+pub(crate) fn encoded_length(text: &[u8]) -> usize {
+    let bits: usize = text.iter().map(|byte| usize::from(LENGTHS[usize::from(*byte)])).sum();
+    bits.div_ceil(8)
+}
+
+/// Encodes `text` and appends it.
+pub(crate) fn encode(text: &[u8], out: &mut Vec<u8>) {
+    let (mut bits, mut have) = (0u64, 0u32);
+    for byte in text {
+        let at = usize::from(*byte);
+        let length = u32::from(LENGTHS[at]);
+        bits = bits << length | u64::from(CODE.words[at]);
+        have += length;
+        while have >= 8 {
+            have -= 8;
+            out.push((bits >> have) as u8);
+        }
+    }
+    if have > 0 {
+        // The padding is the beginning of the end-of-string symbol: ones.
+        out.push((bits << (8 - have)) as u8 | (0xff >> have));
+    }
+}
+
 /// Decodes `text` and appends it; `None` if it is no valid code.
-pub(super) fn decode(text: &[u8], out: &mut Vec<u8>) -> Option<()> {
+pub(crate) fn decode(text: &[u8], out: &mut Vec<u8>) -> Option<()> {
     let (mut bits, mut have) = (0u64, 0u32);
     let mut rest = text.iter();
     loop {
@@ -120,28 +151,6 @@ mod tests {
 
     use super::*;
 
-    fn encode(text: &[u8]) -> Vec<u8> {
-        let word = |symbol: usize| {
-            let length = usize::from(LENGTHS[symbol]);
-            let at = CODE.symbols[CODE.start[length] as usize..]
-                .iter()
-                .position(|known| usize::from(*known) == symbol)
-                .unwrap();
-            (u64::from(CODE.first[length]) + at as u64, length)
-        };
-        let mut bits: Vec<bool> = Vec::new();
-        for byte in text {
-            let (word, length) = word(usize::from(*byte));
-            bits.extend((0..length).rev().map(|at| word >> at & 1 == 1));
-        }
-        while !bits.len().is_multiple_of(8) {
-            bits.push(true);
-        }
-        bits.chunks(8)
-            .map(|octet| octet.iter().fold(0, |sum, bit| sum << 1 | u8::from(*bit)))
-            .collect()
-    }
-
     #[test]
     fn the_examples_of_the_rfc_are_decoded() {
         let cases: [(&[u8], &str); 3] = [
@@ -153,9 +162,10 @@ mod tests {
             (&[0x25, 0xa8, 0x49, 0xe9, 0x5b, 0xb8, 0xe8, 0xb4, 0xbf], "custom-value"),
         ];
         for (coded, text) in cases {
-            let mut out = Vec::new();
+            let (mut out, mut again) = (Vec::new(), Vec::new());
             decode(coded, &mut out).unwrap();
-            assert_eq!(out, text.as_bytes());
+            encode(text.as_bytes(), &mut again);
+            assert_eq!((out.as_slice(), again.as_slice()), (text.as_bytes(), coded));
         }
         // Padding with zeros, padding of an octet, the end of a string inside.
         for wrong in [&[0x00][..], &[0x1f, 0xff], &[0xff, 0xff, 0xff, 0xff]] {
@@ -166,9 +176,11 @@ mod tests {
     proptest! {
         #[test]
         fn every_text_is_decoded_again(text in proptest::collection::vec(any::<u8>(), 0..60)) {
-            let mut out = Vec::new();
+            let (mut coded, mut out) = (Vec::new(), Vec::new());
+            encode(&text, &mut coded);
 
-            prop_assert_eq!(decode(&encode(&text), &mut out), Some(()));
+            prop_assert_eq!(coded.len(), encoded_length(&text));
+            prop_assert_eq!(decode(&coded, &mut out), Some(()));
             prop_assert_eq!(out, text);
         }
     }

@@ -1,5 +1,4 @@
-//! Inspection of the heads and trailers of an HTTP/2 connection on the wire: notes faults that `h2` silently repairs, and requests that `h2` rejects
-//! without telling us.
+//! Inspection of the heads and trailers of an HTTP/2 connection to an upstream on the wire: notes faults that `h2` silently repairs.
 
 use std::cell::{Cell, RefCell};
 use std::collections::{BTreeSet, VecDeque};
@@ -10,35 +9,19 @@ use crate::http2::hpack::{Blocks, Section};
 use crate::syntax::Fault;
 
 /// Flags of HEADERS frames (RFC 9113 section 6.2).
-const PADDED: u8 = 0x8;
+pub(crate) const PADDED: u8 = 0x8;
 const PRIORITY: u8 = 0x20;
-const REFUSED_STREAM: u32 = 7;
 
-/// Faults and heads that may wait until `h2` hands their request over; a client with more breaks rules faster than they are handled.
+/// Faults that may wait until `h2` hands their response over; an upstream with more breaks rules faster than they are handled.
 const WAITING: usize = 1024;
 /// Memory in bytes kept for the next header block.
 const KEPT: usize = 4096;
 
-/// Verdict on a request that `h2` has handed over.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum Accepted {
-    /// No fault is known.
-    Sound,
-    /// The head breaks a rule.
-    Faulty(Fault),
-    /// `h2` has reset the stream since; that is recorded already.
-    Reset,
-}
-
-/// Faults noted of a connection's requests. Shared by the wire, the session and the bodies of its streams.
+/// Faults noted of a connection's responses. Shared by the wire and the connection's streams.
 #[derive(Debug, Default)]
 pub(crate) struct Findings {
-    /// Streams whose head came in and that `h2` has neither handed over nor reset.
-    heads: RefCell<VecDeque<u32>>,
     /// Rules that heads and trailers break, by stream.
     faults: RefCell<VecDeque<(u32, Fault)>>,
-    /// Requests that `h2` has reset or answered by itself.
-    rejected: RefCell<VecDeque<Fault>>,
     /// True if header blocks cannot be decoded any more.
     lost: Cell<bool>,
 }
@@ -57,37 +40,9 @@ impl Findings {
         faults.remove(at).map(|(_, fault)| fault)
     }
 
-    /// Notes that `h2` has handed a request over, and takes the fault of its head.
-    pub(crate) fn accepted(&self, stream: u32) -> Accepted {
-        if self.settle(stream) || self.lost.get() {
-            self.take(stream).map_or(Accepted::Sound, Accepted::Faulty)
-        } else {
-            Accepted::Reset
-        }
-    }
-
-    /// Takes the fault of a request that `h2` has rejected by itself, or of the connection if `h2` has ended that.
-    pub(crate) fn rejected(&self) -> Option<Fault> {
-        self.rejected.borrow_mut().pop_front()
-    }
-
     /// Returns true if header blocks cannot be decoded any more.
     pub(crate) fn is_lost(&self) -> bool {
         self.lost.get()
-    }
-
-    /// Takes any fault that is noted.
-    pub(crate) fn any(&self) -> Option<Fault> {
-        self.faults.borrow_mut().pop_front().map(|(_, fault)| fault)
-    }
-
-    fn begun(&self, stream: u32) {
-        let mut heads = self.heads.borrow_mut();
-        if heads.len() == WAITING {
-            self.lost.set(true);
-        } else {
-            heads.push_back(stream);
-        }
     }
 
     fn note(&self, stream: u32, fault: Fault) {
@@ -98,38 +53,6 @@ impl Findings {
             faults.push_back((stream, fault));
         }
     }
-
-    /// Removes a head that waits; false if there is none.
-    fn settle(&self, stream: u32) -> bool {
-        let mut heads = self.heads.borrow_mut();
-        let at = heads.iter().position(|waiting| *waiting == stream);
-        at.is_some_and(|at| heads.remove(at).is_some())
-    }
-
-    /// Notes that `h2` has answered a request by itself: its field list is too large.
-    fn answered(&self, stream: u32) {
-        if self.settle(stream) {
-            let fault = self.take(stream).unwrap_or(Fault::TooLarge);
-            self.rejected.borrow_mut().push_back(fault);
-        }
-    }
-
-    fn reset(&self, stream: u32, code: u32) {
-        if !self.settle(stream) || code == REFUSED_STREAM {
-            return;
-        }
-        let fault = self.take(stream).unwrap_or(Fault::Malformed("head that HTTP/2 forbids"));
-        self.rejected.borrow_mut().push_back(fault);
-    }
-}
-
-/// Sender, with the state that tells heads from trailers.
-#[derive(Debug)]
-enum Peer {
-    /// Client, and its newest stream: a header block on an older one is a trailer section.
-    Client { newest: u32 },
-    /// Upstream, and the streams whose final head has come: a later header block is a trailer section.
-    Upstream { answered: BTreeSet<u32> },
 }
 
 /// Inspection of inbound frames.
@@ -143,35 +66,25 @@ pub(crate) struct Incoming {
     depends_on_itself: bool,
     /// Largest block, and largest field list that `h2` hands over, in octets.
     bounds: (usize, usize),
-    peer: Peer,
+    /// Streams whose final head has come: a later header block is a trailer section.
+    answered: BTreeSet<u32>,
     /// Frames that replace the block that has just ended, if the codec cannot take that.
     rewritten: Option<Vec<u8>>,
     findings: Rc<Findings>,
 }
 
 impl Incoming {
-    /// Creates the inspection of a client's frames; `h2` accepts field lists up to `list` bytes.
-    pub(crate) fn of_client(list: usize, findings: Rc<Findings>) -> Self {
-        Self::new(Peer::Client { newest: 0 }, list, findings)
-    }
-
-    /// Creates the inspection of an upstream's frames; `h2` accepts field lists up to `list` bytes.
-    pub(crate) fn of_upstream(list: usize, findings: Rc<Findings>) -> Self {
-        Self::new(Peer::Upstream { answered: BTreeSet::new() }, list, findings)
-    }
-
-    fn new(peer: Peer, list: usize, findings: Rc<Findings>) -> Self {
+    /// Creates the inspection of a connection's frames; `h2` accepts field lists up to `list` bytes.
+    pub(crate) fn new(list: usize, findings: Rc<Findings>) -> Self {
         let bounds = (list.saturating_mul(2).max(64 * 1024), list);
-        let (blocks, block) = (Blocks::default(), Vec::new());
+        let (blocks, block, answered) = (Blocks::default(), Vec::new(), BTreeSet::new());
         let (ends, depends_on_itself, rewritten) = (false, false, None);
-        Self { blocks, block, ends, depends_on_itself, bounds, peer, rewritten, findings }
+        Self { blocks, block, ends, depends_on_itself, bounds, answered, rewritten, findings }
     }
 
     /// Removes a stream that was reset.
     pub(crate) fn reset(&mut self, stream: u32) {
-        if let Peer::Upstream { answered } = &mut self.peer {
-            answered.remove(&stream);
-        }
+        self.answered.remove(&stream);
     }
 
     /// Takes the frames that replace the block that has just ended; `None` if the block stays.
@@ -232,24 +145,17 @@ impl Incoming {
     }
 
     fn section(&mut self, stream: u32, block: &[u8]) {
-        let section = match &mut self.peer {
-            Peer::Client { newest } if stream > *newest => {
-                *newest = stream;
-                self.findings.begun(stream);
-                Section::Request
-            }
-            Peer::Upstream { answered } if !answered.contains(&stream) => Section::Response,
-            Peer::Client { .. } | Peer::Upstream { .. } => Section::Trailers,
+        let section = match self.answered.contains(&stream) {
+            false => Section::Response,
+            true => Section::Trailers,
         };
         match self.blocks.read(block, section) {
             Ok(summary) => {
-                if let Peer::Upstream { answered } = &mut self.peer {
-                    match (self.ends, section) {
-                        (true, _) => answered.remove(&stream),
-                        (false, Section::Response) => !summary.interim && answered.insert(stream),
-                        (false, _) => false,
-                    };
-                }
+                match (self.ends, section) {
+                    (true, _) => self.answered.remove(&stream),
+                    (false, Section::Response) => !summary.interim && self.answered.insert(stream),
+                    (false, _) => false,
+                };
                 let itself = self.depends_on_itself.then_some("stream that depends on itself");
                 let malformed = summary.fault.or(itself).map(Fault::Malformed);
                 let large = (summary.size > self.bounds.1).then_some(Fault::TooLarge);
@@ -285,39 +191,9 @@ pub(crate) fn fragment(frame: Frame, payload: &[u8]) -> Option<(&[u8], Option<u3
     Some((rest.get(1..)?, Some(u32::from_be_bytes(*dependency) & 0x7fff_ffff)))
 }
 
-/// Inspection of the frames that `h2` sends.
-#[derive(Debug)]
-pub(crate) struct Outgoing {
-    code: u32,
-    findings: Rc<Findings>,
-}
-
-impl Outgoing {
-    pub(crate) fn new(findings: Rc<Findings>) -> Self {
-        Self { code: 0, findings }
-    }
-
-    /// Notes streams that `h2` resets or answers.
-    pub(crate) fn sent(&mut self, piece: Piece<'_>) {
-        let Piece { frame, payload, last, .. } = piece;
-        match frame.kind {
-            kind::HEADERS if last => self.findings.answered(frame.stream),
-            kind::RST_STREAM => {
-                let code =
-                    payload.iter().fold(self.code, |code, byte| code << 8 | u32::from(*byte));
-                self.code = if last { 0 } else { code };
-                if last {
-                    self.findings.reset(frame.stream, code);
-                }
-            }
-            _ => {}
-        }
-    }
-}
-
 #[cfg(test)]
 mod tests {
-    use durward_testkit::client::h2_frames::{PREFACE as OPENING, frame, get, header_block};
+    use durward_testkit::client::h2_frames::{frame, header_block};
     use proptest::prelude::*;
 
     use super::*;
@@ -325,8 +201,8 @@ mod tests {
 
     fn inspect(wire: &[u8], cuts: &[usize]) -> Rc<Findings> {
         let findings = Rc::new(Findings::default());
-        let mut incoming = Incoming::of_client(1024, Rc::clone(&findings));
-        let mut frames = Frames::new(OPENING.len());
+        let mut incoming = Incoming::new(1024, Rc::clone(&findings));
+        let mut frames = Frames::default();
         let mut start = 0;
         for end in cuts.iter().copied().chain([wire.len()]) {
             let end = end.clamp(start, wire.len());
@@ -337,18 +213,19 @@ mod tests {
     }
 
     fn wire() -> Vec<u8> {
+        let head = header_block(&[(":status", "200")]);
         let trailers = header_block(&[(":path", "/evil")]);
-        let padded = [&[2, 0, 0, 0, 0, 9][..], &header_block(&[(":path", "/a#b")]), &[0; 2]];
-        let large = header_block(&[("x", &"y".repeat(2000))]);
+        let faulty = header_block(&[(":status", "200"), ("a b", "c")]);
+        let padded = [&[2, 0, 0, 0, 0, 9][..], &faulty, &[0; 2]];
+        let large = header_block(&[(":status", "200"), ("x", &"y".repeat(2000))]);
         [
-            OPENING.to_vec(),
-            get(1, "http", "a", "/"),
+            frame(kind::HEADERS, END_HEADERS, 1, &head),
             frame(kind::DATA, 0, 1, b"hi"),
             frame(kind::HEADERS, 5, 1, &trailers),
             frame(kind::HEADERS, PADDED | PRIORITY | END_HEADERS, 3, &padded.concat()),
             frame(kind::HEADERS, 0, 5, &large[..9]),
             frame(kind::CONTINUATION, END_HEADERS, 5, &large[9..]),
-            get(7, "http", "a", "/"),
+            frame(kind::HEADERS, END_HEADERS, 7, &head),
         ]
         .concat()
     }
@@ -357,39 +234,25 @@ mod tests {
     fn faults_are_noted_for_their_stream() {
         let findings = inspect(&wire(), &[]);
 
-        let malformed = |detail| Accepted::Faulty(Fault::Malformed(detail));
-        assert_eq!(findings.accepted(1), malformed("pseudo-header field in trailers"));
-        assert_eq!(findings.accepted(3), malformed("fragment in :path"));
-        assert_eq!(findings.accepted(5), Accepted::Faulty(Fault::TooLarge));
-        assert_eq!(findings.accepted(7), Accepted::Sound);
-        assert!(findings.heads.borrow().is_empty() && findings.faults.borrow().is_empty());
-    }
-
-    #[test]
-    fn a_reset_counts_for_what_was_not_handed_over() {
-        let findings = inspect(&wire(), &[]);
-        let mut outgoing = Outgoing::new(Rc::clone(&findings));
-        let mut frames = Frames::default();
-        let _ = (findings.accepted(1), findings.accepted(3));
-
-        for (stream, code) in [(1, 1u32), (3, 1), (5, 1), (7, REFUSED_STREAM)] {
-            for byte in frame(kind::RST_STREAM, 0, stream, &code.to_be_bytes()) {
-                frames.walk(&[byte], |piece| outgoing.sent(piece));
-            }
-        }
-
-        assert_eq!(findings.rejected(), Some(Fault::TooLarge));
-        assert_eq!((findings.rejected(), findings.accepted(5)), (None, Accepted::Reset));
+        let malformed = |detail| Some(Fault::Malformed(detail));
+        assert_eq!(findings.take(1), malformed("pseudo-header field in trailers"));
+        assert_eq!(findings.take(3), malformed("field name is not a token"));
+        assert_eq!(findings.take(5), Some(Fault::TooLarge));
+        assert_eq!(findings.take(7), None);
+        assert!(findings.faults.borrow().is_empty());
     }
 
     #[test]
     fn after_a_block_that_cannot_be_decoded_nothing_is_trusted() {
-        let wire =
-            [OPENING, &frame(kind::HEADERS, END_HEADERS, 1, &[0x80]), &get(3, "http", "a", "/")];
+        let head = header_block(&[(":status", "200")]);
+        let wire = [
+            frame(kind::HEADERS, END_HEADERS, 1, &[0x80]),
+            frame(kind::HEADERS, END_HEADERS, 3, &head),
+        ];
 
         let findings = inspect(&wire.concat(), &[]);
 
-        assert!(matches!(findings.accepted(3), Accepted::Faulty(_)));
+        assert!(findings.is_lost() && findings.take(3).is_some());
     }
 
     #[test]
@@ -414,7 +277,7 @@ mod tests {
             frame(kind::CONTINUATION, END_HEADERS, 9, &evil[1..]),
         ];
         let findings = Rc::new(Findings::default());
-        let mut incoming = Incoming::of_upstream(1024, Rc::clone(&findings));
+        let mut incoming = Incoming::new(1024, Rc::clone(&findings));
 
         let mut frames = Frames::default();
         for bytes in wire.concat().chunks(7) {
@@ -424,7 +287,7 @@ mod tests {
         let fault = Some(Fault::Malformed("pseudo-header field in trailers"));
         let found = [1, 3, 5, 7, 9].map(|stream| findings.take(stream));
         assert_eq!(found, [None, None, fault, None, fault]);
-        assert!(matches!(&incoming.peer, Peer::Upstream { answered } if answered.is_empty()));
+        assert!(incoming.answered.is_empty());
     }
 
     proptest! {
@@ -435,7 +298,6 @@ mod tests {
             let split = inspect(&wire(), &cuts);
 
             prop_assert_eq!(&*whole.faults.borrow(), &*split.faults.borrow());
-            prop_assert_eq!(&*whole.heads.borrow(), &*split.heads.borrow());
         }
     }
 }

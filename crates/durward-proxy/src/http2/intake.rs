@@ -131,7 +131,7 @@ mod tests {
     /// Returns the bytes that the codec gets if `wire` arrives in pieces of these sizes, and then of `room`.
     fn given(wire: &[u8], sizes: &[usize], room: usize) -> Vec<u8> {
         let findings = Rc::new(Findings::default());
-        let mut intake = Intake::new(Incoming::of_client(64 * 1024, findings));
+        let mut intake = Intake::new(Incoming::new(64 * 1024, findings));
         let (mut frames, mut out) = (Frames::default(), Vec::new());
         let (mut rest, mut sizes) = (wire, sizes.iter().copied().chain(std::iter::repeat(room)));
         loop {

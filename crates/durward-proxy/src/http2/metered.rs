@@ -42,7 +42,7 @@ impl Metered {
     /// Wraps a connection on which nothing was sent yet, the preface included. The upstream may take `most` from the first byte of a header block to
     /// its last.
     pub(crate) fn new(io: Io, streams: Streams, findings: Rc<Findings>, most: Duration) -> Self {
-        let incoming = Incoming::of_upstream(HEADER_LIST as usize, findings);
+        let incoming = Incoming::new(HEADER_LIST as usize, findings);
         Self {
             io,
             streams,

@@ -1,5 +1,4 @@
-//! Memory that the HTTP/2 codec holds for each stream of a connection: heads that no exchange has taken yet, data received and not taken, data queued
-//! and not sent.
+//! Memory that the HTTP/2 codec holds for each stream of a connection to an upstream: heads that no exchange has taken yet, data queued and not sent.
 //!
 //! HPACK lets one byte stand for a field of four kilobytes, so a head is charged at the size it may have once it is decoded. The charges go to the
 //! connection's account.
@@ -11,17 +10,13 @@ use std::rc::Rc;
 use std::task::{Context, Poll, Waker};
 
 use crate::http2::frames::{Piece, kind};
-use crate::memory::{ConnectionMemory, Part};
+use crate::memory::ConnectionMemory;
 use crate::refusal::Refusal;
 
 /// Bytes of memory per byte of a header block at most: a reference to the HPACK table becomes an entry of a map.
 const EXPANSION: usize = 112;
 /// Bytes of memory that a head may take for each byte of its field list (RFC 9113 section 6.5.2).
 const HEAD_MOST: usize = 4;
-/// Bytes charged for a chunk of data besides its own.
-const CHUNK: usize = 256;
-/// Bytes charged for untaken heads on one connection above which no more are read.
-const UNTAKEN: usize = 1024 * 1024;
 /// Largest heads that all heads of one stream together may equal, interim responses and trailers included.
 const HEADS: usize = 4;
 
@@ -32,18 +27,12 @@ pub(crate) struct Streams(Rc<State>);
 struct State {
     memory: Rc<ConnectionMemory>,
     open: RefCell<HashMap<u32, Stream, BuildHasherDefault<StreamHasher>>>,
-    /// True if the peer opens the streams: it is a client.
-    of_client: bool,
     /// Largest charge of one head in bytes.
     head_most: usize,
-    /// Last stream that the peer opened.
-    last: Cell<u32>,
     /// Header block under way: its stream id, and its bytes so far.
     block: Cell<(u32, usize)>,
     /// Bytes charged for a block under way whose stream is over, or never was.
     stray: Cell<usize>,
-    /// Bytes charged for all heads that no exchange has taken.
-    untaken: Cell<usize>,
     broken: Cell<Option<&'static str>>,
     /// True if the peer did not finish a header block in time.
     late: Cell<bool>,
@@ -58,12 +47,9 @@ struct State {
 #[derive(Default)]
 struct Stream {
     heads: usize,
-    unread: usize,
     queued: usize,
     /// Number and bytes of our heads that wait to be sent.
     leaving: (u32, usize),
-    /// True if an exchange serves the stream, or has served it.
-    taken: bool,
     /// True if the exchange is over.
     ended: bool,
     /// True if the peer has sent its end of the stream.
@@ -79,26 +65,14 @@ impl Stream {
 }
 
 impl Streams {
-    /// Creates the streams of a connection with a client, whose heads may have field lists of `list` bytes.
-    pub(crate) fn of_client(memory: Rc<ConnectionMemory>, list: usize) -> Self {
-        Self::new(memory, list, true)
-    }
-
-    /// Creates the streams of a connection to an upstream.
-    pub(crate) fn of_upstream(memory: Rc<ConnectionMemory>, list: usize) -> Self {
-        Self::new(memory, list, false)
-    }
-
-    fn new(memory: Rc<ConnectionMemory>, list: usize, of_client: bool) -> Self {
+    /// Creates the streams of a connection, whose heads may have field lists of `list` bytes.
+    pub(crate) fn new(memory: Rc<ConnectionMemory>, list: usize) -> Self {
         Self(Rc::new(State {
             memory,
             open: RefCell::default(),
-            of_client,
             head_most: list.saturating_mul(HEAD_MOST),
-            last: Cell::new(0),
             block: Cell::new((0, 0)),
             stray: Cell::new(0),
-            untaken: Cell::new(0),
             broken: Cell::new(None),
             late: Cell::new(false),
             exhausted: Cell::new(false),
@@ -124,19 +98,9 @@ impl Streams {
             _ if !piece.first => {}
             kind::HEADERS => {
                 state.block.set((frame.stream, 0));
-                if state.of_client && frame.stream > state.last.get() {
-                    state.last.set(frame.stream);
-                    state.open.borrow_mut().insert(frame.stream, Stream::default());
-                }
                 state.head(frame.length);
             }
             kind::CONTINUATION => state.head(frame.length),
-            kind::DATA if state.of_client => {
-                if let Some(stream) = state.open.borrow_mut().get_mut(&frame.stream) {
-                    stream.unread += frame.length + CHUNK;
-                    state.memory.add(frame.length + CHUNK);
-                }
-            }
             kind::RST_STREAM => state.reset(frame.stream),
             // Push is turned off: a peer that promises nevertheless is cut off.
             kind::PUSH_PROMISE => state.broken.set(Some("PUSH_PROMISE although push is off")),
@@ -195,15 +159,10 @@ impl Streams {
     /// Assigns a stream, and the head that opened it, to an exchange.
     pub(crate) fn serve(&self, stream: u32) -> StreamAccount {
         let state = &*self.0;
-        state.open.borrow_mut().entry(stream).or_default().taken = true;
-        let account = StreamAccount { streams: self.clone(), stream, task: Cell::new(None) };
+        state.open.borrow_mut().entry(stream).or_default();
+        let account = StreamAccount { streams: self.clone(), stream };
         account.heads_taken();
         account
-    }
-
-    /// Returns true if so many heads wait that no more should be read before some are taken.
-    pub(crate) fn is_full(&self) -> bool {
-        self.0.untaken.get() > UNTAKEN.max(2 * self.0.head_most)
     }
 
     /// Charges the budget for the memory now held.
@@ -226,10 +185,7 @@ impl Streams {
             return Some(Refusal::ResponseTimeout);
         }
         let detail = self.0.broken.get()?;
-        Some(match self.0.of_client {
-            true => Refusal::Flood { detail },
-            false => Refusal::BadResponse { detail },
-        })
+        Some(Refusal::BadResponse { detail })
     }
 }
 
@@ -248,7 +204,6 @@ impl State {
         };
         stream.heads += more;
         self.memory.add(more);
-        self.untaken.set(self.untaken.get() + more);
         if stream.heads > self.head_most.saturating_mul(HEADS) {
             self.broken.set(Some("too many heads on one stream"));
         }
@@ -266,14 +221,13 @@ impl State {
 
     fn forget(&self, stream: Option<Stream>) {
         let Some(stream) = stream else { return };
-        self.memory.sub(stream.heads + stream.unread + stream.queued + stream.leaving.1);
-        self.untaken.set(self.untaken.get().saturating_sub(stream.heads));
+        self.memory.sub(stream.heads + stream.queued + stream.leaving.1);
     }
 
-    /// Handles the end of our direction of a stream. A stream without an exchange was answered by the codec.
+    /// Handles the end of our direction of a stream.
     fn closed(&self, id: u32) {
         let mut open = self.open.borrow_mut();
-        if open.get(&id).is_some_and(|stream| !stream.taken || stream.ended) {
+        if open.get(&id).is_some_and(|stream| stream.ended) {
             self.forget(open.remove(&id));
         }
     }
@@ -297,8 +251,6 @@ fn less(count: &mut usize, by: usize) -> usize {
 pub(crate) struct StreamAccount {
     streams: Streams,
     stream: u32,
-    /// Memory of the task that serves the stream.
-    task: Cell<Option<Part>>,
 }
 
 impl StreamAccount {
@@ -306,33 +258,15 @@ impl StreamAccount {
         &self.streams.0
     }
 
-    /// Keeps the task's memory charged as long as the account.
-    pub(crate) fn keep(&self, task: Part) {
-        self.task.set(Some(task));
-    }
-
     /// Marks the heads received so far as taken.
     pub(crate) fn heads_taken(&self) {
         let state = self.state();
-        state.change(self.stream, |stream| {
-            state.untaken.set(state.untaken.get().saturating_sub(stream.heads));
-            std::mem::take(&mut stream.heads)
-        });
+        state.change(self.stream, |stream| std::mem::take(&mut stream.heads));
     }
 
     /// Returns true if the peer has sent its end of the stream.
     pub(crate) fn is_whole(&self) -> bool {
         self.state().open.borrow().get(&self.stream).is_some_and(|stream| stream.whole)
-    }
-
-    /// Records that a chunk of data was taken from the codec.
-    pub(crate) fn chunk_taken(&self) {
-        self.state().change(self.stream, |stream| less(&mut stream.unread, CHUNK));
-    }
-
-    /// Records that received data was passed on.
-    pub(crate) fn consumed(&self, bytes: usize) {
-        self.state().change(self.stream, |stream| less(&mut stream.unread, bytes));
     }
 
     /// Records that a head was queued.
@@ -359,14 +293,14 @@ impl Drop for StreamAccount {
         self.heads_taken();
         self.state().change(self.stream, |stream| {
             stream.ended = true;
-            std::mem::take(&mut stream.unread)
+            0
         });
     }
 }
 
 /// Hasher for stream ids, which only rise; spreading their bits is enough.
 #[derive(Default)]
-struct StreamHasher(u64);
+pub(crate) struct StreamHasher(u64);
 
 impl Hasher for StreamHasher {
     fn finish(&self) -> u64 {
@@ -409,17 +343,15 @@ mod tests {
     #[test]
     fn everything_a_stream_held_is_given_back_when_it_is_over() {
         let (memory, of_connection) = budget();
-        let streams = Streams::of_client(of_connection, LIST);
+        let streams = Streams::new(of_connection, LIST);
+        let account = streams.serve(1);
 
         streams.received(frame(kind::HEADERS, 1, 9_000));
         streams.received(frame(kind::CONTINUATION, 1, 9_000));
-        streams.received(frame(kind::DATA, 1, 100_000));
         streams.settle().unwrap();
-        assert!(memory.used() > 300_000, "{}", memory.used());
-        let account = streams.serve(1);
+        assert!(memory.used() > 200_000, "{}", memory.used());
+        account.heads_taken();
         account.queued(70_000);
-        account.chunk_taken();
-        account.consumed(60_000);
         drop(account);
         streams.settle().unwrap();
         assert!((50_000..150_000).contains(&memory.used()), "{}", memory.used());
@@ -432,10 +364,9 @@ mod tests {
     }
 
     #[test]
-    fn a_head_that_the_client_does_not_read_stays_counted_after_its_exchange() {
+    fn a_head_that_the_upstream_does_not_read_stays_counted_after_its_exchange() {
         let (memory, of_connection) = budget();
-        let streams = Streams::of_client(of_connection, LIST);
-        streams.received(frame(kind::HEADERS, 1, 10));
+        let streams = Streams::new(of_connection, LIST);
 
         let account = streams.serve(1);
         account.head_queued(100);
@@ -450,44 +381,38 @@ mod tests {
     }
 
     #[test]
-    fn streams_that_the_codec_answers_or_the_peer_resets_are_forgotten() {
+    fn streams_whose_exchange_is_over_are_forgotten_once_they_are_reset() {
         let (_memory, of_connection) = budget();
-        let streams = Streams::of_client(of_connection, LIST);
+        let streams = Streams::new(of_connection, LIST);
         for stream in [1, 3, 5] {
-            streams.received(frame(kind::HEADERS, stream, 100));
+            streams.serve(stream).queued(100);
         }
+        assert_eq!(streams.0.open.borrow().len(), 3);
 
-        streams.sent(whole(Frame { flags: 1, ..frame(kind::HEADERS, 1, 10).frame }));
+        streams.sent(whole(Frame { flags: 1, ..frame(kind::DATA, 1, 100).frame }));
         streams.sent(frame(kind::RST_STREAM, 3, 4));
         streams.received(frame(kind::RST_STREAM, 5, 4));
-        streams.received(frame(kind::DATA, 5, 1000));
 
         assert!(streams.0.open.borrow().is_empty());
-        assert_eq!(streams.0.untaken.get(), 0);
     }
 
     #[test]
     fn one_byte_of_a_header_block_is_counted_at_what_it_may_become() {
         let (memory, of_connection) = budget();
-        let streams = Streams::of_client(of_connection, LIST);
+        let streams = Streams::new(of_connection, LIST);
+        let accounts: Vec<_> = (0..20).map(|at| streams.serve(2 * at + 1)).collect();
 
         (0..20).for_each(|at| streams.received(frame(kind::HEADERS, 2 * at + 1, 4_000)));
 
-        assert!(streams.is_full());
         streams.settle().unwrap();
         assert!(memory.used() >= 20 * HEAD_MOST * LIST);
-        let served: Vec<_> = (0..20).map(|at| streams.serve(2 * at + 1)).collect();
-        assert!(!streams.is_full());
-        drop(served);
+        drop(accounts);
     }
 
     #[test]
     fn a_header_block_on_a_stream_that_is_over_is_counted_until_it_is_whole() {
         let (memory, of_connection) = budget();
-        let streams = Streams::of_client(of_connection, LIST);
-        streams.received(frame(kind::HEADERS, 1, 100));
-        streams.received(frame(kind::RST_STREAM, 1, 4));
-        streams.settle().unwrap();
+        let streams = Streams::new(of_connection, LIST);
         let before = memory.used();
 
         streams.received(frame(kind::HEADERS, 1, 16_000));
@@ -505,7 +430,7 @@ mod tests {
     #[test]
     fn an_upstream_cannot_send_heads_without_end_on_a_stream() {
         let (_memory, of_connection) = budget();
-        let streams = Streams::of_upstream(of_connection, LIST);
+        let streams = Streams::new(of_connection, LIST);
         let account = streams.serve(1);
 
         for _ in 0..20 {

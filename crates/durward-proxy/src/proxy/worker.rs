@@ -21,7 +21,7 @@ use crate::core::{Core, Shared};
 use crate::prepared::Prepared;
 use crate::proxy::Drained;
 use crate::status::Closing;
-use crate::{http, upstream};
+use crate::{http, server, upstream};
 
 /// Interval at which log lines are handed to the writer.
 const LOG_FLUSH: Duration = Duration::from_millis(100);
@@ -143,6 +143,7 @@ async fn shrink_pools() {
     loop {
         ticks.tick().await;
         http::shrink_pools();
+        server::shrink_pools();
     }
 }
 

@@ -14,4 +14,5 @@ mod odd;
 mod programs;
 mod requests;
 mod retries;
+mod sessions;
 mod support;

@@ -103,7 +103,7 @@ impl Shared {
         let peer = connected.ticket.peer.0;
         let held = ConnectionMemory::new(hold);
         held.add(HTTP2_CONNECTION);
-        let streams = Streams::of_upstream(held, HEADER_LIST as usize);
+        let streams = Streams::new(held, HEADER_LIST as usize);
         let findings = Rc::<Findings>::default();
         let carrier = connected.io.link().and_then(|stream| stream.carrier()).cloned();
         let metered = Metered::new(connected.io, streams.clone(), Rc::clone(&findings), block);

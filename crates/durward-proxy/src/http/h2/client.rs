@@ -219,12 +219,11 @@ impl Upstream for Up {
         self.head_taken();
         let ended = stream.is_end_stream();
         let read = self.sound().and_then(|()| read_head(&parts, ended, response));
-        self.body = self.account.clone().map(|account| {
-            let mut body = Body::new(stream, None, account);
-            body.ends_by_reset = true;
-            body.findings = Some((self.findings.0, Rc::clone(&self.findings.1)));
-            body
-        });
+        let (id, findings) = (self.findings.0, &self.findings.1);
+        self.body = self
+            .account
+            .clone()
+            .map(|account| Body::new(stream, account, (id, Rc::clone(findings))));
         Poll::Ready(read)
     }
 

@@ -4,7 +4,7 @@ use crate::syntax::{is_token, is_token_byte, is_value};
 
 /// Meaning of a field's name in a header block.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Name {
+pub(crate) enum Name {
     Method,
     Scheme,
     Authority,
@@ -17,7 +17,7 @@ pub(super) enum Name {
 }
 
 impl Name {
-    pub(super) fn of(name: &[u8]) -> Self {
+    pub(crate) fn of(name: &[u8]) -> Self {
         match name {
             b":method" => Self::Method,
             b":scheme" => Self::Scheme,
@@ -34,10 +34,10 @@ impl Name {
 /// Longest name that is accepted, in octets; `h2` rejects names of 64 KiB.
 pub(super) const LONGEST_NAME: usize = 0xf000;
 
-pub(super) const CONNECTION: &str = "field of one connection";
+pub(crate) const CONNECTION: &str = "field of one connection";
 
 /// Returns the rule that a field name breaks.
-pub(super) fn name_fault(name: &[u8]) -> Option<&'static str> {
+pub(crate) fn name_fault(name: &[u8]) -> Option<&'static str> {
     let name = name.strip_prefix(b":").unwrap_or(name);
     if name.is_empty() || !name.iter().all(|byte| is_token_byte(*byte)) {
         return Some("field name is not a token");
@@ -54,7 +54,7 @@ pub(super) fn name_fault(name: &[u8]) -> Option<&'static str> {
 }
 
 /// Returns the rule that a field value breaks.
-pub(super) fn value_fault(name: Name, value: &[u8]) -> Option<&'static str> {
+pub(crate) fn value_fault(name: Name, value: &[u8]) -> Option<&'static str> {
     match name {
         Name::Path if value.is_empty() => Some("empty :path"),
         Name::Path if value.contains(&b'#') => Some("fragment in :path"),
@@ -77,67 +77,67 @@ pub(super) fn is_status(value: &[u8]) -> bool {
     matches!(value, [b'1'..=b'9', rest @ ..] if rest.len() == 2 && rest.iter().all(u8::is_ascii_digit))
 }
 
-/// Names of the static table (RFC 7541, appendix A) and the lengths of their values.
-pub(super) const STATIC: [(&[u8], u8); 61] = [
-    (b":authority", 0),
-    (b":method", 3),
-    (b":method", 4),
-    (b":path", 1),
-    (b":path", 11),
-    (b":scheme", 4),
-    (b":scheme", 5),
-    (b":status", 3),
-    (b":status", 3),
-    (b":status", 3),
-    (b":status", 3),
-    (b":status", 3),
-    (b":status", 3),
-    (b":status", 3),
-    (b"accept-charset", 0),
-    (b"accept-encoding", 13),
-    (b"accept-language", 0),
-    (b"accept-ranges", 0),
-    (b"accept", 0),
-    (b"access-control-allow-origin", 0),
-    (b"age", 0),
-    (b"allow", 0),
-    (b"authorization", 0),
-    (b"cache-control", 0),
-    (b"content-disposition", 0),
-    (b"content-encoding", 0),
-    (b"content-language", 0),
-    (b"content-length", 0),
-    (b"content-location", 0),
-    (b"content-range", 0),
-    (b"content-type", 0),
-    (b"cookie", 0),
-    (b"date", 0),
-    (b"etag", 0),
-    (b"expect", 0),
-    (b"expires", 0),
-    (b"from", 0),
-    (b"host", 0),
-    (b"if-match", 0),
-    (b"if-modified-since", 0),
-    (b"if-none-match", 0),
-    (b"if-range", 0),
-    (b"if-unmodified-since", 0),
-    (b"last-modified", 0),
-    (b"link", 0),
-    (b"location", 0),
-    (b"max-forwards", 0),
-    (b"proxy-authenticate", 0),
-    (b"proxy-authorization", 0),
-    (b"range", 0),
-    (b"referer", 0),
-    (b"refresh", 0),
-    (b"retry-after", 0),
-    (b"server", 0),
-    (b"set-cookie", 0),
-    (b"strict-transport-security", 0),
-    (b"transfer-encoding", 0),
-    (b"user-agent", 0),
-    (b"vary", 0),
-    (b"via", 0),
-    (b"www-authenticate", 0),
+/// Static table (RFC 7541, appendix A).
+pub(crate) const STATIC: [(&[u8], &[u8]); 61] = [
+    (b":authority", b""),
+    (b":method", b"GET"),
+    (b":method", b"POST"),
+    (b":path", b"/"),
+    (b":path", b"/index.html"),
+    (b":scheme", b"http"),
+    (b":scheme", b"https"),
+    (b":status", b"200"),
+    (b":status", b"204"),
+    (b":status", b"206"),
+    (b":status", b"304"),
+    (b":status", b"400"),
+    (b":status", b"404"),
+    (b":status", b"500"),
+    (b"accept-charset", b""),
+    (b"accept-encoding", b"gzip, deflate"),
+    (b"accept-language", b""),
+    (b"accept-ranges", b""),
+    (b"accept", b""),
+    (b"access-control-allow-origin", b""),
+    (b"age", b""),
+    (b"allow", b""),
+    (b"authorization", b""),
+    (b"cache-control", b""),
+    (b"content-disposition", b""),
+    (b"content-encoding", b""),
+    (b"content-language", b""),
+    (b"content-length", b""),
+    (b"content-location", b""),
+    (b"content-range", b""),
+    (b"content-type", b""),
+    (b"cookie", b""),
+    (b"date", b""),
+    (b"etag", b""),
+    (b"expect", b""),
+    (b"expires", b""),
+    (b"from", b""),
+    (b"host", b""),
+    (b"if-match", b""),
+    (b"if-modified-since", b""),
+    (b"if-none-match", b""),
+    (b"if-range", b""),
+    (b"if-unmodified-since", b""),
+    (b"last-modified", b""),
+    (b"link", b""),
+    (b"location", b""),
+    (b"max-forwards", b""),
+    (b"proxy-authenticate", b""),
+    (b"proxy-authorization", b""),
+    (b"range", b""),
+    (b"referer", b""),
+    (b"refresh", b""),
+    (b"retry-after", b""),
+    (b"server", b""),
+    (b"set-cookie", b""),
+    (b"strict-transport-security", b""),
+    (b"transfer-encoding", b""),
+    (b"user-agent", b""),
+    (b"vary", b""),
+    (b"via", b""),
+    (b"www-authenticate", b""),
 ];

@@ -161,7 +161,7 @@ impl<'b> Rewrite<'b> {
 }
 
 /// Encodes an integer behind the bits of `first`, with a prefix of `prefix` bits (RFC 7541 section 5.1).
-fn integer(out: &mut Vec<u8>, (first, prefix): (u8, u8), value: usize) {
+pub(crate) fn integer(out: &mut Vec<u8>, (first, prefix): (u8, u8), value: usize) {
     let most = (1usize << prefix) - 1;
     let Some(mut rest) = value.checked_sub(most) else { return out.push(first | value as u8) };
     out.push(first | most as u8);
@@ -253,7 +253,7 @@ mod tests {
     impl Plain {
         fn entry(&self, index: usize) -> Option<Field> {
             match STATIC.get(index.checked_sub(1)?) {
-                Some((name, value)) => Some((name.to_vec(), vec![b's'; usize::from(*value)])),
+                Some((name, value)) => Some((name.to_vec(), value.to_vec())),
                 None => self.table.get(index - 1 - STATIC.len()).cloned(),
             }
         }
