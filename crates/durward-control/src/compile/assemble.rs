@@ -360,10 +360,7 @@ impl Decided {
                 settle(bind, owners, former);
             }
         }
-        let gone = scope.tenants().flat_map(|tenant| had(tenant, previous));
-        let mut gone: Vec<_> = gone.collect();
-        gone.sort_by_key(|(seniority, _)| *seniority);
-        let gone = gone.into_iter().map(|(_, mapping)| mapping).collect();
+        let gone = of_before(scope, previous);
         let seniority = self.seniority(previous);
         let around =
             Around { binds: &binds, udp: &udp, touched: &touched, same_binds, gone, seniority };
@@ -447,6 +444,13 @@ fn had(tenant: &TenantId, previous: Option<&Compiled>) -> Vec<(u64, Arc<PortMapp
     let Some(Compiled { memory, .. }) = previous else { return Vec::new() };
     let past = part::of_tenant(&memory.mappings, tenant);
     past.filter_map(|(_, past)| Some((past.seniority, past.served.clone()?))).collect()
+}
+
+/// Returns the mappings of the scope's tenants that were served, in the order of arrival.
+fn of_before(scope: &Scope, previous: Option<&Compiled>) -> Vec<Arc<PortMapping>> {
+    let mut gone: Vec<_> = scope.tenants().flat_map(|tenant| had(tenant, previous)).collect();
+    gone.sort_by_key(|(seniority, _)| *seniority);
+    gone.into_iter().map(|(_, mapping)| mapping).collect()
 }
 
 fn owned<'a>(

@@ -21,12 +21,12 @@ pub(crate) fn enter(
     core: &Rc<Core>,
     bind: SocketAddr,
     client: SocketAddr,
-) -> Result<AdmittedSession, RefusedSession> {
+) -> Result<AdmittedSession, Box<RefusedSession>> {
     let prepared = core.shared.prepared.load();
     let listener = prepared.udp.get(&bind).and_then(|bind| only(bind)).cloned();
     drop(prepared);
     let client = canonical(client);
-    let refused = |refusal, listener| RefusedSession { refusal, listener, client, bind };
+    let refused = |refusal, listener| Box::new(RefusedSession { refusal, listener, client, bind });
     let Some(listener) = listener else {
         return Err(refused(Refusal::UnknownAddress { destination: bind }, None));
     };

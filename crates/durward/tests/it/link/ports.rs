@@ -295,7 +295,7 @@ fn a_flood_of_sources_is_bounded_and_leaves_other_tenants_alone() {
     quiet.ask(b"before", b"bolt:before");
 
     // One client has four at most.
-    let one = Ipv4Addr::from(unique_loopback());
+    let one = unique_loopback();
     let ports: Vec<_> = (0..12).map(|_| Client::from(one, at(&a))).collect();
     ports.iter().for_each(|client| client.send(b"flood"));
     let refusals = "durward_refusals_total{tenant=\"acme\",reason=\"session_limit\"}";
@@ -324,7 +324,7 @@ fn a_flood_of_sources_is_bounded_and_leaves_other_tenants_alone() {
 fn datagrams_of_sources_that_are_not_allowed_begin_no_session() {
     let world = World::new();
     let (tenant, udp) = (world.tenant("acme"), UdpEcho::start(HERE, b""));
-    let allowed = Ipv4Addr::from(unique_loopback());
+    let allowed = unique_loopback();
     let sources = format!(", allowedSources: [{allowed}/32]");
     let plain = document(&tenant, (udp.address(), udp.address()), ("", ""));
     let narrowed = document(&tenant, (udp.address(), udp.address()), (&sources, ""));
