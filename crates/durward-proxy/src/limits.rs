@@ -158,6 +158,16 @@ impl Usage {
         self.bytes_out.charge(limits.bandwidth_out?, bytes)
     }
 
+    /// Returns whether a datagram to a client is within the tenant's rate, and counts it only then: one that is dropped costs the others nothing.
+    pub(crate) fn admits_out(&self, limits: &Limits, bytes: u64) -> bool {
+        limits.bandwidth_out.is_none_or(|rate| self.bytes_out.admit(rate, bytes))
+    }
+
+    /// Returns whether a datagram of a client is within the tenant's rate, and counts it only then.
+    pub(crate) fn admits_in(&self, limits: &Limits, bytes: u64) -> bool {
+        limits.bandwidth_in.is_none_or(|rate| self.bytes_in.admit(rate, bytes))
+    }
+
     /// Counts bytes received from a client; returns the wait before reading more, if any.
     pub(crate) fn bandwidth_in(&self, limits: &Limits, bytes: u64) -> Option<Duration> {
         self.bytes_in.charge(limits.bandwidth_in?, bytes)
@@ -350,11 +360,15 @@ impl Bucket {
         }
     }
 
+    /// Takes `bytes` at `rate` bytes per second, or nothing and returns false if that runs ahead of the rate already.
+    fn admit(&self, rate: u64, bytes: u64) -> bool {
+        let tolerance = BANDWIDTH_TOLERANCE.as_nanos() as u64;
+        self.take(now(), cost(rate, bytes), tolerance).is_ok()
+    }
+
     /// Takes `bytes` at `rate` bytes per second; returns the time by which that runs ahead of the rate.
     fn charge(&self, rate: u64, bytes: u64) -> Option<Duration> {
-        let now = now();
-        let cost = u128::from(bytes) * 1_000_000_000 / u128::from(rate.max(1));
-        let cost = u64::try_from(cost).unwrap_or(u64::MAX);
+        let (now, cost) = (now(), cost(rate, bytes));
         let mut ahead = 0;
         let _always = self.0.fetch_update(Relaxed, Relaxed, |seen| {
             let next = seen.max(now).saturating_add(cost);
@@ -364,6 +378,12 @@ impl Bucket {
         let wait = Duration::from_nanos(ahead).saturating_sub(BANDWIDTH_TOLERANCE);
         (!wait.is_zero()).then_some(wait)
     }
+}
+
+/// Returns the nanoseconds that `bytes` take at `rate` bytes per second.
+fn cost(rate: u64, bytes: u64) -> u64 {
+    let cost = u128::from(bytes) * 1_000_000_000 / u128::from(rate.max(1));
+    u64::try_from(cost).unwrap_or(u64::MAX)
 }
 
 /// Returns the nanoseconds since the first call in this process.
@@ -383,6 +403,19 @@ mod tests {
     const OTHER: IpAddr = IpAddr::V4(std::net::Ipv4Addr::new(192, 0, 2, 23));
 
     // S1.71
+    #[test]
+    fn what_is_dropped_costs_nothing() {
+        let bucket = Bucket::default();
+        assert!(bucket.admit(1_000, 1_000));
+
+        let dropped = (0..1_000).filter(|_| !bucket.admit(1_000, 1_000)).count();
+
+        assert!(dropped > 0);
+        // A thousand would take a thousand seconds.
+        let wait = bucket.charge(1_000, 0).unwrap_or_default();
+        assert!(wait < Duration::from_secs(500), "{wait:?}");
+    }
+
     #[test]
     fn connections_are_limited_and_a_dropped_guard_makes_room() {
         let usage = Arc::new(Usage::default());

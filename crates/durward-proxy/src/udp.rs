@@ -208,7 +208,7 @@ impl Carrying<'_> {
         while busy < BURST && datagrams.poll_ready(cx)?.is_ready() {
             let Poll::Ready(datagram) = self.inlet.poll_next(cx) else { break };
             busy += 1;
-            if self.allows(datagram.len(), Usage::bandwidth_in) {
+            if self.allows(datagram.len(), Usage::admits_in) {
                 datagrams.queue(&datagram);
                 carried.from_client.bytes += datagram.len() as u64;
                 self.count(Counter::UdpDatagramsIn, datagram.len());
@@ -229,7 +229,7 @@ impl Carrying<'_> {
 
     /// Sends a datagram to the client from the listener's own socket.
     fn answer(&self, datagram: &[u8], carried: &mut Carried) {
-        if !self.allows(datagram.len(), Usage::bandwidth_out) {
+        if !self.allows(datagram.len(), Usage::admits_out) {
             return;
         }
         // A full socket buffer, or a datagram that the path does not carry, costs the datagram.
@@ -243,13 +243,9 @@ impl Carrying<'_> {
     }
 
     /// Returns false for a datagram beyond the tenant's bandwidth, which is dropped.
-    fn allows(
-        &self,
-        bytes: usize,
-        charge: impl Fn(&Usage, &Limits, u64) -> Option<Duration>,
-    ) -> bool {
+    fn allows(&self, bytes: usize, admits: impl Fn(&Usage, &Limits, u64) -> bool) -> bool {
         let tenant = self.view.tenant();
-        let allowed = charge(&tenant.usage, &tenant.tenant.limits, bytes as u64).is_none();
+        let allowed = admits(&tenant.usage, &tenant.tenant.limits, bytes as u64);
         if !allowed {
             self.cells().add(Counter::UdpDatagramsDropped, 1);
         }

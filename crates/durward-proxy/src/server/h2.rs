@@ -26,7 +26,7 @@ pub(crate) use self::pool::shrink as shrink_pool;
 use crate::exchange::{Account, Ended, Http, note_refusal};
 use crate::http::buffer::Buffer;
 use crate::http::h2::head::Rules;
-use crate::http::h2::session::{Announced, Begun, Broken, Event, Session, code};
+use crate::http::h2::session::{AT_ONCE, Announced, Begun, Broken, Event, Session, code};
 use crate::io::Io;
 use crate::memory::HTTP2_CONNECTION;
 use crate::refusal::Refusal;
@@ -69,6 +69,7 @@ pub(crate) async fn serve(http: &Rc<Http>, watch: &Watch, io: Io, early: &[u8]) 
         fresh: true,
         drained: false,
         unflushed: false,
+        wrote: false,
         gather: Gather::default(),
         serve: exchange,
     };
@@ -95,6 +96,8 @@ struct Connection<'a, F: Future<Output = ()> + 'static, S> {
     drained: bool,
     /// True while TLS may hold bytes back that were written.
     unflushed: bool,
+    /// True if bytes have left since the deadline was last set.
+    wrote: bool,
     gather: Gather,
     /// Serves a stream: [`exchange`], whose future has no other name.
     serve: S,
@@ -176,7 +179,10 @@ where
 
     fn arm(&self) {
         let idle = self.exchanges.is_empty();
+        let is_sending = self.unflushed || !self.session.borrow().pending().is_empty();
         let after = match (idle, self.leaving) {
+            // The end of a response may take long to leave.
+            (true, _) if is_sending => Some(self.http.limits().timeouts.stream_idle),
             (true, true) => Some(GOODBYE),
             _ if self.incomplete.is_some() => Some(self.http.limits().timeouts.header),
             (true, false) => Some(self.http.limits().timeouts.idle),
@@ -222,7 +228,7 @@ where
             if self.exchanges.is_empty() && self.session.borrow().is_left() {
                 self.leaving = true;
                 let ended = self.poll_end(cx);
-                if ended.is_pending() && !idle {
+                if ended.is_pending() && (!idle || std::mem::take(&mut self.wrote)) {
                     self.arm();
                 }
                 return ended;
@@ -248,7 +254,9 @@ where
         }
         let is_other = std::mem::replace(&mut self.incomplete, incomplete) != incomplete;
         let is_first = has_begun && !std::mem::replace(&mut self.begun, has_begun);
-        if has_begun && (is_first || self.exchanges.is_empty() != idle || is_other) {
+        let wrote = std::mem::take(&mut self.wrote) && self.exchanges.is_empty();
+        let is_another = begun > 0 || self.exchanges.is_empty() != idle || is_other;
+        if has_begun && (is_first || is_another || wrote) {
             self.arm();
         }
         Poll::Pending
@@ -258,11 +266,11 @@ where
     fn poll_read(&mut self, cx: &mut Context<'_>, begun: &mut u32) -> Result<Reading, End> {
         loop {
             while !self.buffer.is_empty() {
+                // Beyond a burst only what ends streams is read, so that those are not served in vain.
+                let begins = *begun < BURST;
                 let received = {
                     let mut session = self.session.borrow_mut();
                     let (http, fresh, watch) = (&mut self.http, &mut self.fresh, self.watch);
-                    // Beyond a burst only what ends streams is read, so that those are not served in vain.
-                    let begins = *begun < BURST;
                     session
                         .receive(self.buffer.filled(), begins, &mut || rules(http, fresh, watch))?
                 };
@@ -276,7 +284,11 @@ where
                     Some(Event::Rejected(fault)) => {
                         note_refusal(&self.http, &fault.of_request().0);
                     }
-                    None => break,
+                    // What waits for the socket has to leave first.
+                    None if received.waits && begins => return Ok(Reading::Stuffed),
+                    None if received.frames < AT_ONCE => break,
+                    None if turns::is_over() => return Ok(Reading::Paused),
+                    None => {}
                 }
             }
             if self.session.borrow().is_stuffed() {
@@ -315,7 +327,7 @@ where
                 return Poll::Ready(Err(io::ErrorKind::WriteZero.into()));
             }
             session.written(count);
-            self.unflushed = true;
+            (self.unflushed, self.wrote) = (true, true);
         }
         if self.unflushed {
             ready!(Pin::new(&mut self.io).poll_flush(cx))?;

@@ -105,13 +105,13 @@ impl Shared {
 
     /// Locks the directory for this process, unless it has done so.
     fn lock(&self, directory: &Path) -> io::Result<()> {
-        let mut desk = self.desk();
-        if desk.lock.is_some() {
+        if self.desk().lock.is_some() {
             return Ok(());
         }
+        // A file system that does not answer must not keep others from the desk.
         let opened = File::open(directory)?;
         match opened.try_lock() {
-            Ok(()) => desk.lock = Some(opened),
+            Ok(()) => self.desk().lock = Some(opened),
             Err(TryLockError::WouldBlock) => {
                 let sentence = "another process keeps its state there";
                 return Err(io::Error::new(ErrorKind::ResourceBusy, sentence));
@@ -244,7 +244,10 @@ impl Writer {
             let step = match desk.duty {
                 Duty::Leave => Some(Step::End),
                 Duty::Finish => Some(Step::Finish(desk.latest.take())),
-                Duty::Pause => None,
+                Duty::Pause => {
+                    desk.lock = None;
+                    None
+                }
                 Duty::Write if desk.latest.is_some() && rest.is_zero() => {
                     desk.latest.take().map(Step::Write)
                 }

@@ -42,6 +42,8 @@ const QUANTUM: usize = output::GATHER;
 const MISTAKES: u32 = 256;
 /// Answers to frames that may wait for a client that does not read; it is not read from while there are more.
 const REPLIES: usize = 1024;
+/// Frames that are read before other work gets its turn.
+pub(crate) const AT_ONCE: usize = 64;
 /// Memory in bytes kept for a stream's next data, and for the next header block.
 const KEPT: usize = 16 * 1024;
 /// Payload of the PING whose answer says that the client has our GOAWAY.
@@ -134,8 +136,10 @@ pub(crate) struct Received {
     pub(crate) used: usize,
     /// Number of frames read.
     pub(crate) frames: usize,
-    /// The last frame's event; `None` if no complete frame is left.
+    /// The last frame's event.
     pub(crate) event: Option<Event>,
+    /// True if the next frame begins a request, for which it is too early.
+    pub(crate) waits: bool,
 }
 
 /// Next part of a request's body.
@@ -277,7 +281,7 @@ impl Session {
         begins: bool,
         rules: &mut dyn FnMut() -> Rules,
     ) -> Result<Received, Broken> {
-        let mut received = Received { used: 0, frames: 0, event: None };
+        let mut received = Received { used: 0, frames: 0, event: None, waits: false };
         if self.preface < PREFACE.len() {
             received.used = self.read_preface(bytes)?;
         }
@@ -295,7 +299,9 @@ impl Session {
                 self.partial = matches!(frame.kind, kind::HEADERS | kind::CONTINUATION);
                 break;
             };
-            if self.is_stuffed() || (frame.kind == kind::HEADERS && !begins) {
+            let begins = begins && !self.output.is_full();
+            received.waits = frame.kind == kind::HEADERS && !begins;
+            if self.is_stuffed() || received.waits || received.frames == AT_ONCE {
                 break;
             }
             self.partial = false;

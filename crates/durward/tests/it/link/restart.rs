@@ -250,7 +250,8 @@ fn restart_until(total: usize) {
     let mut serving = start();
     let load = Load::start(tenant.http());
     let (part, mut round) = (total / 16, 0);
-    while load.answered.load(Relaxed) < total {
+    // Each of the four kinds comes twice, however fast requests are answered meanwhile.
+    while load.answered.load(Relaxed) < total || round < 8 {
         load.wait(part);
         match round % 4 {
             0 => std::mem::replace(&mut serving, start()).stop(),
@@ -273,7 +274,6 @@ fn restart_until(total: usize) {
 
     let (answered, lost) = load.stop();
     println!("{answered} requests answered, {} lost, in {round} rounds", lost.len());
-    assert!(round >= 8, "{round} rounds");
     assert!(lost.is_empty(), "{answered} answered, lost: {lost:?}\n{}", gateway.first.output());
     serving.stop();
 }

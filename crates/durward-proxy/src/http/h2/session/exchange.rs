@@ -163,7 +163,12 @@ impl Session {
         length: Option<u64>,
         ended: bool,
     ) -> io::Result<()> {
+        let is_full = self.output.is_full();
         let stream = self.sending(at)?;
+        if is_full && response.status < 200 && response.status != 101 {
+            // Whoever does not read has no use for what comes before the response.
+            return Ok(());
+        }
         stream.finished = ended;
         let id = stream.id;
         self.output.head(id, response, length, ended);
@@ -263,6 +268,7 @@ impl Session {
     /// Takes the streams for whose exchange something has happened.
     pub(crate) fn take_woken(&mut self, into: &mut impl Extend<usize>) {
         into.extend(self.woken.drain(..));
+        self.woken.shrink_to(KEPT);
     }
 
     /// Begins a run of a stream's exchange.

@@ -115,6 +115,7 @@ impl Session {
         for [high, low, value @ ..] in parameters {
             self.setting(u16::from_be_bytes([*high, *low]), u32::from_be_bytes(*value))?;
         }
+        self.streams.iter_mut().for_each(|(_, stream)| stream.resized = false);
         self.output.reply(kind::SETTINGS, END_STREAM, 0, &[]);
         Ok(())
     }
@@ -149,7 +150,9 @@ impl Session {
             if stream.window > LARGEST_WINDOW {
                 return Err(Broken::error(code::FLOW_CONTROL_ERROR, "window too large"));
             }
-            if change > 0 {
+            // Once for each frame, however often it changes the windows.
+            if change > 0 && !stream.resized {
+                stream.resized = true;
                 self.woken.push(at);
             }
         }

@@ -151,6 +151,7 @@ impl Session {
             trailers: None,
             ended: open.ends,
             gone: None,
+            resized: false,
             left,
             room: i64::from(self.announced.window),
             taken: 0,

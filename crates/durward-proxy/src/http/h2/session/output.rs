@@ -37,6 +37,11 @@ impl Output {
         if room < LEAST { 0 } else { room }
     }
 
+    /// Returns true if so much waits that nothing more may be begun.
+    pub(super) fn is_full(&self) -> bool {
+        self.pending().len() >= GATHER
+    }
+
     /// Returns the memory held.
     pub(super) fn size(&self) -> usize {
         self.bytes.capacity()
@@ -59,7 +64,7 @@ impl Output {
     fn begin(&mut self) -> &mut Vec<u8> {
         if self.bytes.capacity() == 0 {
             self.bytes = take_write();
-        } else if self.start > 0 && self.bytes.len() > GATHER / 2 {
+        } else if self.bytes.len() > GATHER / 2 && self.start >= self.bytes.len() / 2 {
             self.bytes.drain(..self.start);
             self.start = 0;
         }

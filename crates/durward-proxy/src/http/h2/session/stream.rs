@@ -48,6 +48,8 @@ pub(super) struct Stream {
     pub(super) quantum: usize,
     /// True while the stream is in the queue of those that wait to send.
     pub(super) waits: bool,
+    /// True if the SETTINGS frame that is read has woken it.
+    pub(super) resized: bool,
     /// Memory charged for data received and trailers.
     pub(super) held: usize,
 }

@@ -258,7 +258,7 @@ fn frames_on_streams_that_are_not_open_are_errors() {
     // Reset by the client, which must not send on it after that.
     for bytes in [data.clone(), request.clone()] {
         let mut peer = Peer::new();
-        peer.open(1, 0, &[]);
+        peer.open(1, flag::END_HEADERS, &[]);
         peer.send(&frame(kind::RST_STREAM, 0, 1, &[0, 0, 0, 8])).unwrap();
         peer.send(&bytes).unwrap();
         assert_eq!(peer.resets(), [(1, code::STREAM_CLOSED)], "{bytes:x?}");

@@ -109,3 +109,43 @@ fn windows_do_not_overflow() {
     let ended = peer.send(&settings(setting::INITIAL_WINDOW_SIZE, most)).err();
     assert_eq!(ended.map(|(code, _)| code), Some(code::FLOW_CONTROL_ERROR));
 }
+
+#[test]
+fn a_settings_frame_wakes_a_stream_once_however_often_it_changes_the_windows() {
+    let mut peer = Peer::new();
+    peer.open(1, flag::END_HEADERS, &[]);
+    peer.open(3, flag::END_HEADERS, &[]);
+    let mut woken: Vec<usize> = Vec::new();
+    peer.session.take_woken(&mut woken);
+    woken.clear();
+    let parameters: Vec<u8> = (0..100_u32)
+        .flat_map(|number| {
+            let value = 65_535 * (number % 2);
+            [&[0, 4][..], &value.to_be_bytes()].concat()
+        })
+        .collect();
+
+    peer.send(&frame(kind::SETTINGS, 0, 0, &parameters)).unwrap();
+
+    peer.session.take_woken(&mut woken);
+    assert_eq!(woken.len(), 2);
+}
+
+#[test]
+fn no_request_begins_while_much_waits_for_a_client_that_does_not_read() {
+    let mut peer = Peer::new();
+    let at = peer.open(1, ENDS, &[]);
+    let mut response =
+        Response { status: 200, content: Content::Open(End::Marked), ..Response::default() };
+    for _ in 0..20 {
+        response.fields.append(b"X", &[b'x'; 8_000]);
+    }
+    peer.session.head(at, &response, None, true).unwrap();
+    assert!(peer.session.pending().len() > output::GATHER);
+
+    let events = peer.send(&frame(kind::HEADERS, ENDS, 3, &header_block(&get()))).unwrap();
+
+    assert!(events.is_empty());
+    let _read = peer.sent();
+    assert!(matches!(peer.send(&[]).unwrap()[..], [Event::Begun(_)]));
+}
