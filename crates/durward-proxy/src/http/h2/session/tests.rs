@@ -62,6 +62,7 @@ impl Peer {
             self.rest.drain(..received.used);
             match received.event {
                 Some(event) => events.push(event),
+                None if received.frames == AT_ONCE => {}
                 None => return Ok(events),
             }
         }
