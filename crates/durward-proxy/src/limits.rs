@@ -402,7 +402,6 @@ mod tests {
     const CLIENT: IpAddr = IpAddr::V4(std::net::Ipv4Addr::new(192, 0, 2, 7));
     const OTHER: IpAddr = IpAddr::V4(std::net::Ipv4Addr::new(192, 0, 2, 23));
 
-    // S1.71
     #[test]
     fn what_is_dropped_costs_nothing() {
         let bucket = Bucket::default();
@@ -416,6 +415,7 @@ mod tests {
         assert!(wait < Duration::from_secs(500), "{wait:?}");
     }
 
+    // S1.71
     #[test]
     fn connections_are_limited_and_a_dropped_guard_makes_room() {
         let usage = Arc::new(Usage::default());
