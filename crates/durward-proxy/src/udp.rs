@@ -39,6 +39,8 @@ const QUEUED_BYTES: usize = 32 * 1024;
 const BURST: usize = 32;
 /// Time for which a session that gets no datagrams any more still passes answers on.
 const LAST_ANSWERS: Duration = Duration::from_secs(2);
+/// Longest pause of a client that has sent one datagram only.
+const UNCONFIRMED: Duration = Duration::from_secs(30);
 /// Pause after a session that could not be connected, during which its client's datagrams are dropped: one attempt and one log line a second.
 const REST: Duration = Duration::from_secs(1);
 
@@ -171,7 +173,7 @@ impl Carrying<'_> {
         leave: &impl Fn(),
     ) -> Option<Refusal> {
         let mut datagrams = Datagrams::new(stream);
-        self.watch.arm(Some(self.idle), false);
+        self.watch.arm(Some(self.idle.min(UNCONFIRMED)), false);
         let both = poll_fn(|cx| self.poll_carry(cx, &mut datagrams, carried));
         let left = async {
             self.watch.leaving().await;
@@ -208,6 +210,9 @@ impl Carrying<'_> {
         while busy < BURST && datagrams.poll_ready(cx)?.is_ready() {
             let Poll::Ready(datagram) = self.inlet.poll_next(cx) else { break };
             busy += 1;
+            // Only the client keeps its session: the source of its first datagram may be forged, and answers to a stranger must end.
+            let is_first = carried.from_client.bytes == 0;
+            self.watch.extend(if is_first { self.idle.min(UNCONFIRMED) } else { self.idle });
             if self.allows(datagram.len(), Usage::admits_in) {
                 datagrams.queue(&datagram);
                 carried.from_client.bytes += datagram.len() as u64;
@@ -258,7 +263,6 @@ impl Carrying<'_> {
         self.cells().add(counter, 1);
         self.cells().add(of_bytes, bytes as u64);
         turns::spend(bytes);
-        self.watch.extend(self.idle);
     }
 
     fn cells(&self) -> &Cells {
