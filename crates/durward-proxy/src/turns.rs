@@ -59,7 +59,7 @@ thread_local! {
 /// Turn that runs now.
 #[derive(Clone, Copy)]
 struct Present {
-    /// Its begin.
+    /// Begin of the turn.
     began: Instant,
     /// End of its time; `None` once that was seen to be over.
     until: Option<Instant>,

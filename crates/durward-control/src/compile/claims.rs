@@ -415,7 +415,7 @@ enum Objection {
     Mapped(Arc<PortMapping>),
     /// The socket has another destination mode.
     Mode { holder: Holder, has: String },
-    /// Its socket belongs to one listener.
+    /// Socket of one listener.
     Port(Holder),
     /// Its socket could not tell it from another listener.
     Ambiguous(Holder),

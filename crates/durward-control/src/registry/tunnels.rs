@@ -17,7 +17,7 @@ use super::rest::{Answer, label, own_cluster};
 /// Tunnels of one `sync` at most.
 const TUNNELS: usize = 1_000;
 
-/// What is asked of the tunnels of a link.
+/// Request about the tunnels of a link.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum TunnelCall {
     /// Names all of them.

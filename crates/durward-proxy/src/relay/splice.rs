@@ -152,13 +152,14 @@ async fn drain(meter: &Meter<'_>, way: Way, pipe: &mut Pipe, to: &TcpStream) -> 
     Ok(())
 }
 
-/// Whether more will come from a sender.
+/// State of a sender after a read.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Then {
+    /// More may come.
     Maybe,
-    /// It has ended its direction.
+    /// Its direction has ended.
     End,
-    /// It has broken the connection.
+    /// The connection is broken.
     Broken,
 }
 
